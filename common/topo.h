@@ -1,0 +1,126 @@
+/*
+ * The pipeline as data: what Python's application_setup() built, compiled to
+ * stages with numbers.  Made by the Python host (describe), read by the
+ * supervisor (listeners, sinks, identity of the state) and every worker.
+ *
+ * Every stage has one successor, so the graph is a tree whose leaves are the
+ * sources and whose root is the one STAGE_SINKS stage.  An exchange is a
+ * place where a message may go to another worker; exchanges are numbered so
+ * that along every path later ones have higher numbers.
+ *
+ * Wire form, MessagePack:
+ * ["wallaroo-topology", 1, application, [source...], [stage...], [sink...]]
+ * source: [name, kind, next, fn, framing, header_length, header_format,
+ *          max_size, host, port, path, key, parallelism]
+ * stage:  [name, kind, next, fn, exchange, multi, policy, version]
+ * sink:   [name, kind, fn, host, port, path, exchange, policy]
+ * kinds, framing and policy are the str names of the enums' comments; next,
+ * fn and exchange are ints, -1 = none; port and numbers are ints; multi is
+ * bool; key is bin; the rest str.
+ */
+#ifndef COMMON_TOPO_H
+#define COMMON_TOPO_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/buf.h"
+#include "common/err.h"
+
+enum topo_source_kind {
+	SOURCE_TCP,		/* "tcp": listens on host:port */
+	SOURCE_GEN,		/* "gen": host function yields values */
+	SOURCE_FILE,		/* "file": path */
+	SOURCE_STDIN		/* "stdin" */
+};
+enum topo_framing {
+	FRAMING_HEADER,		/* "header": header_length bytes, whose value
+				   is header_format's, then the payload */
+	FRAMING_CUSTOM,		/* "custom": as header; the length comes from
+				   host->frame_len */
+	FRAMING_LINES,		/* "lines": up to \n; \n and a \r before it
+				   are not in the payload */
+	FRAMING_NONE		/* "none": generators */
+};
+enum topo_stage_kind {
+	STAGE_STEP,		/* "step": stateless function */
+	STAGE_STATE,		/* "state": function with state per key */
+	STAGE_KEY_BY,		/* "key_by": fn gives the new current key */
+	STAGE_COLLECT,		/* "collect": constant key, in name's place */
+	STAGE_EXCHANGE,		/* "exchange": to the owner of current key */
+	STAGE_SINKS		/* "sinks": to every sink */
+};
+enum topo_sink_kind {
+	SINK_TCP,		/* "tcp": one connection per worker */
+	SINK_FILE,		/* "file": one writer per application */
+	SINK_STDOUT,		/* "stdout": one writer per application */
+	SINK_DEAD		/* "dead-letter": exactly one, the last sink; a
+				   file whose path is the configuration's;
+				   the sinks stage does not send to it */
+};
+enum topo_policy {
+	POLICY_DEFAULT,		/* "default": the application's on-error */
+	POLICY_FAIL, POLICY_SKIP, POLICY_DEAD_LETTER
+				/* "fail", "skip", "dead-letter" */
+};
+
+struct topo_source {
+	char			*name;
+	enum topo_source_kind	 kind;
+	int			 next;		/* first stage */
+	int			 fn;		/* decoder or generator, -1 */
+	enum topo_framing	 framing;
+	uint32_t		 header_length;	/* 1..8 */
+	bool			 header_big;	/* from header_format: ">I", */
+	bool			 header_signed;	/* "<H", "!Q", "B", ... */
+	uint64_t		 max_size;	/* largest payload */
+	char			*host;
+	uint32_t		 port;
+	char			*path;
+	uint8_t			*key;		/* initial current key */
+	size_t			 key_len;
+	uint32_t		 parallelism;	/* most connections a worker */
+};
+struct topo_stage {
+	char			*name;
+	enum topo_stage_kind	 kind;
+	int			 next;
+	int			 fn;
+	int			 exchange;	/* KEY_BY, COLLECT: -1 = none */
+	bool			 multi;
+	enum topo_policy	 policy;
+	uint32_t		 version;	/* of the state */
+};
+struct topo_sink {
+	char			*name;		/* unique */
+	enum topo_sink_kind	 kind;
+	int			 fn;		/* encoder */
+	char			*host;
+	uint32_t		 port;
+	char			*path;
+	int			 exchange;	/* to the one writer; TCP -1 */
+	enum topo_policy	 policy;
+};
+struct topo {
+	char			*application;
+	struct topo_source	*sources;
+	size_t			 nsources;
+	struct topo_stage	*stages;
+	size_t			 nstages;
+	struct topo_sink	*sinks;
+	size_t			 nsinks;
+	uint32_t		 nexchanges;
+	int			*exchange_stage; /* [nexchanges]: the stage that
+						    a received record enters
+						    (after the hop), or -1 */
+	int			*exchange_sink;	 /* or the sink, -1 */
+};
+
+/* Parse and check everything (indices, order of exchanges, ranges, unique
+ * names of STATE stages and sinks). */
+int	topo_parse(struct topo *, struct slice, struct err *);
+void	topo_fini(struct topo *);
+/* One line per source, stage and sink, for people. */
+void	topo_print(const struct topo *, struct buf *);
+
+#endif

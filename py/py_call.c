@@ -1,0 +1,516 @@
+/*
+ * Calls of user functions.  The function itself is called, with nothing of
+ * ours between; its result is checked against what its kind may return.
+ */
+#include "py/py_host.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/mem.h"
+
+struct py_fn *
+py_fn_of(struct host_app *app, int fn, struct err *err)
+{
+	if (fn >= 0 && (size_t)fn < app->nfn)
+		return (&app->fn[fn]);
+	(void)err_set(err, ERR_CONFIG, "no function has number %d", fn);
+	return (NULL);
+}
+
+/* Raise TypeError "NAME: must return WHAT, not TYPE". */
+static void
+call_wrong_type(const struct py_fn *f, const char *what, PyObject *got)
+{
+	PyErr_Format(PyExc_TypeError, "%s: must return %s, not %.200s",
+	    f->name, what, got == Py_None ? "None" : Py_TYPE(got)->tp_name);
+}
+
+/*
+ * Call f with one argument (second NULL) or two.  Returns new; NULL: *err is
+ * set.  The arguments are borrowed.
+ */
+static inline PyObject *
+call(struct host_app *app, int fn, PyObject *f, PyObject *first,
+    PyObject *second, struct err *err)
+{
+	/* The place in front is lent to methods, for their self. */
+	PyObject *args[3] = { NULL, first, second }, *r;
+	size_t n = second == NULL ? 1 : 2;
+
+	app->current = fn;
+	r = PyObject_Vectorcall(f, args + 1,
+	    n | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+	if (r == NULL)
+		(void)py_err_take(app, err, ERR_USER);
+	app->current = -1;
+	return (r);
+}
+
+/* As call, with bytes for the argument. */
+static PyObject *
+call_bytes(struct host_app *app, int fn, PyObject *f, struct slice s,
+    struct err *err)
+{
+	PyObject *bytes, *r;
+
+	bytes = PyBytes_FromStringAndSize((const char *)s.data,
+	    (Py_ssize_t)s.len);
+	if (bytes == NULL) {
+		(void)py_err_take(app, err, ERR_USER);
+		return (NULL);
+	}
+	r = call(app, fn, f, bytes, NULL, err);
+	Py_DECREF(bytes);
+	return (r);
+}
+
+int
+py_frame_len(struct host_app *app, int fn, struct slice header,
+    uint64_t *len, struct err *err)
+{
+	const struct py_fn *f = py_fn_of(app, fn, err);
+	unsigned long long n = 0;
+	PyObject *r;
+
+	if (f == NULL)
+		return (-1);
+	if (f->frame_len == NULL)
+		return (err_set(err, ERR_CONFIG, "%s has no payload_length",
+		    f->name));
+	r = call_bytes(app, fn, f->frame_len, header, err);
+	if (r == NULL)
+		return (-1);
+	if (PyLong_Check(r))
+		n = PyLong_AsUnsignedLongLong(r);
+	else
+		call_wrong_type(f, "an int", r);
+	Py_DECREF(r);
+	if (PyErr_Occurred())
+		return (py_err_take(app, err, ERR_USER));
+	*len = n;
+	return (0);
+}
+
+int
+py_decode(struct host_app *app, int fn, struct slice s, host_val *out,
+    struct err *err)
+{
+	const struct py_fn *f = py_fn_of(app, fn, err);
+	PyObject *r;
+
+	if (f == NULL)
+		return (-1);
+	r = call_bytes(app, fn, f->call, s, err);
+	if (r == NULL)
+		return (-1);
+	if (r == Py_None)
+		Py_CLEAR(r);
+	*out = r;			/* the caller's */
+	return (0);
+}
+
+int
+py_key(struct host_app *app, int fn, host_val in, struct buf *b,
+    struct err *err)
+{
+	const struct py_fn *f = py_fn_of(app, fn, err);
+	PyObject *key, *text = NULL, *bytes = NULL;
+	long n;
+	int r = -1;
+
+	if (f == NULL)
+		return (-1);
+	key = call(app, fn, f->call, in, NULL, err);
+	if (key == NULL)
+		return (-1);
+	if (PyUnicode_CheckExact(key) && PyUnicode_IS_COMPACT_ASCII(key)) {
+		buf_add(b, PyUnicode_1BYTE_DATA(key),
+		    (size_t)PyUnicode_GET_LENGTH(key));
+		Py_DECREF(key);
+		return (0);
+	}
+	if (PyBytes_Check(key)) {
+		bytes = key;
+		Py_INCREF(bytes);
+	} else if (PyUnicode_Check(key)) {
+		text = key;
+		Py_INCREF(text);
+	} else if (PyLong_Check(key)) {
+		/* Out of a long's range is out of chr()'s, too. */
+		n = PyLong_AsLong(key);
+		if (n == -1 && PyErr_Occurred())
+			py_err_drop();
+		if (n < 0 || n > 0x10ffff)
+			PyErr_SetString(PyExc_ValueError, "a key that is an "
+			    "int must be from 0 to 0x10ffff");
+		else
+			text = PyUnicode_FromOrdinal((int)n);
+	} else
+		call_wrong_type(f, "a key of type str, bytes or int", key);
+	if (text != NULL) {
+		bytes = PyUnicode_AsEncodedString(text, "utf-8",
+		    "surrogateescape");
+		if (bytes == NULL) {
+			/* Surrogates that never were bytes. */
+			py_err_drop();
+			bytes = PyUnicode_AsEncodedString(text, "utf-8",
+			    "surrogatepass");
+		}
+	}
+	if (bytes != NULL) {
+		buf_add(b, PyBytes_AS_STRING(bytes),
+		    (size_t)PyBytes_GET_SIZE(bytes));
+		r = 0;
+	} else
+		(void)py_err_take(app, err, ERR_USER);
+	Py_XDECREF(bytes);
+	Py_XDECREF(text);
+	Py_DECREF(key);
+	return (r);
+}
+
+/* Take what a multi function returned apart.  Takes the reference r. */
+static int
+step_list(struct host_app *app, const struct py_fn *f, PyObject *r,
+    struct host_out *out, struct err *err)
+{
+	PyObject *o;
+	int rc = 0;
+
+	if (r != Py_None && !PyList_Check(r)) {
+		call_wrong_type(f, "a list or None", r);
+		rc = py_err_take(app, err, ERR_USER);
+	} else if (r != Py_None) {
+		for (Py_ssize_t i = 0; i < PyList_GET_SIZE(r); i++) {
+			o = PyList_GET_ITEM(r, i);	/* borrowed */
+			if (o == Py_None)
+				continue;
+			Py_INCREF(o);
+			host_out_add(out, o);
+		}
+	}
+	Py_DECREF(r);
+	return (rc);
+}
+
+int
+py_step(struct host_app *app, int fn, bool multi, void *state, host_val in,
+    struct host_out *out, struct err *err)
+{
+	const struct py_fn *f = py_fn_of(app, fn, err);
+	PyObject *r;
+
+	if (f == NULL)
+		return (-1);
+	r = call(app, fn, f->call, in, state, err);
+	if (r == NULL)
+		return (-1);
+	if (multi)
+		return (step_list(app, f, r, out, err));
+	if (r == Py_None)
+		Py_DECREF(r);
+	else
+		host_out_add(out, r);	/* takes it */
+	return (0);
+}
+
+int
+py_encode(struct host_app *app, int fn, host_val in, struct buf *b,
+    bool *none, struct err *err)
+{
+	const struct py_fn *f = py_fn_of(app, fn, err);
+	PyObject *r, *bytes = NULL;
+
+	if (f == NULL)
+		return (-1);
+	r = call(app, fn, f->call, in, NULL, err);
+	if (r == NULL)
+		return (-1);
+	*none = r == Py_None;
+	if (*none) {
+		Py_DECREF(r);
+		return (0);
+	}
+	if (PyBytes_Check(r)) {
+		bytes = r;
+		Py_INCREF(bytes);
+	} else if (PyUnicode_Check(r))
+		bytes = PyUnicode_AsUTF8String(r);
+	else
+		call_wrong_type(f, "bytes, str or None", r);
+	if (bytes != NULL)
+		buf_add(b, PyBytes_AS_STRING(bytes),
+		    (size_t)PyBytes_GET_SIZE(bytes));
+	else
+		(void)py_err_take(app, err, ERR_USER);
+	Py_DECREF(r);
+	if (bytes == NULL)
+		return (-1);
+	Py_DECREF(bytes);
+	return (0);
+}
+
+int
+py_state_new(struct host_app *app, int fn, void **obj, struct err *err)
+{
+	const struct py_fn *f = py_fn_of(app, fn, err);
+	PyObject *r;
+
+	if (f == NULL)
+		return (-1);
+	if (f->factory == NULL)
+		return (err_set(err, ERR_CONFIG, "%s has no state", f->name));
+	app->current = fn;
+	r = PyObject_CallNoArgs(f->factory);
+	if (r == NULL)
+		(void)py_err_take(app, err, ERR_USER);
+	app->current = -1;
+	if (r == NULL)
+		return (-1);
+	*obj = r;			/* the caller's */
+	return (0);
+}
+
+/* Values and states alike. */
+void
+py_free(struct host_app *app, void *o)
+{
+	(void)app;
+	Py_XDECREF((PyObject *)o);
+}
+
+/*
+ * Generators.  apply() is called when a value is taken, before the value
+ * goes anywhere: then it cannot see what later steps do to it.  What apply()
+ * raises is told when the value that it should have made is asked for, and
+ * from then on: there is nothing to go on from.
+ */
+void
+py_cursor_fini(struct py_cursor *c)
+{
+	Py_CLEAR(c->apply);
+	Py_CLEAR(c->spare);
+	Py_CLEAR(c->next);
+	free(c->failed);
+	memset(c, 0, sizeof(*c));
+}
+
+/* Enter the value that the generator gave, or that it gave none. */
+static void
+cursor_set(struct py_cursor *c, PyObject *next, const struct err *why)
+{
+	if (next == NULL) {
+		c->failed = xmalloc(sizeof(*c->failed));
+		*c->failed = *why;
+	} else if (next == Py_None)
+		Py_CLEAR(next);
+	Py_XSETREF(c->next, next);	/* takes it */
+}
+
+/* The first value of gen, which is borrowed; -1: *err is set. */
+static int
+cursor_begin(struct host_app *app, int fn, PyObject *gen, struct err *err)
+{
+	struct py_cursor *c = &app->fn[fn].cursor;
+	PyObject *initial, *value = NULL;
+	struct err why;
+
+	app->current = fn;
+	initial = PyObject_GetAttrString(gen, "initial_value");
+	if (initial != NULL)
+		Py_XSETREF(c->apply, PyObject_GetAttrString(gen, "apply"));
+	if (initial != NULL && c->apply != NULL)
+		value = PyObject_CallNoArgs(initial);
+	if (value == NULL)
+		(void)py_err_take(app, &why, ERR_USER);
+	Py_XDECREF(initial);
+	app->current = -1;
+	c->begun = true;
+	c->at = 0;
+	cursor_set(c, value, &why);
+	if (value != NULL)
+		return (0);
+	*err = why;
+	return (-1);
+}
+
+/* A copy of a generator that has not run, or NULL: it cannot be copied. */
+static PyObject *
+cursor_copy(PyObject *gen)
+{
+	PyObject *copy, *deepcopy = NULL, *r = NULL;
+
+	copy = PyImport_ImportModule("copy");
+	if (copy != NULL)
+		deepcopy = PyObject_GetAttrString(copy, "deepcopy");
+	if (deepcopy != NULL)
+		r = PyObject_CallOneArg(deepcopy, gen);
+	if (r == NULL)
+		py_err_drop();
+	Py_XDECREF(deepcopy);
+	Py_XDECREF(copy);
+	return (r);
+}
+
+/* Begin for the first time: what the user made is used itself. */
+static int
+cursor_first(struct host_app *app, int fn, struct err *err)
+{
+	struct py_fn *f = &app->fn[fn];
+
+	f->cursor.spare = cursor_copy(f->call);
+	return (cursor_begin(app, fn, f->call, err));
+}
+
+/* Begin again: with a copy of the copy that was made before the first run. */
+static int
+cursor_again(struct host_app *app, int fn, struct err *err)
+{
+	struct py_cursor *c = &app->fn[fn].cursor;
+	PyObject *gen = NULL;
+	int r;
+
+	free(c->failed);
+	c->failed = NULL;
+	if (c->spare != NULL)
+		gen = cursor_copy(c->spare);
+	if (gen == NULL)
+		return (err_set(err, ERR_USER, "%s: this generator cannot be "
+		    "copied, so it cannot begin again", app->fn[fn].name));
+	r = cursor_begin(app, fn, gen, err);
+	Py_DECREF(gen);
+	return (r);
+}
+
+int
+py_generate(struct host_app *app, int fn, host_val *out, struct err *err)
+{
+	struct py_fn *f = py_fn_of(app, fn, err);
+	struct py_cursor *c;
+	PyObject *value;
+	struct err why;
+
+	if (f == NULL)
+		return (-1);
+	c = &f->cursor;
+	if (!c->begun && cursor_first(app, fn, err) == -1)
+		return (-1);
+	if (c->failed != NULL) {
+		*err = *c->failed;
+		return (-1);
+	}
+	value = c->next;		/* now ours */
+	c->next = NULL;
+	if (value != NULL) {
+		cursor_set(c, call(app, fn, c->apply, value, NULL, &why),
+		    &why);
+		c->at++;
+	}
+	*out = value;			/* the caller's */
+	return (0);
+}
+
+int
+py_generate_seek(struct host_app *app, int fn, uint64_t n, struct err *err)
+{
+	struct py_fn *f = py_fn_of(app, fn, err);
+	host_val value;
+	int r = 0;
+
+	if (f == NULL)
+		return (-1);
+	if (!f->cursor.begun)
+		r = cursor_first(app, fn, err);
+	else if (n < f->cursor.at)
+		r = cursor_again(app, fn, err);
+	while (r == 0 && f->cursor.at < n) {
+		r = py_generate(app, fn, &value, err);
+		if (r == 0 && value == NULL)
+			break;		/* it ended before */
+		if (r == 0)
+			py_free(app, value);
+	}
+	return (r);
+}
+
+/*
+ * Texts for people.
+ */
+static void
+repr_add(struct buf *b, PyObject *text)
+{
+	const char *p;
+	Py_ssize_t n;
+
+	if (text == NULL || !PyUnicode_Check(text))
+		return;
+	p = PyUnicode_AsUTF8AndSize(text, &n);	/* borrowed from text */
+	if (p != NULL)
+		buf_add(b, p, (size_t)n);
+}
+
+static void
+repr_any(struct host_app *app, PyObject *o, struct buf *b)
+{
+	PyObject *text;
+
+	text = PyObject_CallOneArg(app->short_repr, o);
+	if (text == NULL)
+		buf_addf(b, "<%s>", Py_TYPE(o)->tp_name);
+	repr_add(b, text);
+	Py_XDECREF(text);
+	py_err_drop();
+}
+
+/* Name(attribute=value, ...) of an object that has no repr of its own. */
+static void
+repr_members(struct host_app *app, PyObject *o, PyObject *dict, struct buf *b)
+{
+	PyObject *key, *value;		/* borrowed; held while in use */
+	const char *name = strrchr(Py_TYPE(o)->tp_name, '.');
+	const char *between = "";
+	Py_ssize_t pos = 0;
+	size_t start = b->len;
+
+	buf_addf(b, "%s(", name == NULL ? Py_TYPE(o)->tp_name : name + 1);
+	while (b->len - start < PY_REPR_MAX &&
+	    PyDict_Next(dict, &pos, &key, &value)) {
+		Py_INCREF(key);
+		Py_INCREF(value);
+		buf_addf(b, "%s", between);
+		repr_add(b, key);
+		buf_addf(b, "=");
+		repr_any(app, value, b);
+		Py_DECREF(value);
+		Py_DECREF(key);
+		between = ", ";
+	}
+	buf_addf(b, ")");
+}
+
+void
+py_repr(struct host_app *app, const void *obj, struct buf *b)
+{
+	size_t end, start = b->len;
+	PyObject *o, *dict = NULL;
+
+	/* The contract's const; Python counts even readers. */
+	memcpy(&o, &obj, sizeof(o));
+	if (Py_TYPE(o)->tp_repr == PyBaseObject_Type.tp_repr)
+		dict = PyObject_GenericGetDict(o, NULL);
+	py_err_drop();
+	if (dict != NULL)
+		repr_members(app, o, dict, b);
+	else
+		repr_any(app, o, b);
+	Py_XDECREF(dict);
+	py_err_drop();
+	if (b->len - start <= PY_REPR_MAX)
+		return;
+	end = start + PY_REPR_MAX - 3;
+	while (end > start && (b->data[end] & 0xc0) == 0x80)
+		end--;
+	b->len = end;
+	buf_add(b, "...", 3);
+}

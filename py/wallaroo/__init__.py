@@ -1,0 +1,119 @@
+"""Wallaroo: pipelines of Python functions with state, run by workers.
+
+An application is a module with a function application_setup(args), which
+builds a pipeline and returns wallaroo.build_application(name, pipeline):
+
+    import wallaroo
+
+    def application_setup(args):
+        pipeline = (
+            wallaroo.source("Numbers", wallaroo.GenSourceConfig(Numbers()))
+            .key_by(digit)
+            .to(count)
+            .to_sink(wallaroo.StdoutSinkConfig(text))
+        )
+        return wallaroo.build_application("Digits", pipeline)
+
+wallaroo-supervisord runs it with any number of worker processes,
+`python -m wallaroo run` in one plain process, and wallaroo.testing in tests.
+"""
+
+from __future__ import annotations
+
+from . import codecs
+from ._cli import (
+    _kafka_parse_broker,
+    kafka_parse_sink_options,
+    kafka_parse_source_options,
+    tcp_parse_input_addrs,
+    tcp_parse_output_addrs,
+)
+from ._compat import (
+    Unbuffered,
+    deserialize,
+    dt_to_timestamp,
+    serialize,
+    show_prints_at_once,
+)
+from ._configs import (
+    FileSinkConfig,
+    FileSourceConfig,
+    GenSourceConfig,
+    StdinSourceConfig,
+    StdoutSinkConfig,
+    TCPSinkConfig,
+    TCPSourceConfig,
+)
+from ._decorators import (
+    computation,
+    computation_multi,
+    decoder,
+    encoder,
+    key_extractor,
+    state_computation,
+    state_computation_multi,
+)
+from ._errors import WallarooParameterError
+from ._pipeline import Pipeline, _PipelineTree, build_application, source
+from ._wrapped import (
+    _C,
+    BaseWrapped,
+    Computation,
+    ComputationMulti,
+    Decoder,
+    Encoder,
+    KeyExtractor,
+    OctetDecoder,
+    OctetEncoder,
+    StateComputation,
+    StateComputationMulti,
+    _validate_arity_compatability,
+    _wallaroo_wrap,
+    attach_to_module,
+)
+
+# The whole command line, set before application_setup is called.
+_ARGS: tuple[str, ...] = ()
+
+__all__ = [
+    "BaseWrapped",
+    "Computation",
+    "ComputationMulti",
+    "Decoder",
+    "Encoder",
+    "FileSinkConfig",
+    "FileSourceConfig",
+    "GenSourceConfig",
+    "KeyExtractor",
+    "OctetDecoder",
+    "OctetEncoder",
+    "Pipeline",
+    "StateComputation",
+    "StateComputationMulti",
+    "StdinSourceConfig",
+    "StdoutSinkConfig",
+    "TCPSinkConfig",
+    "TCPSourceConfig",
+    "Unbuffered",
+    "WallarooParameterError",
+    "attach_to_module",
+    "build_application",
+    "codecs",
+    "computation",
+    "computation_multi",
+    "decoder",
+    "deserialize",
+    "dt_to_timestamp",
+    "encoder",
+    "kafka_parse_sink_options",
+    "kafka_parse_source_options",
+    "key_extractor",
+    "serialize",
+    "source",
+    "state_computation",
+    "state_computation_multi",
+    "tcp_parse_input_addrs",
+    "tcp_parse_output_addrs",
+]
+
+show_prints_at_once()

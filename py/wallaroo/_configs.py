@@ -1,0 +1,203 @@
+"""Configurations of sources and sinks."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Union, overload
+
+from ._wrapped import Decoder, Encoder
+
+Port = Union[str, int]
+Path = Union[str, "os.PathLike[str]"]
+
+
+class TCPSourceConfig:
+    """Listens on host:port; clients send payloads that decoder decodes.
+
+    parallelism is the number of connections that a worker serves at once,
+    max_size the largest payload.  valid=False: do not listen.  The form
+    without a name takes the pipeline's.
+    """
+
+    _NEW: tuple[str, ...] = (
+        "name", "host", "port", "decoder", "valid", "parallelism",
+        "max_size", "max_received_count",
+    )
+    _OLD: tuple[str, ...] = (
+        "host", "port", "decoder", "parallelism", "valid",
+        "max_size", "max_received_count",
+    )
+
+    @overload
+    def __init__(
+        self,
+        name: str,
+        host: str,
+        port: Port,
+        decoder: Decoder[Any] | Any,
+        valid: bool = True,
+        parallelism: int = 10,
+        max_size: int = 16384,
+        max_received_count: int = 50,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        host: str,
+        port: Port,
+        decoder: Decoder[Any],
+        parallelism: int = 10,
+    ) -> None: ...
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        names, required = self._NEW, 4
+        if self._is_old_form(args, kwargs):
+            names, required = self._OLD, 3
+        given = _bind(type(self).__name__, names, required, args, kwargs)
+        self.name: str | None = given.get("name")
+        self.host: str = given["host"]
+        self.port: Port = given["port"]
+        self.decoder = given["decoder"]
+        self.valid: bool = given.get("valid", True)
+        self.parallelism: int = given.get("parallelism", 10)
+        self.max_size: int = given.get("max_size", 16384)
+        self.max_received_count: int = given.get("max_received_count", 50)
+
+    @classmethod
+    def _is_old_form(
+        cls, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> bool:
+        """Whether the arguments leave out the name."""
+        if len(args) > 2:
+            return hasattr(args[2], "decode")
+        given = set(kwargs)
+        new_is_whole = set(cls._NEW[len(args):4]) <= given
+        old_is_whole = set(cls._OLD[len(args):3]) <= given
+        return old_is_whole and not new_is_whole
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        return (
+            "tcp", self.name, self.host, self.port, self.decoder, self.valid,
+            self.parallelism, self.max_size, self.max_received_count,
+        )
+
+
+class GenSourceConfig:
+    """Yields gen_instance.initial_value(), then .apply(previous value).
+
+    None ends it.  The form without a name takes the pipeline's.
+    """
+
+    @overload
+    def __init__(self, name: str, gen_instance: Any) -> None: ...
+    @overload
+    def __init__(self, gen_instance: Any) -> None: ...
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        names: tuple[str, ...] = ("name", "gen_instance")
+        if len(args) + len(kwargs) == 1:
+            names = ("gen_instance",)
+        given = _bind(type(self).__name__, names, len(names), args, kwargs)
+        self.name: str | None = given.get("name")
+        self.gen = given["gen_instance"]
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        return ("gen", self.name, self.gen)
+
+
+class FileSourceConfig:
+    """Reads a file from its beginning to its end, once."""
+
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        decoder: Decoder[Any] | Any,
+        max_size: int = 1 << 20,
+    ) -> None:
+        self.name = name
+        self.path = os.fspath(path)
+        self.decoder = decoder
+        self.max_size = max_size
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        return ("file", self.name, self.path, self.decoder, self.max_size)
+
+
+class StdinSourceConfig:
+    """Reads the standard input to its end."""
+
+    def __init__(
+        self, name: str, decoder: Decoder[Any] | Any, max_size: int = 1 << 20
+    ) -> None:
+        self.name = name
+        self.decoder = decoder
+        self.max_size = max_size
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        return ("stdin", self.name, self.decoder, self.max_size)
+
+
+class TCPSinkConfig:
+    """Connects to host:port and writes what encoder makes."""
+
+    def __init__(
+        self, host: str, port: Port, encoder: Encoder[Any] | Any
+    ) -> None:
+        self.host = host
+        self.port = port
+        self.encoder = encoder
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        return ("tcp", "", self.host, self.port, self.encoder)
+
+
+class FileSinkConfig:
+    """Writes what encoder makes to a file."""
+
+    def __init__(self, path: Path, encoder: Encoder[Any] | Any) -> None:
+        self.path = os.fspath(path)
+        self.encoder = encoder
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        return ("file", "", self.path, self.encoder)
+
+
+class StdoutSinkConfig:
+    """Writes what encoder makes to the standard output."""
+
+    def __init__(self, encoder: Encoder[Any] | Any) -> None:
+        self.encoder = encoder
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        return ("stdout", "", self.encoder)
+
+
+def _bind(
+    what: str,
+    names: tuple[str, ...],
+    required: int,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> dict[str, Any]:
+    """Arguments by name, with the errors that Python itself would raise."""
+    if len(args) > len(names):
+        raise TypeError(
+            "%s() takes at most %d arguments (%d given)"
+            % (what, len(names), len(args))
+        )
+    given = dict(zip(names, args))
+    for name, value in kwargs.items():
+        if name not in names:
+            raise TypeError(
+                "%s() got an unexpected keyword argument %r" % (what, name)
+            )
+        if name in given:
+            raise TypeError(
+                "%s() got multiple values for argument %r" % (what, name)
+            )
+        given[name] = value
+    missing = [name for name in names[:required] if name not in given]
+    if missing:
+        raise TypeError(
+            "%s() misses arguments: %s" % (what, ", ".join(missing))
+        )
+    return given

@@ -1,0 +1,196 @@
+"""The decorators that turn functions into stages of a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Optional, TypeVar, Union, overload
+
+from ._errors import api_error, check_policy
+from ._wrapped import (
+    Computation,
+    ComputationMulti,
+    KeyExtractor,
+    OctetDecoder,
+    OctetEncoder,
+    StateComputation,
+    StateComputationMulti,
+    _validate_arity_compatability,
+    _validate_takes_one,
+    _wallaroo_wrap,
+)
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+State = TypeVar("State")
+
+Key = Union[str, bytes, int]
+Encoded = Union[bytes, str, None]
+
+
+def _name_of(name: Optional[str], func: Any) -> Any:
+    """The stage's name: as given, else the function's."""
+    return getattr(func, "__name__", None) if name is None else name
+
+
+@overload
+def computation(
+    name: Callable[[In], Optional[Out]],
+) -> Computation[In, Out]: ...
+@overload
+def computation(
+    name: Optional[str] = None, *, on_error: Optional[str] = None
+) -> Callable[[Callable[[In], Optional[Out]]], Computation[In, Out]]: ...
+def computation(name: Any = None, *, on_error: Optional[str] = None) -> Any:
+    """Decorate f(data) -> output, or None for no output.
+
+    on_error says what an exception does to the record: "fail", "skip" or
+    "dead-letter"; without it the application's setting holds.
+    """
+    return _stateless(Computation, name, on_error)
+
+
+@overload
+def computation_multi(
+    name: Callable[[In], Optional[list[Out]]],
+) -> ComputationMulti[In, Out]: ...
+@overload
+def computation_multi(
+    name: Optional[str] = None, *, on_error: Optional[str] = None
+) -> Callable[
+    [Callable[[In], Optional[list[Out]]]], ComputationMulti[In, Out]
+]: ...
+def computation_multi(
+    name: Any = None, *, on_error: Optional[str] = None
+) -> Any:
+    """Decorate f(data) -> list of outputs, or None for no output."""
+    return _stateless(ComputationMulti, name, on_error)
+
+
+def _stateless(base_cls: Any, name: Any, on_error: Optional[str]) -> Any:
+    check_policy(on_error)
+
+    def wrap(func: Any, name: Any = name) -> Any:
+        stage = _name_of(name, func)
+        _validate_arity_compatability(stage, func, 1)
+        return _wallaroo_wrap(stage, func, base_cls, on_error=on_error)
+
+    if callable(name):  # used without parentheses
+        return wrap(name, None)
+    return wrap
+
+
+def state_computation(
+    name: Optional[str] = None,
+    state: Optional[Callable[[], State]] = None,
+    *,
+    on_error: Optional[str] = None,
+    version: int = 1,
+) -> Callable[
+    [Callable[[In, State], Optional[Out]]], StateComputation[In, Out, State]
+]:
+    """Decorate f(data, state) -> output, or None for no output.
+
+    state() makes the state of a key that is seen for the first time; the
+    function changes it in place.  The name identifies the stored state.
+    """
+    wrap: Callable[..., StateComputation[In, Out, State]]
+    wrap = _stateful(StateComputation, name, state, on_error, version)
+    return wrap
+
+
+def state_computation_multi(
+    name: Optional[str] = None,
+    state: Optional[Callable[[], State]] = None,
+    *,
+    on_error: Optional[str] = None,
+    version: int = 1,
+) -> Callable[
+    [Callable[[In, State], Optional[list[Out]]]],
+    StateComputationMulti[In, Out, State],
+]:
+    """Decorate f(data, state) -> list of outputs, or None."""
+    wrap: Callable[..., StateComputationMulti[In, Out, State]]
+    wrap = _stateful(StateComputationMulti, name, state, on_error, version)
+    return wrap
+
+
+def _stateful(
+    base_cls: Any, name: Any, state: Any, on_error: Optional[str], version: int
+) -> Any:
+    check_policy(on_error)
+    if state is None:
+        api_error("A state computation needs state=, what makes its state.")
+    if type(version) is not int or not 0 <= version < 1 << 32:
+        api_error("version must be a whole number, not %r." % (version,))
+
+    def wrap(func: Any) -> Any:
+        stage = _name_of(name, func)
+        _validate_arity_compatability(stage, func, 2)
+        return _wallaroo_wrap(
+            stage, func, base_cls,
+            state=state, on_error=on_error, version=version,
+        )
+
+    return wrap
+
+
+@overload
+def key_extractor(func: Callable[[In], Key]) -> KeyExtractor[In]: ...
+@overload
+def key_extractor(
+    func: None = None, *, on_error: Optional[str] = None
+) -> Callable[[Callable[[In], Key]], KeyExtractor[In]]: ...
+def key_extractor(func: Any = None, *, on_error: Optional[str] = None) -> Any:
+    """Decorate f(data) -> key: str, bytes, or an int for chr(int)."""
+    return _one_argument(KeyExtractor, func, on_error)
+
+
+@overload
+def encoder(func: Callable[[In], Encoded]) -> OctetEncoder[In]: ...
+@overload
+def encoder(
+    func: None = None, *, on_error: Optional[str] = None
+) -> Callable[[Callable[[In], Encoded]], OctetEncoder[In]]: ...
+def encoder(func: Any = None, *, on_error: Optional[str] = None) -> Any:
+    """Decorate f(data) -> bytes or str to write, or None for nothing."""
+    return _one_argument(OctetEncoder, func, on_error)
+
+
+def _one_argument(base_cls: Any, func: Any, on_error: Optional[str]) -> Any:
+    check_policy(on_error)
+
+    def wrap(func: Any) -> Any:
+        _validate_takes_one(func)
+        return _wallaroo_wrap(
+            func.__name__, func, base_cls, on_error=on_error
+        )
+
+    return wrap if func is None else wrap(func)
+
+
+@overload
+def decoder(
+    header_length: Callable[[bytes], Optional[Out]],
+) -> OctetDecoder[Out]: ...
+@overload
+def decoder(
+    header_length: int = 4, length_fmt: str = ">I"
+) -> Callable[[Callable[[bytes], Optional[Out]]], OctetDecoder[Out]]: ...
+def decoder(header_length: Any = 4, length_fmt: str = ">I") -> Any:
+    """Decorate f(payload) -> message, or None for no message.
+
+    Each payload follows a header of header_length bytes, which as
+    struct.unpack(length_fmt) tells the payload's length.
+    """
+    if callable(header_length):  # used without parentheses
+        return decoder()(header_length)
+
+    def wrap(func: Any) -> Any:
+        _validate_takes_one(func)
+        return _wallaroo_wrap(
+            func.__name__, func, OctetDecoder,
+            header_length=header_length, length_fmt=length_fmt,
+        )
+
+    return wrap
+

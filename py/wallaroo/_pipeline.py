@@ -1,0 +1,173 @@
+"""Pipelines: immutable chains of stages that merge into a tree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar, overload
+
+from ._errors import api_error
+from ._wrapped import Computation, KeyExtractor, StateComputation
+
+T = TypeVar("T")
+U = TypeVar("U")
+V = TypeVar("V")
+
+_SINKS = ("to_sink", "to_sinks")
+_KEYINGS = ("key_by", "collect")
+
+
+class _PipelineTree:
+    """Branches of stage tuples; a merge is a branch with two children."""
+
+    def __init__(
+        self,
+        root_idx: int,
+        vertices: list[list[tuple[Any, ...]]],
+        edges: list[list[int]],
+    ) -> None:
+        self.root_idx = root_idx
+        self.vertices = vertices
+        self.edges = edges
+
+    @classmethod
+    def from_stage(cls, stage: tuple[Any, ...]) -> _PipelineTree:
+        return cls(0, [[stage]], [[]])
+
+    def clone(self) -> _PipelineTree:
+        return _PipelineTree(
+            self.root_idx,
+            [list(stages) for stages in self.vertices],
+            [list(children) for children in self.edges],
+        )
+
+    def add_stage(self, stage: tuple[Any, ...]) -> None:
+        self.vertices[self.root_idx].append(stage)
+
+    def merge(self, other: _PipelineTree) -> None:
+        """Append a new root, then the other tree with shifted numbers."""
+        shift = len(self.vertices) + 1
+        self.vertices.append([])
+        self.edges.append([self.root_idx, other.root_idx + shift])
+        self.root_idx = shift - 1
+        self.vertices += [list(stages) for stages in other.vertices]
+        self.edges += [
+            [child + shift for child in children] for children in other.edges
+        ]
+
+    def last_stage(self) -> tuple[Any, ...]:
+        """The last stage before the root's end, on a merge's left side."""
+        branch = self.root_idx
+        while not self.vertices[branch]:
+            branch = self.edges[branch][0]
+        return self.vertices[branch][-1]
+
+
+class Pipeline(Generic[T]):
+    """A pipeline whose messages so far are of type T.
+
+    Every method returns a new pipeline and leaves this one as it is.
+    """
+
+    def __init__(self, pipeline_tree: _PipelineTree) -> None:
+        self._pipeline_tree = pipeline_tree
+
+    @classmethod
+    def from_source(cls, name: str, source_config: Any) -> Pipeline[Any]:
+        config = source_config.to_tuple()
+        if config[1] is None:  # a configuration without a name of its own
+            config = (config[0], name) + config[2:]
+        return cls(_PipelineTree.from_stage(("source", name, config)))
+
+    def clone(self) -> Pipeline[T]:
+        """A copy of the structure, with the same stage objects."""
+        return Pipeline(self._pipeline_tree.clone())
+
+    @overload
+    def to(self, computation: Computation[T, U]) -> Pipeline[U]: ...
+    @overload
+    def to(self, computation: Any) -> Pipeline[Any]: ...
+    def to(self, computation: Any) -> Pipeline[Any]:
+        """Add a computation."""
+        if isinstance(computation, StateComputation):
+            return self._with_stage("to_state", computation)
+        return self._with_stage("to", computation)
+
+    @overload
+    def key_by(self, key_extractor: KeyExtractor[T]) -> Pipeline[T]: ...
+    @overload
+    def key_by(self, key_extractor: Any) -> Pipeline[T]: ...
+    def key_by(self, key_extractor: Any) -> Pipeline[T]:
+        """Partition messages by a key from here on."""
+        return self._with_stage("key_by", key_extractor)
+
+    def collect(self) -> Pipeline[T]:
+        """Bring all messages together under one key from here on."""
+        return self._with_stage("collect", "")
+
+    def merge(self, other: Pipeline[V]) -> Pipeline[T | V]:
+        """The messages of both pipelines."""
+        if self._is_closed() or other._is_closed():
+            api_error("You can't merge with a terminated pipeline!")
+        if self._ends_keyed() != other._ends_keyed():
+            api_error(
+                "A pipeline ending with key_by can only be merged with "
+                "another!"
+            )
+        result: Pipeline[Any] = self.clone()
+        result._pipeline_tree.merge(other._pipeline_tree)
+        return result
+
+    def to_sink(self, sink_config: Any) -> Pipeline[T]:
+        """Send all outputs to a sink; nothing can follow."""
+        return self._with_stage("to_sink", sink_config.to_tuple())
+
+    def to_sinks(self, sink_configs: Sequence[Any]) -> Pipeline[T]:
+        """Send all outputs to each of several sinks; nothing can follow."""
+        configs = [config.to_tuple() for config in sink_configs]
+        if not configs:
+            api_error(
+                "You must specify at least one sink when using to_sinks()"
+            )
+        return self._with_stage("to_sinks", configs)
+
+    def _with_stage(self, kind: str, what: Any) -> Pipeline[Any]:
+        if self._is_closed():
+            api_error("You can't add stages after to_sink/s.")
+        result: Pipeline[Any] = self.clone()
+        result._pipeline_tree.add_stage((kind, what))
+        return result
+
+    def _is_closed(self) -> bool:
+        return self._pipeline_tree.last_stage()[0] in _SINKS
+
+    def _ends_keyed(self) -> bool:
+        return self._pipeline_tree.last_stage()[0] in _KEYINGS
+
+    def _stages(self, kind: str) -> list[tuple[Any, ...]]:
+        return [
+            stage
+            for branch in self._pipeline_tree.vertices
+            for stage in branch
+            if stage[0] == kind
+        ]
+
+    def _sources(self) -> list[tuple[Any, ...]]:
+        return self._stages("source")
+
+    def _sinks(self) -> list[tuple[Any, ...]]:
+        return self._stages("to_sink")
+
+
+def source(name: str, source_config: Any) -> Pipeline[Any]:
+    """Begin a pipeline with what a source yields."""
+    return Pipeline.from_source(name, source_config)
+
+
+def build_application(
+    app_name: str, pipeline: Pipeline[Any]
+) -> tuple[Any, ...]:
+    """What application_setup has to return."""
+    if not pipeline._is_closed():
+        api_error("An application must end with to_sink/s.")
+    tree = pipeline.clone()._pipeline_tree
+    return (app_name, tree.root_idx, tree.vertices, tree.edges)

@@ -1,0 +1,340 @@
+"""An application run in one plain process, with its real sources and sinks.
+
+For trying an application before anything is configured: the reference
+executor reads files, the standard input, generators and TCP clients, and
+writes to files, the standard output and TCP receivers.  Nothing is kept
+when it ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, Optional
+
+import wallaroo
+
+from ._errors import POLICIES, WallarooParameterError
+from ._framing import Cutter, FramingError
+from ._reference import (
+    DeadLetter,
+    Executor,
+    Source,
+    UserFunctionError,
+    generated,
+)
+from ._topology import compile_application
+
+CHUNK = 65536
+RETRY_S = 0.25
+
+USAGE = """\
+Run an application in this one process: %(prog)s app.py [its arguments].
+APPLICATION is a file or a module that has application_setup(args); all
+arguments after it are the application's."""
+
+
+def main(argv: list[str]) -> int:
+    """The command line; the exit status."""
+    options = parse(argv)
+    try:
+        application = setup(options.application, options.arguments)
+    except Exception:
+        traceback.print_exc()
+        say("Something went wrong while building the application.")
+        return 1
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        Runner(application, options.on_error).run()
+    except KeyboardInterrupt:
+        return 0
+    except (UserFunctionError, FramingError):
+        traceback.print_exc()
+        return 1
+    except (OSError, WallarooParameterError) as error:
+        say(str(error))
+        return _end(1)
+    return _end(0)
+
+
+def _end(status: int) -> int:
+    """Flush here, since the interpreter would fail at it with status 120."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        if status == 0:
+            say(str(error))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    return status
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m wallaroo")
+    commands = parser.add_subparsers(required=True, metavar="run")
+    run = commands.add_parser(
+        "run",
+        help="run an application in this one process",
+        description=USAGE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument(
+        "--on-error", choices=POLICIES, default="fail",
+        help="what an exception in a user function does (default: fail)",
+    )
+    run.add_argument("application", metavar="APPLICATION")
+    run.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER)
+    return parser.parse_args(argv)
+
+
+def setup(application: str, arguments: list[str]) -> Any:
+    """Import the application and call its application_setup.
+
+    It is compiled too, so that what workers would refuse is refused here.
+    """
+    module, directory = application, os.getcwd()
+    if application.endswith(".py") or os.sep in application:
+        path = os.path.abspath(application)
+        directory, file = os.path.split(path)
+        module = file[:-3] if file.endswith(".py") else file
+        if not os.path.exists(path):
+            raise FileNotFoundError("there is no %s" % application)
+    sys.path.insert(0, directory)
+    args = [application] + arguments
+    wallaroo._ARGS = tuple(args)
+    sys.argv = list(args)
+    result = importlib.import_module(module).application_setup(list(args))
+    compile_application(result)
+    return result
+
+
+def say(text: str) -> None:
+    print("wallaroo: " + text, file=sys.stderr, flush=True)
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+class Runner:
+    """Moves records from all sources until they have ended."""
+
+    def __init__(self, application: Any, on_error: str) -> None:
+        self.executor = Executor(application, on_error, self.write)
+        self.sinks = [
+            open_sink(config) for config in self.executor.sink_configs
+        ]
+        self.readers: dict[Any, Callable[[], bool]] = {}
+        self.turns: list[Iterator[None]] = []
+
+    def run(self) -> None:
+        try:
+            for source in self.executor.sources:
+                self.open_source(source)
+            while self.turns or self.readers:
+                self.turn()
+        finally:
+            for sink in self.sinks:
+                sink.close()
+
+    def turn(self) -> None:
+        """A record of each source that has one at hand; what arrived."""
+        for turn in list(self.turns):
+            if next(turn, self) is self:
+                self.turns.remove(turn)
+        ready: list[Any] = []
+        if self.readers:
+            wait = 0.0 if self.turns else None
+            ready = select.select(list(self.readers), [], [], wait)[0]
+        for readable in ready:
+            if not self.readers[readable]():
+                del self.readers[readable]
+                readable.close()
+        self.executor.values.clear()
+        self.report_dead_letters()
+
+    def open_source(self, source: Source) -> None:
+        config = source.config
+        if config[0] == "gen":
+            self.turns.append(self.generate(source))
+        elif config[0] == "file":
+            self.turns.append(self.read_file(source, open(config[2], "rb")))
+        elif config[0] == "stdin":
+            self.open_stdin(source)
+        elif config[5]:
+            self.listen(source)
+
+    def generate(self, source: Source) -> Iterator[None]:
+        for value in generated(source.config[2]):
+            self.executor.push(source, value)
+            yield
+
+    def read_file(self, source: Source, file: BinaryIO) -> Iterator[None]:
+        cutter = Cutter(source.decoder, source.max_size)
+        with file:
+            data = file.read(CHUNK)
+            while data:
+                for payload in cutter.feed(data):
+                    self.executor.push_payload(source, payload)
+                    yield
+                data = file.read(CHUNK)
+        for payload in cutter.end():
+            self.executor.push_payload(source, payload)
+
+    def open_stdin(self, source: Source) -> None:
+        file = os.fdopen(os.dup(0), "rb", buffering=0)
+        if os.name != "posix":  # select() there takes only sockets
+            self.turns.append(self.read_file(source, file))
+            return
+        cutter = Cutter(source.decoder, source.max_size)
+
+        def read() -> bool:
+            data = file.read(CHUNK)
+            for payload in cutter.feed(data) if data else cutter.end():
+                self.executor.push_payload(source, payload)
+            return bool(data)
+
+        self.readers[file] = read
+
+    def listen(self, source: Source) -> None:
+        host, port = source.config[2], source.config[3]
+        try:
+            listener = listening_socket(host, int(port))
+        except OSError as error:
+            raise OSError(
+                "cannot listen on %s:%s: %s" % (host, port, error)
+            ) from error
+        say("%s is listening on %s:%s" % (source.name, host, port))
+
+        def accept() -> bool:
+            connection, address = listener.accept()
+            self.readers[connection] = self.connection(
+                source, connection, "%s:%s" % address[:2]
+            )
+            return True
+
+        self.readers[listener] = accept
+
+    def connection(
+        self, source: Source, connection: socket.socket, client: str
+    ) -> Callable[[], bool]:
+        cutter = Cutter(source.decoder, source.max_size)
+
+        def lost(error: Exception) -> bool:
+            say("%s: client %s: %s" % (source.name, client, error))
+            return False
+
+        def read() -> bool:
+            try:
+                data = connection.recv(CHUNK)
+            except OSError as error:
+                return lost(error)
+            try:
+                for payload in cutter.feed(data) if data else cutter.end():
+                    self.executor.push_payload(source, payload)
+            except FramingError as error:
+                return lost(error)
+            return bool(data)
+
+        return read
+
+    def write(self, sink: int, data: bytes) -> None:
+        self.sinks[sink].write(data)
+        self.executor.outputs[sink].clear()
+
+    def report_dead_letters(self) -> None:
+        for letter in self.executor.dead_letters:
+            print(dead_letter_line(letter), file=sys.stderr, flush=True)
+        self.executor.dead_letters.clear()
+
+
+def dead_letter_line(letter: DeadLetter) -> str:
+    return json.dumps({
+        "step": letter.step, "key": letter.key, "error": letter.error,
+        "input": repr(letter.value), "traceback": letter.traceback,
+    })
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind, protocol)
+    if os.name == "posix":
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(address)
+    listener.listen()
+    return listener
+
+
+class FileSink:
+    """A file, written anew, or the standard output."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+
+    def write(self, data: bytes) -> None:
+        self.file.write(data)
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.flush()
+
+
+class TCPSink:
+    """A connection to a receiver, made again when it is lost."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.host = host
+        self.port = port
+        self.socket: Optional[socket.socket] = self.connect()
+
+    def connect(self) -> socket.socket:
+        said = False
+        while True:
+            try:
+                return socket.create_connection((self.host, self.port))
+            except OSError as error:
+                if not said:
+                    say(
+                        "waiting for a receiver on %s:%s: %s"
+                        % (self.host, self.port, error)
+                    )
+                    said = True
+                time.sleep(RETRY_S)
+
+    def write(self, data: bytes) -> None:
+        while True:
+            if self.socket is None:
+                self.socket = self.connect()
+            try:
+                self.socket.sendall(data)
+                return
+            except OSError as error:
+                say(
+                    "lost the receiver on %s:%s: %s"
+                    % (self.host, self.port, error)
+                )
+                self.socket.close()
+                self.socket = None
+
+    def close(self) -> None:
+        if self.socket is not None:
+            self.socket.close()
+
+
+def open_sink(config: Any) -> Any:
+    if config[0] == "tcp":
+        return TCPSink(config[2], int(config[3]))
+    if config[0] == "file":
+        return FileSink(open(config[2], "wb"))
+    return FileSink(sys.stdout.buffer)

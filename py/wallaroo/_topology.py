@@ -1,0 +1,417 @@
+"""The application tuple compiled to what the worker runs.
+
+Stages become a list in which every stage has one successor with a higher
+number; the last one sends to the sinks.  Functions get numbers, by which the
+worker calls them.  The wire form is described in common/topo.h.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any, NamedTuple, Optional
+
+from . import _names
+from ._errors import api_error, check_policy
+from .codecs import FramedDecoder
+
+VERSION = 1
+NONE = -1
+LARGEST = 1 << 30  # of max_size and parallelism
+
+# Kinds whose name in the application tuple differs from the wire's.
+_STEPS = {"to": "step", "to_state": "state"}
+_KEYINGS = ("key_by", "collect")
+
+
+class Compiled(NamedTuple):
+    """An application as the worker sees it."""
+
+    topology: list[Any]
+    functions: list[Any]
+    state_factories: list[Optional[Callable[[], Any]]]
+    frame_lengths: list[Optional[Callable[[bytes], int]]]
+
+
+class _Stage:
+    """A stage before it gets its number."""
+
+    def __init__(self, kind: str, name: str, nxt: Optional[_Stage]) -> None:
+        self.kind = kind
+        self.name = name
+        self.next = nxt
+        self.number = NONE
+        self.fn = NONE
+        self.exchange = NONE
+        self.multi = False
+        self.policy = "default"
+        self.version = 0
+
+    def wire(self) -> list[Any]:
+        nxt = NONE if self.next is None else self.next.number
+        return [
+            self.name, self.kind, nxt, self.fn, self.exchange, self.multi,
+            self.policy, self.version,
+        ]
+
+
+def compile_application(application: Any) -> Compiled:
+    """Compile what wallaroo.build_application returned."""
+    _names.check_application(application)
+    return _Compiler(application).compile()
+
+
+class _Compiler:
+    def __init__(self, application: Any) -> None:
+        self.name, self.root, self.vertices, self.edges = application
+        self.functions: list[Any] = []
+        self.state_factories: list[Optional[Callable[[], Any]]] = []
+        self.frame_lengths: list[Optional[Callable[[bytes], int]]] = []
+        self.collect_keys = _names.collect_keys(self.vertices, self.edges)
+        self.sink_configs: list[Any] = []
+        # Successors stand before their predecessors here.
+        self.backwards: list[_Stage] = []
+        self.sources: list[tuple[Any, _Stage]] = []
+
+    def compile(self) -> Compiled:
+        check_text("The name", self.name, "the application")
+        self.add_branch(self.root, None)
+        self.add_exchanges()
+        listening = [source for source in self.sources if is_used(source[0])]
+        if not listening:
+            api_error("An application needs a source that is used.")
+        stages = list(reversed(self.backwards))
+        check_state_names(stages)
+        exchanges = 0
+        for number, stage in enumerate(stages):
+            stage.number = number
+            if crosses(stage):
+                stage.exchange = exchanges
+                exchanges += 1
+        names = _names.source_names(source for source, _ in listening)
+        sources = [
+            self.source(name, config, stage.number)
+            for name, ((_, _, config), stage) in zip(names, listening)
+        ]
+        topology = [
+            "wallaroo-topology", VERSION, self.name, sources,
+            [stage.wire() for stage in stages], self.sinks(exchanges),
+        ]
+        return Compiled(
+            topology, self.functions, self.state_factories,
+            self.frame_lengths,
+        )
+
+    def add_function(
+        self,
+        function: Any,
+        state_factory: Optional[Callable[[], Any]] = None,
+        frame_length: Optional[Callable[[bytes], int]] = None,
+    ) -> int:
+        self.functions.append(function)
+        self.state_factories.append(state_factory)
+        self.frame_lengths.append(frame_length)
+        return len(self.functions) - 1
+
+    def add_branch(self, branch: int, nxt: Optional[_Stage]) -> None:
+        """Add a branch and what flows into it, ends first."""
+        for place in reversed(range(len(self.vertices[branch]))):
+            stage = self.vertices[branch][place]
+            if stage[0] == "source":
+                assert nxt is not None
+                self.sources.insert(0, (stage, nxt))
+                return
+            nxt = self.stage(stage, (branch, place), nxt)
+            self.backwards.append(nxt)
+        left, right = self.edges[branch]
+        self.add_branch(right, nxt)
+        self.add_branch(left, nxt)
+
+    def stage(
+        self, described: Any, position: _names.Position, nxt: Optional[_Stage]
+    ) -> _Stage:
+        kind, what = described[0], described[1]
+        if kind in ("to_sink", "to_sinks"):
+            self.sink_configs = _names.sinks_of(described)
+            return _Stage("sinks", "sinks", None)
+        if kind == "collect":
+            return _Stage(kind, self.collect_keys[position], nxt)
+        if kind not in _STEPS and kind != "key_by":
+            api_error("Unknown kind of stage: %r." % (kind,))
+        stage = _Stage(_STEPS.get(kind, kind), _names.part_name(what), nxt)
+        stage.policy = policy(what)
+        if kind == "key_by":
+            stage.fn = self.add_function(function(what, "extract_key"))
+            return stage
+        stage.multi = hasattr(what, "compute_multi")
+        method = "compute_multi" if stage.multi else "compute"
+        factory = None
+        if kind == "to_state":
+            factory = state_factory(what, stage.name)
+            stage.version = state_version(what, stage.name)
+        stage.fn = self.add_function(function(what, method), factory)
+        return stage
+
+    def add_exchanges(self) -> None:
+        """Give each state stage whose key's owner may not have it one.
+
+        A message is at the owner of its key once it has crossed an exchange
+        since the key was set; the constant keys of sources are set at once.
+        """
+        anywhere = {id(first) for _, first in self.sources}
+        for stage in list(reversed(self.backwards)):
+            reached = id(stage) in anywhere
+            if stage.kind == "state" and reached:
+                self.insert_exchange_before(stage)
+                reached = False
+            if reached and not crosses(stage) and stage.next is not None:
+                anywhere.add(id(stage.next))
+
+    def insert_exchange_before(self, stage: _Stage) -> None:
+        exchange = _Stage("exchange", "to " + stage.name, stage)
+        for other in self.backwards:
+            if other.next is stage:
+                other.next = exchange
+        self.sources = [
+            (source, exchange if first is stage else first)
+            for source, first in self.sources
+        ]
+        self.backwards.insert(self.backwards.index(stage) + 1, exchange)
+
+    def source(self, name: str, config: Any, first: int) -> list[Any]:
+        kind = config[0]
+        host, port, path, parallelism = "", 0, "", 0
+        framing, header_length, header_format, max_size = "none", 0, "", 0
+        key = _names.SOURCE_KEYS.get(kind)
+        if key is None:
+            api_error("Unknown kind of source: %r." % (kind,))
+        if kind == "gen":
+            check_generator(config[2], name)
+            fn = self.add_function(config[2])
+        else:
+            if kind == "tcp":
+                host, decoder = config[2], config[4]
+                port = port_number(config[3], name)
+                parallelism, max_size = config[6], config[7]
+            elif kind == "file":
+                path, decoder, max_size = config[2], config[3], config[4]
+            else:
+                decoder, max_size = config[2], config[3]
+            check_size("max_size", max_size, name)
+            framing, header_length, header_format = framing_of(decoder, name)
+            fn = self.add_function(
+                function(decoder, "decode"),
+                None,
+                decoder.payload_length if framing == "custom" else None,
+            )
+        if kind == "tcp":
+            check_text("The host", host, name)
+            check_size("parallelism", parallelism, name)
+        elif kind == "file":
+            check_text("The path", path, name)
+        return [
+            name, kind, first, fn, framing, header_length, header_format,
+            max_size, host, port, path, key, parallelism,
+        ]
+
+    def sinks(self, exchange: int) -> list[Any]:
+        """All sinks; those with one writer get exchanges from here on."""
+        result = []
+        names = _names.sink_names(self.sink_configs)
+        for name, config in zip(names, self.sink_configs):
+            kind, encoder = config[0], config[-1]
+            host, port, path, own = "", 0, "", NONE
+            if kind == "tcp":
+                host, port = config[2], port_number(config[3], name)
+                check_text("The host", host, name)
+            elif kind in ("file", "stdout"):
+                path = config[2] if kind == "file" else ""
+                own, exchange = exchange, exchange + 1
+                if kind == "file":
+                    check_text("The path", path, name)
+            else:
+                api_error("Unknown kind of sink: %r." % (kind,))
+            fn = self.add_function(function(encoder, "encode"))
+            result.append(
+                [name, kind, fn, host, port, path, own, policy(encoder)]
+            )
+        result.append([
+            _names.DEAD_LETTERS, "dead-letter", NONE, "", 0, "", exchange,
+            "fail",
+        ])
+        return result
+
+
+def is_used(source: Any) -> bool:
+    """Whether a source stage is to yield anything: valid=False isn't."""
+    config = source[2]
+    return config[0] != "tcp" or bool(config[5])
+
+
+def crosses(stage: _Stage) -> bool:
+    """Whether messages go to the owner of their key after this stage.
+
+    Of several keyings in a row only the last one's key matters.
+    """
+    if stage.kind in _KEYINGS:
+        assert stage.next is not None
+        return stage.next.kind not in _KEYINGS
+    return stage.kind == "exchange"
+
+
+def check_state_names(stages: list[_Stage]) -> None:
+    seen = set()
+    for stage in stages:
+        if stage.kind == "state":
+            if stage.name in seen:
+                api_error(
+                    "Two state computations have the name %r, by which "
+                    "state is found again: rename one." % stage.name
+                )
+            seen.add(stage.name)
+
+
+def function(part: Any, method: str) -> Any:
+    """What the worker calls: the user's function, without our wrapper."""
+    call = getattr(part, method, None)
+    if not callable(call):
+        api_error(
+            "%s has no method %s, so it cannot be used here."
+            % (describe(part), method)
+        )
+    if "_func" in vars(type(part)):
+        return part._func
+    return call
+
+
+def state_factory(part: Any, name: str) -> Callable[[], Any]:
+    """What makes a new state."""
+    members = vars(type(part))
+    factory = (
+        part._state_factory
+        if "_state_factory" in members
+        else getattr(part, "initial_state", None)
+    )
+    if not callable(factory):
+        api_error(
+            "The state= of %s must be callable without arguments, not %r."
+            % (name, factory)
+        )
+    result: Callable[[], Any] = factory
+    return result
+
+
+def state_version(part: Any, name: str) -> int:
+    version = getattr(part, "version", 1)
+    if type(version) is not int or not 0 <= version < 1 << 32:
+        api_error("The version of %s must be a whole number." % name)
+    return version
+
+
+def policy(part: Any) -> str:
+    return check_policy(getattr(part, "on_error", None)) or "default"
+
+
+def framing_of(decoder: Any, source: str) -> tuple[str, int, str]:
+    """How payloads are cut: framing, header's length and form.
+
+    A header that is one plain number is left to the worker to read.
+    """
+    if getattr(decoder, "framing", "header") == "lines":
+        return ("lines", 0, "")
+    for method in ("header_length", "payload_length"):
+        if not callable(getattr(decoder, method, None)):
+            api_error(
+                "The decoder of %s has no method %s: %s."
+                % (source, method, describe(decoder))
+            )
+    length = decoder.header_length()
+    if type(length) is not int or not 1 <= length <= 8:
+        api_error(
+            "The decoder of %s must have a header_length from 1 to 8, not %r."
+            % (source, length)
+        )
+    length_fmt = length_fmt_of(decoder)
+    if length_fmt is None:
+        return ("custom", length, "")
+    check_length_fmt(length_fmt, length, source)
+    form = plain_number(length_fmt)
+    return ("custom", length, "") if form is None else ("header", length, form)
+
+
+def length_fmt_of(decoder: Any) -> Optional[str]:
+    """The struct format of the header, None if only a method knows it."""
+    cls = type(decoder)
+    if getattr(cls, "payload_length", None) is FramedDecoder.payload_length:
+        length_fmt: Optional[str] = decoder._length_fmt
+        return length_fmt
+    generated: Optional[str] = vars(cls).get("_length_fmt")
+    return generated
+
+
+def check_length_fmt(length_fmt: str, length: int, source: str) -> None:
+    try:
+        size = struct.calcsize(length_fmt)
+    except struct.error as error:
+        api_error(
+            "The decoder of %s has length_fmt %r: %s."
+            % (source, length_fmt, error)
+        )
+    if size != length:
+        api_error(
+            "The decoder of %s has header_length %d, but length_fmt %r takes "
+            "%d bytes." % (source, length, length_fmt, size)
+        )
+
+
+def plain_number(length_fmt: str) -> Optional[str]:
+    """length_fmt as byte order and standard letter, None if it is more."""
+    order, letter = length_fmt[:-1], length_fmt[-1:]
+    if order not in ("", "@", "=", "<", ">", "!") or not letter:
+        return None
+    if letter not in "bBhHiIlLqQ":
+        return None
+    big = struct.pack(order + "H", 1) == b"\0\1"
+    signed = letter.islower()
+    size = struct.calcsize(length_fmt)
+    standard = {1: "b", 2: "h", 4: "i", 8: "q"}[size]
+    return (">" if big else "<") + (standard if signed else standard.upper())
+
+
+def check_generator(generator: Any, source: str) -> None:
+    for method in ("initial_value", "apply"):
+        if not callable(getattr(generator, method, None)):
+            api_error(
+                "The generator of %s has no method %s: %s."
+                % (source, method, describe(generator))
+            )
+
+
+def port_number(port: Any, part: str) -> int:
+    try:
+        number = int(port)
+    except (TypeError, ValueError):
+        number = 0
+    if not 0 < number < 65536:
+        api_error("%s has a port that is none: %r." % (part, port))
+    return number
+
+
+def check_size(what: str, value: Any, source: str) -> None:
+    if type(value) is not int or not 0 < value <= LARGEST:
+        api_error(
+            "%s of %s must be from 1 to %d, not %r."
+            % (what, source, LARGEST, value)
+        )
+
+
+def check_text(what: str, value: Any, part: str) -> None:
+    if not isinstance(value, str) or not value or "\0" in value:
+        api_error("%s of %s must be a text, not %r." % (what, part, value))
+
+
+def describe(part: Any) -> str:
+    name = _names.part_name(part)
+    if name == "undefined-name":
+        return repr(part)
+    return "%s (%s)" % (name, type(part).__name__)

@@ -1,0 +1,212 @@
+"""Ready decoders and encoders.
+
+Decoders make messages of a byte source's payloads, encoders make bytes of
+messages.  For each form there are classes, whose instances can be given
+options, and an instance with the usual ones:
+
+    lines     lines_decoder, lines_encoder            str, one per line
+    JSON      json_decoder, json_encoder              one value per line
+    CSV       csv_decoder, csv_encoder                one record per line
+    frames    framed_decoder, framed_encoder          bytes after a length
+    MsgPack   msgpack_decoder, msgpack_encoder        values in such frames
+
+A decoder that returns None drops the payload; so blank lines of JSON and CSV
+are passed over (and so is JSON's null).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, Optional, TypeVar, Union
+
+from . import _msgpack
+from ._wrapped import OctetDecoder, OctetEncoder
+
+Out = TypeVar("Out")
+Bytes = Union[bytes, bytearray, memoryview]
+
+
+class LineDecoder(OctetDecoder[Out], Generic[Out]):
+    """Base of decoders that get a line at a time, without its end."""
+
+    framing = "lines"
+
+    def name(self) -> str:
+        return type(self).__name__
+
+
+class LinesDecoder(LineDecoder[str]):
+    """A line as str."""
+
+    def __init__(
+        self, encoding: str = "utf-8", errors: str = "surrogateescape"
+    ) -> None:
+        self.encoding = encoding
+        self.errors = errors
+
+    def decode(self, payload: bytes) -> str:
+        return payload.decode(self.encoding, self.errors)
+
+
+class LinesEncoder(OctetEncoder[Any]):
+    """str(message) and an end of line."""
+
+    def __init__(
+        self, encoding: str = "utf-8", errors: str = "surrogateescape"
+    ) -> None:
+        self.encoding = encoding
+        self.errors = errors
+
+    def name(self) -> str:
+        return type(self).__name__
+
+    def encode(self, data: Any) -> bytes:
+        return (str(data) + "\n").encode(self.encoding, self.errors)
+
+
+class JSONLinesDecoder(LineDecoder[Any]):
+    """A line of JSON."""
+
+    def decode(self, payload: bytes) -> Any:
+        return json.loads(payload) if payload.strip() else None
+
+
+class JSONLinesEncoder(OctetEncoder[Any]):
+    """The message as a line of JSON."""
+
+    def name(self) -> str:
+        return type(self).__name__
+
+    def encode(self, data: Any) -> bytes:
+        return json.dumps(data, separators=(",", ":")).encode() + b"\n"
+
+
+class CSVDecoder(LineDecoder[Any]):
+    """A line of comma-separated values as a list of str.
+
+    With `fields` as a dict by these names; a record with another number of
+    values is an error.  A quoted value cannot go over an end of line.
+    """
+
+    def __init__(
+        self, fields: Optional[Sequence[str]] = None, delimiter: str = ","
+    ) -> None:
+        self.fields = None if fields is None else list(fields)
+        self.delimiter = delimiter
+
+    def decode(self, payload: bytes) -> Union[list[str], dict[str, str], None]:
+        line = payload.decode("utf-8")
+        rows = list(csv.reader([line], delimiter=self.delimiter, strict=True))
+        if not rows or not rows[0]:
+            return None
+        if self.fields is None:
+            return rows[0]
+        if len(rows[0]) != len(self.fields):
+            raise ValueError(
+                "%d values instead of %d" % (len(rows[0]), len(self.fields))
+            )
+        return dict(zip(self.fields, rows[0]))
+
+
+class CSVEncoder(OctetEncoder[Any]):
+    """A sequence, or with `fields` a mapping, as a line of CSV."""
+
+    def __init__(
+        self, fields: Optional[Sequence[str]] = None, delimiter: str = ","
+    ) -> None:
+        self.fields = None if fields is None else list(fields)
+        self.delimiter = delimiter
+
+    def name(self) -> str:
+        return type(self).__name__
+
+    def encode(self, data: Union[Sequence[Any], Mapping[str, Any]]) -> bytes:
+        if isinstance(data, Mapping):
+            row = [data[field] for field in self.fields or list(data)]
+        else:
+            row = list(data)
+        out = io.StringIO()
+        csv.writer(
+            out, delimiter=self.delimiter, lineterminator="\n"
+        ).writerow(row)
+        return out.getvalue().encode("utf-8")
+
+
+class FramedDecoder(OctetDecoder[Any]):
+    """A payload after its length, as bytes."""
+
+    def __init__(self, length_fmt: str = ">I") -> None:
+        self._length_fmt = length_fmt
+
+    def name(self) -> str:
+        return type(self).__name__
+
+    def header_length(self) -> int:
+        return struct.calcsize(self._length_fmt)
+
+    def payload_length(self, header: bytes) -> int:
+        length: int = struct.unpack(self._length_fmt, header)[0]
+        return length
+
+    def decode(self, payload: bytes) -> Any:
+        return payload
+
+
+class FramedEncoder(OctetEncoder[Any]):
+    """Bytes, or a str's UTF-8, after their length."""
+
+    def __init__(self, length_fmt: str = ">I") -> None:
+        self._length_fmt = length_fmt
+
+    def name(self) -> str:
+        return type(self).__name__
+
+    def payload(self, data: Any) -> bytes:
+        """The message without the length."""
+        if isinstance(data, str):
+            return data.encode("utf-8")
+        return bytes(memoryview(data))
+
+    def encode(self, data: Any) -> bytes:
+        payload = self.payload(data)
+        return struct.pack(self._length_fmt, len(payload)) + payload
+
+
+class MsgpackDecoder(FramedDecoder):
+    """A MessagePack value after its length."""
+
+    def decode(self, payload: bytes) -> Any:
+        return _msgpack.unpack(payload)
+
+
+class MsgpackEncoder(FramedEncoder):
+    """Plain data as MessagePack after its length."""
+
+    def payload(self, data: Any) -> bytes:
+        return _msgpack.pack(data)
+
+
+def msgpack_pack(value: Any) -> bytes:
+    """Plain data as MessagePack."""
+    return _msgpack.pack(value)
+
+
+def msgpack_unpack(data: Bytes) -> Any:
+    """The one value that data holds; ValueError if it isn't exactly one."""
+    return _msgpack.unpack(data)
+
+
+lines_decoder = LinesDecoder()
+lines_encoder = LinesEncoder()
+json_decoder = JSONLinesDecoder()
+json_encoder = JSONLinesEncoder()
+csv_decoder = CSVDecoder()
+csv_encoder = CSVEncoder()
+framed_decoder = FramedDecoder()
+framed_encoder = FramedEncoder()
+msgpack_decoder = MsgpackDecoder()
+msgpack_encoder = MsgpackEncoder()

@@ -1,0 +1,128 @@
+"""Run an application in a test, without processes, files or sockets.
+
+    result = wallaroo.testing.run(
+        word_count.application_setup(["word_count", "--in", ...]),
+        {"Words": ["a line", "another line"]},
+    )
+    assert result.values[-1] == ("line", 2)
+    assert result.outputs["127.0.0.1:7002"][-1] == b"line => 2\\n"
+    assert result.states["Count"]["line"].n == 2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import chain, islice
+from typing import Any, NamedTuple, Union
+
+from ._errors import WallarooParameterError
+from ._framing import Cutter
+from ._reference import (
+    DeadLetter,
+    Executor,
+    Source,
+    UserFunctionError,
+    generated,
+    show_key,
+)
+
+__all__ = ["DeadLetter", "Decoded", "Result", "UserFunctionError", "run"]
+
+Inputs = Union[Iterable[Any], bytes, int, None]
+
+
+class Decoded(NamedTuple):
+    """An input that is not to be decoded though it is bytes."""
+
+    value: Any
+
+
+class Result(NamedTuple):
+    """What came out of a run."""
+
+    # By sink, in the pipeline's order: what was written, call by call.
+    # A sink's name is its host:port, its path, or "stdout".
+    outputs: dict[str, list[bytes]]
+    # The messages that reached the sinks, not encoded.
+    values: list[Any]
+    # By stateful step and key: the state objects.
+    states: dict[str, dict[str, Any]]
+    # Records that the policy "dead-letter" set aside.
+    dead_letters: list[DeadLetter]
+
+
+def run(
+    application: Any,
+    inputs: Union[Mapping[str, Inputs], Iterable[tuple[str, Any]]],
+    on_error: str = "fail",
+) -> Result:
+    """Run what application_setup returned on the given inputs.
+
+    `inputs` names sources, by the name given to wallaroo.source or to the
+    source's configuration, and says what each yields, one source after the
+    other:
+
+    - a list: an item of bytes is a payload for the decoder (not a header;
+      a line without its end), any other item is a decoded message, and so
+      is Decoded(item);
+    - bytes: the whole stream, headers and ends of lines included;
+    - for a generator a number: so many of its values; None: all of them.
+
+    Instead of a mapping it may be pairs (source's name, item of its list),
+    where the order among sources matters.  on_error is what an exception in
+    a user function does if its decorator doesn't say: "fail" raises
+    UserFunctionError.
+    """
+    executor = Executor(application, on_error)
+    if isinstance(inputs, Mapping):
+        for name, given in inputs.items():
+            _push_all(executor, _find(executor, name), given)
+    else:
+        for name, item in inputs:
+            _push(executor, _find(executor, name), item)
+    return Result(
+        dict(zip(executor.sink_names, executor.outputs)),
+        executor.values,
+        {
+            step: {show_key(key): state for key, state in states.items()}
+            for step, states in executor.states.items()
+        },
+        executor.dead_letters,
+    )
+
+
+def _find(executor: Executor, name: str) -> Source:
+    for which in ("name", "other_name"):
+        found = [s for s in executor.sources if getattr(s, which) == name]
+        if len(found) == 1:
+            return found[0]
+    raise WallarooParameterError(
+        "There is no one source called %r; the sources are %s."
+        % (name, ", ".join(repr(s.name) for s in executor.sources))
+    )
+
+
+def _push_all(executor: Executor, source: Source, given: Inputs) -> None:
+    if given is None or isinstance(given, int):
+        if source.decoder is not None:
+            raise WallarooParameterError(
+                "%r is no generator: give its inputs." % source.name
+            )
+        for value in islice(generated(source.config[2]), given):
+            executor.push(source, value)
+    elif isinstance(given, (bytes, bytearray)):
+        cutter = Cutter(source.decoder, source.max_size)
+        for payload in chain(cutter.feed(bytes(given)), cutter.end()):
+            executor.push_payload(source, payload)
+    else:
+        for item in given:
+            _push(executor, source, item)
+
+
+def _push(executor: Executor, source: Source, item: Any) -> None:
+    if isinstance(item, Decoded):
+        executor.push(source, item.value)
+    elif isinstance(item, (bytes, bytearray)) and source.decoder is not None:
+        executor.push_payload(source, bytes(item))
+    elif item is not None:
+        executor.push(source, item)

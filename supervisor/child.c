@@ -1,0 +1,655 @@
+/*
+ * The life of a worker.
+ *
+ *	          fork                opened           run
+ *	NONE ──────────► STARTING ──────────► OPENED ──────► RECOVERING
+ *	                   ▲                                    │ ready
+ *	        time is up │                                    ▼
+ *	    WAITING ───────┘                                 RUNNING
+ *	       ▲
+ *	       │ by its own doing,     waitpid, from any state with a process
+ *	       │ no progress         ┌──────────────────────────────────────
+ *	       └──────────────── DYING ──► STARTING   anything else: at once
+ *	                             └───► FINISHED   it was told to end
+ *
+ * DYING lasts until nothing of the process group is left: two owners of one
+ * worker's files must not be.
+ */
+#include <sys/mman.h>
+#include <sys/wait.h>
+
+#include <assert.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/log.h"
+#include "common/mem.h"
+#include "supervisor/supervisor.h"
+
+#define DYING_S		0.002	/* between looks at what is left */
+#define DYING_SAY	2500	/* looks until it is said, 5 s */
+#define SPAWN_AGAIN_S	1.0	/* after a fork that failed */
+#define HANG_DUMP	1	/* checks between dump and kill */
+#define HANG_START	10	/* hang-timeouts that a start may take */
+#define BACKOFF_FIRST	100	/* ms */
+#define BACKOFF_MOST	10000
+
+#define B(state)	(1U << CHILD_##state)
+static const unsigned int child_next[] = {
+	[CHILD_NONE] =		B(STARTING) | B(WAITING),
+	[CHILD_STARTING] =	B(OPENED) | B(DYING),
+	[CHILD_OPENED] =	B(RECOVERING) | B(DYING),
+	[CHILD_RECOVERING] =	B(RUNNING) | B(DYING),
+	[CHILD_RUNNING] =	B(DYING),
+	[CHILD_DYING] =		B(STARTING) | B(WAITING) | B(FINISHED) |
+				    B(NONE),
+	[CHILD_WAITING] =	B(STARTING) | B(NONE),
+	[CHILD_FINISHED] =	0
+};
+#undef B
+
+const char *
+child_state_name(enum child_state state)
+{
+	static const char *const names[] = {
+		[CHILD_NONE] = "starting", [CHILD_STARTING] = "starting",
+		[CHILD_OPENED] = "starting",
+		[CHILD_RECOVERING] = "recovering",
+		[CHILD_RUNNING] = "running", [CHILD_DYING] = "starting",
+		[CHILD_WAITING] = "waiting", [CHILD_FINISHED] = "finished"
+	};
+
+	return (names[state]);
+}
+
+const char *
+child_name(const struct child *c, char *buf, size_t len)
+{
+	if (c->role == CHILD_WORKER)
+		(void)snprintf(buf, len, "worker %u", c->number);
+	else
+		(void)snprintf(buf, len, "%s", c->role == CHILD_DESCRIBE ?
+		    "the process that imports the application" :
+		    "the process that spreads keys");
+	return (buf);
+}
+
+static void
+child_move(struct child *c, enum child_state to)
+{
+	assert((child_next[c->state] & (1U << to)) != 0);
+	c->state = to;
+}
+
+/* --- crash loop ---------------------------------------------------------- */
+
+bool
+crash_own_doing(int status)
+{
+	if (WIFEXITED(status))
+		return (true);
+	switch (WTERMSIG(status)) {
+	case SIGSEGV:
+	case SIGABRT:
+	case SIGBUS:
+	case SIGILL:
+	case SIGFPE:
+	case SIGSYS:
+		return (true);
+	default:
+		return (false);		/* somebody else's decision */
+	}
+}
+
+int64_t
+crash_count(struct crash_loop *l, bool own_doing, uint64_t done,
+    uint32_t limit)
+{
+	int64_t delay = BACKOFF_FIRST;
+	uint32_t i;
+
+	/* A replay goes back, so progress is beyond all lives before. */
+	if (done > l->best) {
+		l->best = done;
+		l->deaths = 0;
+		return (0);
+	}
+	if (!own_doing)
+		return (0);
+	if (++l->deaths >= limit)
+		return (-1);
+	for (i = 1; i < l->deaths && delay < BACKOFF_MOST; i++)
+		delay *= 2;
+	return (delay < BACKOFF_MOST ? delay : BACKOFF_MOST);
+}
+
+/* --- start --------------------------------------------------------------- */
+
+static void
+send_start(struct child *c)
+{
+	struct supervisor *s = c->s;
+	struct msg_start m = { 0 };
+	struct buf b = { 0 };
+
+	m.worker = c->number;
+	m.workers = s->n;
+	m.epoch = s->catalog.epoch;
+	m.generation = s->catalog.generation;
+	m.start_time_ns = s->catalog.start_time_ns;
+	m.run_dir = msg_cstr(s->run_dir);
+	m.conf = buf_slice(&s->conf_bytes);
+	m.topology = buf_slice(&s->topo_bytes);
+	if (s->opt.accept_loss && !s->ran)
+		m.flags |= START_ACCEPT_LOSS;
+	if (s->state == APP_DRAINING || s->state == APP_FINISHING)
+		m.flags |= START_DRAINING;
+	if (c->role == CHILD_DESCRIBE) {
+		m.flags = START_DESCRIBE;
+		m.topology = slice_of("", 0);
+	} else if (c->role == CHILD_SPREAD) {
+		m.flags = START_RESPREAD;
+		m.worker = s->catalog.workers;
+		m.workers = (uint32_t)s->conf.workers;
+	}
+	msg_put_start(&b, &m);
+	channel_send(c, &b, c->stats_fd);
+	buf_fini(&b);
+}
+
+/* Sources and sinks that exist once read and write our own 0 and 1. */
+static void
+send_stdio(struct child *c)
+{
+	const struct topo *t = &c->s->topo;
+	struct msg_stdio m;
+	struct buf b = { 0 };
+	uint32_t i;
+
+	for (i = 0; i < t->nsources; i++)
+		if (t->sources[i].kind == SOURCE_STDIN &&
+		    i % c->s->n == c->number) {
+			m.is_sink = 0;
+			m.index = i;
+			buf_clear(&b);
+			msg_put_stdio(&b, &m);
+			channel_send(c, &b, STDIN_FILENO);
+		}
+	for (i = 0; i < t->nsinks; i++)
+		if (t->sinks[i].kind == SINK_STDOUT &&
+		    i % c->s->n == c->number) {
+			m.is_sink = 1;
+			m.index = i;
+			buf_clear(&b);
+			msg_put_stdio(&b, &m);
+			channel_send(c, &b, STDOUT_FILENO);
+		}
+	buf_fini(&b);
+}
+
+static void
+begin_life(struct child *c)
+{
+	c->started_ns = clock_mono_ns();
+	c->turns = STAT_GET(c->stats, turns);
+	c->still = 0;
+	c->guilty = c->refused = c->finished = c->told_finish = false;
+	c->dying_checks = 0;
+	c->conns = 0;
+	c->fatal_code = 0;
+	free(c->fatal_text);
+	free(c->open_text);
+	c->fatal_text = c->open_text = NULL;
+	STAT_SET(c->stats, in_user, 0);
+	if (c->wired != NULL)
+		memset(c->wired, 0, c->s->n * sizeof(*c->wired));
+	c->lives++;
+}
+
+void
+child_wait(struct child *c, double seconds)
+{
+	if (c->state != CHILD_WAITING)
+		child_move(c, CHILD_WAITING);
+	ev_timer_stop(c->s->loop, &c->timer);
+	ev_timer_set(&c->timer, seconds, 0);
+	ev_timer_start(c->s->loop, &c->timer);
+}
+
+void
+child_end(struct child *c, enum child_state state)
+{
+	ev_timer_stop(c->s->loop, &c->timer);
+	if (c->state != state)
+		child_move(c, state);
+}
+
+void
+child_start(struct child *c)
+{
+	char name[48];
+	struct err err;
+
+	begin_life(c);
+	if (spawn_worker(c, &err) == -1) {
+		log_error("cannot start %s, trying again: %s",
+		    child_name(c, name, sizeof(name)), err.text);
+		child_wait(c, SPAWN_AGAIN_S);
+		return;
+	}
+	child_move(c, CHILD_STARTING);
+	ev_child_set(&c->reaper, c->pid, 0);
+	ev_child_start(c->s->loop, &c->reaper);
+	send_start(c);
+	if (c->role != CHILD_WORKER)
+		return;
+	log_info("worker starts worker=%u pid=%d life=%u", c->number,
+	    (int)c->pid, c->lives);
+	spawn_record(c->s);
+	wire_child(c);
+	hold_resend(c);
+	send_stdio(c);
+}
+
+void
+child_run(struct child *c)
+{
+	struct msg_run m = { c->conns };
+	struct buf b = { 0 };
+
+	child_move(c, CHILD_RECOVERING);
+	msg_put_run(&b, &m);
+	channel_send(c, &b, -1);
+	buf_fini(&b);
+}
+
+static void
+say_finish(struct child *c, uint32_t why)
+{
+	struct msg_finish m = { why };
+	struct buf b = { 0 };
+
+	c->told_finish = true;
+	msg_put_finish(&b, &m);
+	channel_send(c, &b, -1);
+	buf_fini(&b);
+}
+
+void
+child_finish(struct child *c)
+{
+	say_finish(c, FINISH_STOP);
+}
+
+void
+child_abort(struct child *c)
+{
+	say_finish(c, FINISH_ABORT);
+}
+
+void
+child_kill(struct child *c)
+{
+	if (c->pid == 0)
+		return;
+	(void)kill(-c->pid, SIGKILL);
+	(void)kill(c->pid, SIGKILL);
+}
+
+/* --- what it says -------------------------------------------------------- */
+
+static char *
+text_of(struct slice s)
+{
+	return (xstrndup((const char *)s.data, s.len));
+}
+
+static int
+unexpected(const struct child *c, const char *what, struct err *err)
+{
+	return (err_set(err, ERR_CORRUPT, "\"%s\" does not fit its state %s",
+	    what, child_state_name(c->state)));
+}
+
+static int
+on_opened(void *arg, const struct msg_opened *m, struct err *err)
+{
+	struct child *c = arg;
+
+	if (c->role != CHILD_WORKER || c->state != CHILD_STARTING)
+		return (unexpected(c, "opened", err));
+	free(c->open_text);
+	c->open_text = text_of(m->text);
+	if (m->ok)
+		child_move(c, CHILD_OPENED);
+	else
+		c->refused = true;
+	app_child_opened(c);
+	return (0);
+}
+
+static int
+on_ready(void *arg, const struct msg_ready *m, struct err *err)
+{
+	struct child *c = arg;
+
+	if (c->state != CHILD_RECOVERING)
+		return (unexpected(c, "ready", err));
+	child_move(c, CHILD_RUNNING);
+	log_info("worker is running worker=%u position=%" PRIu64, c->number,
+	    m->position);
+	app_child_ready(c);
+	return (0);
+}
+
+static int
+on_connect(void *arg, const struct msg_connect *m, struct err *err)
+{
+	struct child *c = arg;
+
+	if (c->role != CHILD_WORKER)
+		return (unexpected(c, "connect", err));
+	listen_connect(c, m->sink);
+	return (0);
+}
+
+static int
+on_close(void *arg, const struct msg_close *m, struct err *err)
+{
+	struct child *c = arg;
+	struct msg_dropped r = { m->id };
+	struct buf b = { 0 };
+	struct held *h;
+	char why[64];
+
+	(void)err;
+	h = hold_find(c->s, m->id);
+	if (h != NULL && h->worker == c->number) {
+		(void)snprintf(why, sizeof(why), "%.*s", (int)(m->reason.len <
+		    sizeof(why) ? m->reason.len : sizeof(why) - 1),
+		    (const char *)m->reason.data);
+		hold_drop(c->s, h, why);
+		listen_update(c->s);
+	}
+	msg_put_dropped(&b, &r);
+	channel_send(c, &b, -1);
+	buf_fini(&b);
+	return (0);
+}
+
+static int
+on_drained(void *arg, const struct msg_drained *m, struct err *err)
+{
+	(void)err;
+	app_child_drained(arg, m);
+	return (0);
+}
+
+static int
+on_finished(void *arg, const struct msg_finished *m, struct err *err)
+{
+	struct child *c = arg;
+
+	if (!c->told_finish)
+		return (unexpected(c, "finished", err));
+	c->finished = true;
+	if (!m->clean)
+		c->s->was_quiet = false;
+	log_info("worker has finished worker=%u position=%" PRIu64, c->number,
+	    m->position);
+	return (0);
+}
+
+static int
+on_checkpointed(void *arg, const struct msg_checkpointed *m, struct err *err)
+{
+	(void)err;
+	ctl_checkpointed(arg, m);
+	return (0);
+}
+
+static int
+on_answer(void *arg, const struct msg_answer *m, struct err *err)
+{
+	(void)err;
+	ctl_answer(arg, m);
+	return (0);
+}
+
+static int
+on_fatal(void *arg, const struct msg_fatal *m, struct err *err)
+{
+	struct child *c = arg;
+
+	(void)err;
+	c->fatal_code = m->code == EXIT_PERMANENT ? EXIT_PERMANENT :
+	    EXIT_TEMPORARY;
+	free(c->fatal_text);
+	c->fatal_text = text_of(m->text);
+	return (0);
+}
+
+static int
+on_topology(void *arg, const struct msg_topology *m, struct err *err)
+{
+	struct child *c = arg;
+
+	if (c->role != CHILD_DESCRIBE)
+		return (unexpected(c, "topology", err));
+	app_topology(c, m->topology);
+	return (0);
+}
+
+static const struct msg_handlers handlers = {
+	.opened = on_opened,
+	.ready = on_ready,
+	.connect = on_connect,
+	.close = on_close,
+	.drained = on_drained,
+	.finished = on_finished,
+	.checkpointed = on_checkpointed,
+	.answer = on_answer,
+	.fatal = on_fatal,
+	.topology = on_topology,
+};
+
+void
+child_read(struct child *c, int most)
+{
+	static struct buf b;
+	char name[48];
+	struct err err;
+	int r;
+
+	while (c->fd != -1 && most-- > 0) {
+		r = channel_receive(c->fd, &b);
+		if (r == -1)
+			return;
+		if (r == 0) {			/* the end; waitpid follows */
+			ev_io_stop(c->s->loop, &c->io);
+			return;
+		}
+		if (b.len >= MSG_HEADER && msg_dispatch(&handlers, c,
+		    FROM_WORKER, slice_of(b.data + MSG_HEADER, b.len -
+		    MSG_HEADER), &err) == 0)
+			continue;
+		if (b.len < MSG_HEADER)
+			(void)err_set(&err, ERR_CORRUPT, "short message");
+		log_error("%s sent nonsense, killing it: %s",
+		    child_name(c, name, sizeof(name)), err.text);
+		c->guilty = true;
+		ev_io_stop(c->s->loop, &c->io);
+		child_kill(c);
+		return;
+	}
+}
+
+/* --- how it ends --------------------------------------------------------- */
+
+static void
+log_death(const struct child *c)
+{
+	char name[64], how[64];
+
+	if (WIFEXITED(c->status))
+		(void)snprintf(how, sizeof(how), "exit code %d",
+		    WEXITSTATUS(c->status));
+	else
+		(void)snprintf(how, sizeof(how), "signal %d (%s)",
+		    WTERMSIG(c->status), strsignal(WTERMSIG(c->status)));
+	if (c->role != CHILD_WORKER)
+		log_debug("%s ended: %s", child_name(c, name, sizeof(name)),
+		    how);
+	else if (c->finished || c->s->state == APP_KILLING)
+		log_debug("worker ended worker=%u pid=%d how=\"%s\"",
+		    c->number, (int)c->pid, how);
+	else
+		log_warn("worker died worker=%u pid=%d how=\"%s\"%s",
+		    c->number, (int)c->pid, how, c->guilty ?
+		    " killed_by=supervisor" : "");
+}
+
+/* Nothing of it is left: what now? */
+static void
+gone(struct child *c)
+{
+	ev_timer_stop(c->s->loop, &c->timer);
+	c->pid = 0;
+	spawn_record(c->s);
+	app_child_died(c);
+}
+
+static void
+look_what_is_left(struct child *c)
+{
+	char name[48];
+
+	if (spawn_gone(c)) {
+		gone(c);
+		return;
+	}
+	if (++c->dying_checks % DYING_SAY == 0)
+		log_warn("processes of %s do not die, it is replaced when "
+		    "they have", child_name(c, name, sizeof(name)));
+	ev_timer_stop(c->s->loop, &c->timer);
+	ev_timer_set(&c->timer, DYING_S, 0);
+	ev_timer_start(c->s->loop, &c->timer);
+}
+
+static void
+on_reaped(struct ev_loop *loop, ev_child *w, int events)
+{
+	struct child *c = w->data;
+
+	(void)events;
+	if (!WIFEXITED(w->rstatus) && !WIFSIGNALED(w->rstatus))
+		return;				/* stopped or continued */
+	ev_child_stop(loop, w);
+	c->status = w->rstatus;
+	/* Its last words. */
+	child_read(c, INT32_MAX);
+	log_death(c);
+	channel_close(c);
+	child_move(c, CHILD_DYING);
+	look_what_is_left(c);
+}
+
+static void
+on_time(struct ev_loop *loop, ev_timer *t, int events)
+{
+	struct child *c = t->data;
+
+	(void)loop;
+	(void)events;
+	if (c->state == CHILD_DYING)
+		look_what_is_left(c);
+	else if (c->state == CHILD_WAITING)
+		child_start(c);
+}
+
+/*
+ * A turn of the loop is counted in shared memory.  Time is measured by our
+ * own checks, so that nobody is accused after this process was stopped.
+ */
+void
+child_check(struct child *c)
+{
+	uint64_t turns = STAT_GET(c->stats, turns), limit;
+	char name[48];
+
+	if (!child_alive(c))
+		return;
+	if (!ev_is_active(&c->io)) {
+		/* It closed the channel and lives on. */
+		c->guilty = true;
+		child_kill(c);
+		return;
+	}
+	if (turns != c->turns) {
+		c->turns = turns;
+		c->still = 0;
+		c->guilty = false;
+		return;
+	}
+	limit = ((uint64_t)c->s->conf.hang_timeout + 999) / 1000;
+	/* Imports, large states and last checkpoints take their time. */
+	if (c->state == CHILD_STARTING || c->told_finish)
+		limit *= HANG_START;
+	if (++c->still == limit) {
+		log_error("%s has not turned its loop for %" PRIu64
+		    " seconds, Python's stack follows",
+		    child_name(c, name, sizeof(name)), limit);
+		c->guilty = true;
+		(void)kill(c->pid, SIGUSR2);
+	} else if (c->still >= limit + HANG_DUMP) {
+		log_error("killing %s", child_name(c, name, sizeof(name)));
+		c->still = 0;
+		child_kill(c);
+	}
+}
+
+/* --- memory -------------------------------------------------------------- */
+
+void
+child_init(struct child *c, struct supervisor *s, enum child_role role,
+    uint32_t number, uint32_t n)
+{
+	memset(c, 0, sizeof(*c));
+	c->s = s;
+	c->role = role;
+	c->number = number;
+	c->fd = c->stats_fd = -1;
+	if (n > 0)
+		c->wired = xcalloc(n, sizeof(*c->wired));
+	STAILQ_INIT(&c->queue);
+	ev_init(&c->io, NULL);
+	ev_init(&c->resend, NULL);
+	ev_init(&c->timer, on_time);
+	c->timer.data = c;
+	ev_child_init(&c->reaper, on_reaped, 0, 0);
+	c->reaper.data = c;
+}
+
+void
+child_fini(struct child *c)
+{
+	if (c->s == NULL)
+		return;
+	ev_timer_stop(c->s->loop, &c->timer);
+	ev_child_stop(c->s->loop, &c->reaper);
+	channel_close(c);
+	if (c->stats != NULL)
+		(void)munmap(c->stats, STATS_SIZE);
+	if (c->stats_fd != -1)
+		close(c->stats_fd);
+	free(c->mark);
+	free(c->wired);
+	free(c->fatal_text);
+	free(c->open_text);
+	memset(c, 0, sizeof(*c));
+}

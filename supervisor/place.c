@@ -1,0 +1,337 @@
+/*
+ * Where and as whom: the user to run as, the state directory and its lock,
+ * the runtime directory on a tmpfs, and limits of the process.
+ */
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <inttypes.h>
+#include <linux/magic.h>
+#include <pwd.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/log.h"
+#include "common/mem.h"
+#include "common/part.h"
+#include "supervisor/supervisor.h"
+
+#define FDS_BASE	96	/* loop, log, catalog, control, spare */
+#define FDS_WORKER	4	/* channel, stats page, start of a new one */
+
+/* --- limits -------------------------------------------------------------- */
+
+uint64_t
+place_fds(uint64_t workers, uint64_t tcp_sources, uint64_t tcp_sinks,
+    uint64_t connections)
+{
+	/* All socketpairs at once is what a start needs in the worst case. */
+	return (FDS_BASE + workers * FDS_WORKER + workers * (workers - 1) +
+	    tcp_sources * (connections + 8) + workers * tcp_sinks * 2);
+}
+
+int
+place_limits(const struct conf_app *conf, struct err *err)
+{
+	struct rlimit core = { 0, 0 }, files;
+
+	(void)conf;
+	/* A core of a worker holds the users' data. */
+	(void)setrlimit(RLIMIT_CORE, &core);
+	if (getrlimit(RLIMIT_NOFILE, &files) == -1)
+		return (err_sys(err, ERR_SYSTEM, "getrlimit"));
+	files.rlim_cur = files.rlim_max;
+	(void)setrlimit(RLIMIT_NOFILE, &files);
+	return (0);
+}
+
+int
+place_check_fds(struct supervisor *s, struct err *err)
+{
+	uint64_t sources = 0, sinks = 0, need;
+	struct rlimit files;
+	size_t i;
+
+	for (i = 0; i < s->topo.nsources; i++)
+		if (s->topo.sources[i].kind == SOURCE_TCP)
+			sources++;
+	for (i = 0; i < s->topo.nsinks; i++)
+		if (s->topo.sinks[i].kind == SINK_TCP)
+			sinks++;
+	need = place_fds(s->n, sources, sinks,
+	    (uint64_t)s->conf.connections);
+	if (getrlimit(RLIMIT_NOFILE, &files) == -1)
+		return (err_sys(err, ERR_SYSTEM, "getrlimit"));
+	if (files.rlim_cur >= need)
+		return (0);
+	return (err_set(err, ERR_CONFIG, "too few file descriptors: %" PRIu64
+	    " are allowed, %" PRIu64 " may be needed for workers = %u and "
+	    "connections = %" PRId64 " of %" PRIu64 " TCP sources; raise the "
+	    "limit (ulimit -n, LimitNOFILE=) or lower connections",
+	    (uint64_t)files.rlim_cur, need, s->n, s->conf.connections,
+	    sources));
+}
+
+/* --- directories --------------------------------------------------------- */
+
+struct owner {
+	bool	change;			/* give what is made to ... */
+	uid_t	uid;
+	gid_t	gid;
+};
+
+/* mkdir -p; only the last one is private and given away. */
+static int
+make_dir(const char *path, const struct owner *o, struct err *err)
+{
+	char *copy = xstrdup(path), *p = copy;
+	struct stat st;
+	bool made;
+
+	while ((p = strchr(p + 1, '/')) != NULL) {
+		*p = '\0';
+		if (mkdir(copy, 0755) == -1 && errno != EEXIST &&
+		    stat(copy, &st) == -1) {
+			(void)err_sys(err, errno == EROFS || errno == ENOSPC ?
+			    ERR_STORAGE : ERR_CONFIG, "cannot make directory "
+			    "%s", copy);
+			free(copy);
+			return (-1);
+		}
+		*p = '/';
+	}
+	free(copy);
+	made = mkdir(path, 0700) == 0;
+	if (!made && errno != EEXIST)
+		return (err_sys(err, errno == EROFS || errno == ENOSPC ?
+		    ERR_STORAGE : ERR_CONFIG, "cannot make directory %s",
+		    path));
+	if (made && o->change && chown(path, o->uid, o->gid) == -1)
+		return (err_sys(err, ERR_CONFIG, "cannot give %s away",
+		    path));
+	if (stat(path, &st) == -1)
+		return (err_sys(err, ERR_CONFIG, "%s", path));
+	if (!S_ISDIR(st.st_mode))
+		return (err_set(err, ERR_CONFIG, "%s is not a directory",
+		    path));
+	return (0);
+}
+
+static int
+find_user(const struct conf_app *conf, struct passwd **pw, struct err *err)
+{
+	if (conf->user[0] == '\0')
+		return (err_set(err, ERR_CONFIG, "%s: started as root, so "
+		    "\"user\" is required: whom to run as", conf->file));
+	errno = 0;
+	if ((*pw = getpwnam(conf->user)) == NULL)
+		return (err_set(err, ERR_CONFIG, "%s: user \"%s\" does not "
+		    "exist", conf->file, conf->user));
+	return (0);
+}
+
+static int
+become(struct supervisor *s, const struct passwd *pw, struct err *err)
+{
+	if (initgroups(pw->pw_name, pw->pw_gid) == -1 ||
+	    setgid(pw->pw_gid) == -1 || setuid(pw->pw_uid) == -1)
+		return (err_sys(err, ERR_SYSTEM, "cannot become user \"%s\"",
+		    pw->pw_name));
+	if (pw->pw_uid != 0 && setuid(0) != -1)
+		return (err_set(err, ERR_SYSTEM, "root could not be dropped"));
+	s->dropped_root = true;
+	/* The user's modules find their home, not root's. */
+	(void)setenv("HOME", pw->pw_dir, 1);
+	(void)setenv("USER", pw->pw_name, 1);
+	(void)setenv("LOGNAME", pw->pw_name, 1);
+	return (0);
+}
+
+int
+place_state(struct supervisor *s, struct err *err)
+{
+	const struct conf_app *conf = &s->conf;
+	struct passwd *pw = NULL;
+	struct owner o = { false, 0, 0 };
+
+	if (geteuid() == 0) {
+		if (find_user(conf, &pw, err) == -1)
+			return (-1);
+		o.change = true;
+		o.uid = pw->pw_uid;
+		o.gid = pw->pw_gid;
+	}
+	if (make_dir(conf->state_directory, &o, err) == -1)
+		return (-1);
+	if (conf->runtime_directory[0] != '\0' &&
+	    make_dir(conf->runtime_directory, &o, err) == -1)
+		return (-1);
+	if (pw != NULL && become(s, pw, err) == -1)
+		return (-1);
+	if (access(conf->state_directory, R_OK | W_OK | X_OK) == -1) {
+		if (errno == EROFS)
+			return (err_sys(err, ERR_STORAGE, "state-directory "
+			    "%s", conf->state_directory));
+		return (err_sys(err, ERR_CONFIG, "state-directory %s cannot "
+		    "be used by user id %u", conf->state_directory,
+		    (unsigned int)geteuid()));
+	}
+	return (0);
+}
+
+int
+place_lock(struct supervisor *s, struct err *err)
+{
+	struct flock l = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+	char *path = xasprintf("%s/lock", s->conf.state_directory);
+	struct stat st;
+	int r = 0;
+
+	s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (s->lock_fd == -1 || fstat(s->lock_fd, &st) == -1)
+		r = err_sys(err, errno == EACCES ? ERR_CONFIG : ERR_STORAGE,
+		    "cannot open %s", path);
+	else if (fcntl(s->lock_fd, F_SETLK, &l) == -1) {
+		if (errno != EACCES && errno != EAGAIN)
+			r = err_sys(err, ERR_STORAGE, "cannot lock %s", path);
+		else {
+			l.l_pid = 0;
+			(void)fcntl(s->lock_fd, F_GETLK, &l);
+			r = err_set(err, ERR_CONFIG, "state-directory %s is "
+			    "in use by another supervisor pid=%d",
+			    s->conf.state_directory, (int)l.l_pid);
+		}
+	} else
+		(void)snprintf(s->instance, sizeof(s->instance), "%" PRIx64
+		    ".%" PRIx64, (uint64_t)st.st_dev, (uint64_t)st.st_ino);
+	free(path);
+	return (r);
+}
+
+/* --- the runtime directory ----------------------------------------------- */
+
+static bool
+is_tmpfs(const char *path)
+{
+	struct statfs st;
+
+	return (statfs(path, &st) == 0 && (st.f_type == TMPFS_MAGIC ||
+	    st.f_type == RAMFS_MAGIC));
+}
+
+/* A private directory of ours; never somebody else's link or directory. */
+static int
+own_dir(const char *path, struct err *err)
+{
+	struct owner o = { false, 0, 0 };
+	struct stat st;
+
+	if (make_dir(path, &o, err) == -1)
+		return (-1);
+	if (lstat(path, &st) == -1)
+		return (err_sys(err, ERR_STORAGE, "%s", path));
+	if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid())
+		return (err_set(err, ERR_CONFIG, "runtime-directory %s must "
+		    "be a directory that belongs to user id %u", path,
+		    (unsigned int)geteuid()));
+	if ((st.st_mode & 077) != 0 && chmod(path, 0700) == -1)
+		return (err_sys(err, ERR_CONFIG, "cannot make %s private",
+		    path));
+	return (0);
+}
+
+/* The application's name as a file name. */
+static char *
+file_name(const char *app)
+{
+	char *name = xstrdup(app), *p;
+
+	for (p = name; *p != '\0'; p++)
+		if (!isalnum((unsigned char)*p) && *p != '-' && *p != '_')
+			*p = '_';
+	return (name);
+}
+
+static char *
+systemd_dir(const char *name)
+{
+	const char *given = getenv("RUNTIME_DIRECTORY");
+	char *base, *path;
+
+	if (given != NULL && given[0] == '/')
+		base = xstrndup(given, strcspn(given, ":"));
+	else
+		base = xstrdup("/run/wallaroo");
+	path = xasprintf("%s/%s", base, name);
+	if (access(base, W_OK | X_OK) == -1 || !is_tmpfs(base)) {
+		free(path);
+		path = NULL;
+	}
+	free(base);
+	return (path);
+}
+
+static char *
+shm_dir(const struct supervisor *s, const char *name)
+{
+	const char *state = s->conf.state_directory;
+	struct err err;
+	char *base, *path;
+
+	if (!is_tmpfs("/dev/shm"))
+		return (NULL);
+	base = xasprintf("/dev/shm/wallaroo-%u", (unsigned int)geteuid());
+	if (own_dir(base, &err) == -1) {
+		log_warn("%s", err.text);
+		free(base);
+		return (NULL);
+	}
+	path = xasprintf("%s/%s-%08x", base, name, (unsigned int)
+	    (part_hash(msg_cstr(state)) >> 32));
+	free(base);
+	return (path);
+}
+
+static char *
+choose(const struct supervisor *s)
+{
+	char *name, *path;
+
+	if (s->conf.runtime_directory[0] != '\0')
+		return (xstrdup(s->conf.runtime_directory));
+	if (s->catalog.run_dir[0] != '\0' &&
+	    access(s->catalog.run_dir, W_OK | X_OK) == 0)
+		return (xstrdup(s->catalog.run_dir));
+	name = file_name(s->conf.name);
+	if ((path = systemd_dir(name)) == NULL &&
+	    (path = shm_dir(s, name)) == NULL)
+		path = xasprintf("%s/run", s->conf.state_directory);
+	free(name);
+	return (path);
+}
+
+int
+place_runtime(struct supervisor *s, struct err *err)
+{
+	const char *before = s->catalog.run_dir;
+
+	s->run_dir = choose(s);
+	if (own_dir(s->run_dir, err) == -1)
+		return (-1);
+	if (s->conf.durability != CONF_NONE && !is_tmpfs(s->run_dir))
+		log_warn("the journal lies on disk, which is slower: %s is "
+		    "not on a tmpfs", s->run_dir);
+	if (!s->catalog.clean && before[0] != '\0' &&
+	    strcmp(before, s->run_dir) != 0)
+		log_warn("runtime-directory was %s and is %s now; the last "
+		    "run was not stopped cleanly and its journals are there",
+		    before, s->run_dir);
+	return (catalog_run_dir(&s->catalog, s->run_dir, err));
+}

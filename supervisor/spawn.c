@@ -1,0 +1,398 @@
+/*
+ * Processes: fork and exec of workers, and the certainty that one of them is
+ * gone with all its descendants before another takes its place.
+ *
+ * Each worker is leader of its own session and process group.  This process
+ * is subreaper, so whatever a worker leaves behind becomes its child; what
+ * left the group is known by its session or by a mark in its environment.
+ */
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/log.h"
+#include "common/mem.h"
+#include "supervisor/supervisor.h"
+
+#define WORKER_CHANNEL	3
+#define MARK		"WALLAROO_PROCESS="
+#define PROC_FILE_MAX	(1024 * 1024)
+#define LEFTOVER_MS	5000
+
+extern char **environ;
+
+char *
+spawn_program(bool trust_environment)
+{
+	char exe[PATH_MAX], *slash, *path;
+	const char *given = getenv("WALLAROO_WORKER");
+	ssize_t n;
+
+	if (trust_environment && given != NULL && given[0] == '/')
+		return (xstrdup(given));
+	n = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
+	if (n > 0) {
+		exe[n] = '\0';
+		if ((slash = strrchr(exe, '/')) != NULL)
+			*slash = '\0';
+		path = xasprintf("%s/wallaroo-worker", exe);
+		/* EACCES: it may be there, but not for our user: say so
+		 * when it is executed, and do not look elsewhere. */
+		if (access(path, X_OK) == 0 || errno == EACCES)
+			return (path);
+		free(path);
+	}
+	return (xstrdup(PKGLIBEXECDIR "/wallaroo-worker"));
+}
+
+int
+spawn_stats(struct child *c, struct err *err)
+{
+	void *p;
+
+	c->stats_fd = memfd_create("wallaroo-stats", MFD_CLOEXEC);
+	if (c->stats_fd == -1 || ftruncate(c->stats_fd, STATS_SIZE) == -1)
+		return (err_sys(err, ERR_SYSTEM, "cannot make a stats page"));
+	p = mmap(NULL, STATS_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
+	    c->stats_fd, 0);
+	if (p == MAP_FAILED)
+		return (err_sys(err, ERR_SYSTEM, "cannot map a stats page"));
+	c->stats = p;
+	c->stats->magic = STATS_MAGIC;
+	c->stats->worker = c->number;
+	return (0);
+}
+
+/* --- fork and exec ------------------------------------------------------- */
+
+/* Our environment with the mark; the strings stay where they are. */
+static char **
+make_environment(const struct child *c)
+{
+	char **env;
+	size_t i, n = 0;
+
+	for (i = 0; environ[i] != NULL; i++)
+		;
+	env = xcalloc(i + 2, sizeof(*env));
+	for (i = 0; environ[i] != NULL; i++)
+		if (strncmp(environ[i], MARK, sizeof(MARK) - 1) != 0)
+			env[n++] = environ[i];
+	env[n] = c->mark;
+	return (env);
+}
+
+/* In the child: only what is allowed between fork and exec. */
+static void __attribute__((noreturn))
+become(const char *program, char **env, int channel, int null)
+{
+	char *const argv[] = { (char *)(uintptr_t)"wallaroo-worker", NULL };
+	static const char text[] = "wallaroo-worker cannot be executed\n";
+	sigset_t none;
+
+	(void)setsid();
+	(void)signal(SIGPIPE, SIG_DFL);
+	sigemptyset(&none);
+	(void)sigprocmask(SIG_SETMASK, &none, NULL);
+	if (dup2(null, STDIN_FILENO) == -1 ||
+	    dup2(STDERR_FILENO, STDOUT_FILENO) == -1)
+		_exit(EXIT_TEMPORARY);
+	if (channel == WORKER_CHANNEL)
+		(void)fcntl(channel, F_SETFD, 0);
+	else if (dup2(channel, WORKER_CHANNEL) == -1)
+		_exit(EXIT_TEMPORARY);
+	(void)close_range(WORKER_CHANNEL + 1, UINT_MAX, 0);
+	execve(program, argv, env);
+	(void)!write(STDERR_FILENO, text, sizeof(text) - 1);
+	_exit(127);
+}
+
+int
+spawn_worker(struct child *c, struct err *err)
+{
+	struct supervisor *s = c->s;
+	int fd[2], null, room = 2 * MSG_MAX_CONTROL;
+	char **env;
+	pid_t pid;
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fd) == -1)
+		return (err_sys(err, ERR_SYSTEM, "socketpair"));
+	/* The largest message must fit. */
+	(void)setsockopt(fd[0], SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
+	(void)setsockopt(fd[1], SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
+	null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	if (null == -1) {
+		close(fd[0]);
+		close(fd[1]);
+		return (err_sys(err, ERR_SYSTEM, "cannot open /dev/null"));
+	}
+	free(c->mark);
+	c->serial = ++s->serial;
+	c->mark = xasprintf(MARK "%s.%" PRIu64 ".%" PRIu64, s->instance,
+	    s->catalog.epoch, c->serial);
+	env = make_environment(c);
+	pid = fork();
+	if (pid == 0)
+		become(s->program, env, fd[1], null);
+	free(env);
+	close(null);
+	close(fd[1]);
+	if (pid == -1) {
+		close(fd[0]);
+		return (err_sys(err, ERR_SYSTEM, "fork"));
+	}
+	c->pid = pid;
+	(void)fcntl(fd[0], F_SETFL, O_NONBLOCK);
+	channel_open(c, fd[0]);
+	return (0);
+}
+
+/* --- what /proc knows ---------------------------------------------------- */
+
+static int
+read_proc(struct buf *b, const char *path)
+{
+	ssize_t n;
+	int fd;
+
+	buf_clear(b);
+	if ((fd = open(path, O_RDONLY | O_CLOEXEC)) == -1)
+		return (-1);
+	while (b->len < PROC_FILE_MAX) {
+		n = read(fd, buf_reserve(b, 4096), 4096);
+		if (n == -1 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			break;
+		b->len += (size_t)n;
+	}
+	close(fd);
+	return (0);
+}
+
+struct proc_stat {
+	char		state;
+	pid_t		session;
+	uint64_t	start;		/* clock ticks since boot */
+};
+
+static int
+read_stat(pid_t pid, struct proc_stat *st)
+{
+	struct buf b = { 0 };
+	char path[64], *p;
+	int session, r = -1;
+
+	memset(st, 0, sizeof(*st));
+	(void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	/* The name in parentheses may hold anything, also parentheses. */
+	if (read_proc(&b, path) == 0 && b.len > 0 &&
+	    (p = strrchr(buf_str(&b), ')')) != NULL &&
+	    sscanf(p + 1, " %c %*d %*d %d %*d %*d %*u %*u %*u %*u %*u %*u "
+	    "%*u %*d %*d %*d %*d %*d %*d %" SCNu64, &st->state, &session,
+	    &st->start) == 3) {
+		st->session = session;
+		r = 0;
+	}
+	buf_fini(&b);
+	return (r);
+}
+
+/* Is there an environment string that begins with the mark? */
+static bool
+is_marked(pid_t pid, const char *mark, bool whole)
+{
+	struct buf b = { 0 };
+	char path[64];
+	size_t at, len = strlen(mark);
+	bool found = false;
+
+	(void)snprintf(path, sizeof(path), "/proc/%d/environ", (int)pid);
+	if (read_proc(&b, path) == 0 && b.len > 0) {
+		(void)buf_str(&b);
+		for (at = 0; at < b.len && !found; at += strlen(
+		    (const char *)b.data + at) + 1)
+			found = strncmp((const char *)b.data + at, mark,
+			    len) == 0 && (!whole || b.data[at + len] == '\0');
+	}
+	buf_fini(&b);
+	return (found);
+}
+
+/* --- the end of a worker ------------------------------------------------- */
+
+static bool
+is_ours(const struct supervisor *s, pid_t pid)
+{
+	uint32_t i;
+
+	if (s->tool.pid == pid)
+		return (true);
+	for (i = 0; i < s->n; i++)
+		if (s->child[i].pid == pid)
+			return (true);
+	return (false);
+}
+
+/* Orphans that became our children: true while there is one of c's. */
+static bool
+kill_strays(const struct child *c)
+{
+	struct buf b = { 0 };
+	struct proc_stat st;
+	char path[64], *p, *end;
+	bool left = false;
+	long pid;
+
+	(void)snprintf(path, sizeof(path), "/proc/self/task/%d/children",
+	    (int)getpid());
+	if (read_proc(&b, path) == -1) {
+		buf_fini(&b);
+		return (false);			/* an old kernel */
+	}
+	for (p = buf_str(&b); (pid = strtol(p, &end, 10)) > 0; p = end) {
+		if (is_ours(c->s, (pid_t)pid) ||
+		    read_stat((pid_t)pid, &st) == -1 || st.state == 'Z')
+			continue;
+		if (st.session != c->pid && !is_marked((pid_t)pid, c->mark,
+		    true))
+			continue;
+		(void)kill((pid_t)pid, SIGKILL);
+		left = true;
+	}
+	buf_fini(&b);
+	return (left);
+}
+
+bool
+spawn_gone(struct child *c)
+{
+	bool left;
+
+	left = kill(-c->pid, SIGKILL) == 0 || errno != ESRCH;
+	if (kill_strays(c))
+		left = true;
+	return (!left);
+}
+
+/* --- over the death of the supervisor ------------------------------------ */
+
+static char *
+record_path(const struct supervisor *s)
+{
+	return (xasprintf("%s/workers.pids", s->run_dir));
+}
+
+void
+spawn_record(struct supervisor *s)
+{
+	char *path = record_path(s), *tmp = xasprintf("%s.new", path);
+	struct proc_stat st;
+	uint32_t i;
+	FILE *f;
+
+	if ((f = fopen(tmp, "we")) != NULL) {
+		for (i = 0; i < s->n; i++)
+			if (s->child[i].pid != 0 &&
+			    read_stat(s->child[i].pid, &st) == 0)
+				(void)fprintf(f, "%d %" PRIu64 "\n",
+				    (int)s->child[i].pid, st.start);
+		if (fclose(f) == 0)
+			(void)rename(tmp, path);
+	}
+	free(tmp);
+	free(path);
+}
+
+/* The recorded leaders, if they are still the same processes. */
+static bool
+kill_recorded(struct supervisor *s)
+{
+	char *path = record_path(s), line[128];
+	struct proc_stat st;
+	uint64_t start;
+	bool left = false;
+	FILE *f;
+	int pid;
+
+	f = fopen(path, "re");
+	free(path);
+	if (f == NULL)
+		return (false);
+	while (fgets(line, sizeof(line), f) != NULL) {
+		if (sscanf(line, "%d %" SCNu64, &pid, &start) != 2 || pid <= 1)
+			continue;
+		if (read_stat(pid, &st) == -1 || st.start != start ||
+		    st.state == 'Z')
+			continue;
+		(void)kill(-pid, SIGKILL);
+		(void)kill(pid, SIGKILL);
+		left = true;
+	}
+	(void)fclose(f);
+	return (left);
+}
+
+/* Every process with our mark, wherever it is. */
+static bool
+kill_marked(struct supervisor *s)
+{
+	char *mark = xasprintf(MARK "%s.", s->instance);
+	struct dirent *e;
+	struct proc_stat st;
+	bool left = false;
+	pid_t pid;
+	DIR *d;
+
+	if ((d = opendir("/proc")) == NULL) {
+		free(mark);
+		return (false);
+	}
+	while ((e = readdir(d)) != NULL) {
+		if (!isdigit((unsigned char)e->d_name[0]))
+			continue;
+		pid = (pid_t)atoi(e->d_name);
+		if (pid <= 1 || pid == getpid() || pid == getppid() ||
+		    !is_marked(pid, mark, false) ||
+		    read_stat(pid, &st) == -1 || st.state == 'Z')
+			continue;
+		(void)kill(pid, SIGKILL);
+		left = true;
+	}
+	(void)closedir(d);
+	free(mark);
+	return (left);
+}
+
+int
+spawn_leftovers(struct supervisor *s, struct err *err)
+{
+	uint64_t until = clock_mono_ns() + LEFTOVER_MS * 1000000ULL;
+	bool said = false;
+
+	while (kill_recorded(s) | kill_marked(s)) {
+		if (!said)
+			log_warn("processes of an earlier supervisor are "
+			    "still there, killing them");
+		said = true;
+		if (clock_mono_ns() > until)
+			return (err_set(err, ERR_SYSTEM, "processes of an "
+			    "earlier supervisor do not die; two owners of "
+			    "one state must not be"));
+		(void)usleep(10000);
+	}
+	return (0);
+}

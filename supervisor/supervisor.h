@@ -1,0 +1,471 @@
+/*
+ * wallaroo-supervisord: one thread, one libev loop, no data of users.
+ *
+ * Who does what, in the order of a start: place (directories, user, lock),
+ * catalog (what is remembered), supervisor (life of the application), spawn
+ * (fork and exec), child (life of one worker), channel (messages to it), wire
+ * (sockets between workers), listen (clients and receivers), hold (duplicates
+ * of their connections), drain (the stop), ctl (the operator), notify
+ * (systemd).
+ */
+#ifndef SUPERVISOR_SUPERVISOR_H
+#define SUPERVISOR_SUPERVISOR_H
+
+#include <sys/types.h>
+#include <sys/socket.h>
+
+#include <bsd/sys/queue.h>
+#include <ev.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <uthash.h>
+
+#include "common/conf.h"
+#include "common/msg.h"
+#include "common/stats.h"
+#include "common/topo.h"
+
+#define SUP_CHECK_S	1.0	/* between looks at every worker */
+#define SUP_RETRY_S	0.25	/* connect, wire and other second tries */
+
+/* --- options of the command line ----------------------------------------- */
+
+struct rename_state {
+	char	*from;			/* owned */
+	char	*to;			/* owned; NULL: the state is dropped */
+};
+struct options {
+	bool			 accept_loss;
+	struct rename_state	*renames;
+	size_t			 nrenames;
+};
+
+/* --- catalog.c: what must be known after any death ----------------------- */
+
+struct catalog {
+	struct sqlite3	*db;
+	char		*path;
+	uint64_t	 start_time_ns;	/* of the very first start */
+	uint64_t	 epoch;		/* starts of a supervisor */
+	uint64_t	 generation;	/* of the workers' files */
+	uint32_t	 workers;	/* who wrote them; 0: there are none */
+	uint32_t	 partitions;
+	bool		 clean;		/* nothing is in journals */
+	struct buf	 topology;	/* of the version that ran last */
+	char		*run_dir;	/* "" = none yet */
+};
+struct loss {
+	uint64_t	 time_ns;
+	uint32_t	 worker;
+	const char	*text;
+};
+
+/* Opens or makes the file, checks it, and counts the epoch. */
+int	catalog_open(struct catalog *, const char *dir, const char *app,
+	    struct err *);
+void	catalog_close(struct catalog *);
+int	catalog_run_dir(struct catalog *, const char *, struct err *);
+/* Workers are about to use their files: nothing is clean from here on. */
+int	catalog_begin(struct catalog *, uint32_t workers,
+	    uint32_t partitions, struct err *);
+int	catalog_topology(struct catalog *, struct slice, struct err *);
+int	catalog_clean(struct catalog *, struct err *);
+int	catalog_spread(struct catalog *, uint32_t workers, struct err *);
+int	catalog_loss(struct catalog *, uint32_t worker, const char *text,
+	    struct err *);
+int	catalog_losses(struct catalog *, void (*)(const struct loss *, void *),
+	    void *, struct err *);
+/*
+ * Rename and drop states in the workers' files.  The intent is recorded
+ * before the first file is touched and finished by the next start if need be.
+ */
+int	catalog_rename(struct catalog *, const char *dir,
+	    const struct options *, struct slice topology, struct err *);
+int	catalog_finish_rename(struct catalog *, const char *dir,
+	    struct err *);
+void	catalog_remove_old(const struct catalog *, const char *dir,
+	    uint32_t workers, uint64_t generation);
+/*
+ * May the version described by `now` go on with the state of `old`?  State is
+ * found by the name of its step.  -1: text says what is missing.  Pure.
+ */
+int	catalog_compatible(const struct topo *old, const struct topo *now,
+	    const struct options *, struct err *);
+
+/* --- child.c: the life of one worker ------------------------------------- */
+
+enum child_role { CHILD_WORKER, CHILD_DESCRIBE, CHILD_SPREAD };
+enum child_state {
+	CHILD_NONE,		/* no process, none wanted */
+	CHILD_STARTING,		/* it imports, opens its files */
+	CHILD_OPENED,		/* waits for `run` */
+	CHILD_RECOVERING,	/* replays its journal */
+	CHILD_RUNNING,
+	CHILD_DYING,		/* reaped; descendants are being killed */
+	CHILD_WAITING,		/* no process, the next start is put off */
+	CHILD_FINISHED		/* ended as told */
+};
+
+/* Deaths by own doing without progress, in a row. */
+struct crash_loop {
+	uint32_t	deaths;
+	uint64_t	best;		/* journal position ever reached */
+};
+/*
+ * Count a death.  Returns the delay before the next start in ms, or -1: the
+ * limit is reached.  Pure.
+ */
+int64_t	crash_count(struct crash_loop *, bool own_doing, uint64_t done,
+	    uint32_t limit);
+/* Did a process that ended with this wait status do it itself?  Pure. */
+bool	crash_own_doing(int status);
+
+struct out_msg;
+STAILQ_HEAD(out_queue, out_msg);
+
+struct child {
+	struct supervisor	*s;
+	enum child_role		 role;
+	enum child_state	 state;
+	uint32_t		 number;
+	uint64_t		 serial;	/* of this life, never reused */
+	pid_t			 pid;		/* 0: no process */
+	int			 status;	/* of the last death */
+	char			*mark;		/* in its environment */
+
+	int			 fd;		/* channel, -1 */
+	ev_io			 io;
+	ev_timer		 resend;	/* a send the kernel put off */
+	struct out_queue	 queue;
+	size_t			 queued;	/* messages */
+	ev_child		 reaper;
+	ev_timer		 timer;		/* DYING, WAITING */
+
+	struct stats		*stats;		/* mapped, kept over lives */
+	int			 stats_fd;
+	struct crash_loop	 crash;
+	uint32_t		 lives;
+	uint64_t		 started_ns;
+	uint64_t		 turns;		/* seen by the last check */
+	uint64_t		 still;		/* checks without a turn */
+	bool			 guilty;	/* we kill it for what it did */
+	bool			 refused;	/* opened with ok 0 */
+	bool			 finished;	/* said so */
+	bool			 told_finish;
+	uint32_t		 dying_checks;
+
+	uint32_t		 conns;		/* handed over in this life */
+	uint64_t		*wired;		/* [n] life of the peer that
+						   has our other end */
+	uint32_t		 fatal_code;	/* 0: said nothing */
+	char			*fatal_text;
+	char			*open_text;	/* of opened */
+};
+
+void	child_init(struct child *, struct supervisor *, enum child_role,
+	    uint32_t number, uint32_t n);
+void	child_fini(struct child *);
+void	child_start(struct child *);
+void	child_wait(struct child *, double seconds);	/* then start */
+void	child_end(struct child *, enum child_state);	/* NONE, FINISHED */
+void	child_kill(struct child *);		/* SIGKILL to all of it */
+void	child_check(struct child *);		/* once a second */
+void	child_run(struct child *);		/* say run */
+void	child_finish(struct child *);		/* say finish */
+void	child_abort(struct child *);		/* settle and exit */
+void	child_read(struct child *, int most);
+/* Has a process that takes messages. */
+static inline bool
+child_alive(const struct child *c)
+{
+	return (c->state >= CHILD_STARTING && c->state <= CHILD_RUNNING);
+}
+const char *child_state_name(enum child_state);
+const char *child_name(const struct child *, char *, size_t);
+
+/* --- spawn.c ------------------------------------------------------------- */
+
+/* Path of the worker's program, owned by the caller. */
+char	*spawn_program(bool trust_environment);
+/* fork, own session, exec; channel, pid and mark are set in the child. */
+int	spawn_worker(struct child *, struct err *);
+int	spawn_stats(struct child *, struct err *);
+/* Kill what is left of a reaped child's process group and session, and what
+ * escaped from it; false while something is still there. */
+bool	spawn_gone(struct child *);
+void	spawn_record(struct supervisor *);	/* workers.pids */
+/* Kill what an earlier supervisor of this state directory left. */
+int	spawn_leftovers(struct supervisor *, struct err *);
+
+/* --- channel.c: messages to a worker ------------------------------------- */
+
+#define CHANNEL_MAX	(1 << 18)	/* messages in one queue */
+
+/* Queue a frame.  fd is borrowed (-1: none). */
+void	channel_send(struct child *, const struct buf *, int fd);
+/* As channel_send; the descriptor is closed when sent or dropped.  It
+ * replaces a queued one for the same peer. */
+void	channel_send_peer(struct child *, const struct buf *, int fd,
+	    uint32_t peer);
+/* The descriptor is that of a held connection; dropped with it. */
+void	channel_send_held(struct child *, const struct buf *, uint64_t id);
+void	channel_open(struct child *, int fd);
+void	channel_close(struct child *);		/* queue dropped */
+/* One message into buf: 1, 0 closed, -1 errno. */
+int	channel_receive(int fd, struct buf *);
+
+/* --- wire.c -------------------------------------------------------------- */
+
+/* Fresh socketpairs between this worker and every living one. */
+void	wire_child(struct child *);
+void	wire_retry(struct supervisor *);	/* pairs that failed before */
+
+/* --- hold.c: duplicates of connections ----------------------------------- */
+
+struct held {
+	uint64_t	 id;
+	bool		 is_sink;
+	bool		 stored;	/* in systemd's store */
+	uint32_t	 worker;
+	uint32_t	 index;		/* of source or sink */
+	uint64_t	 baseline;	/* sinks */
+	int		 fd;		/* owned */
+	char		 remote[64];
+	UT_hash_handle	 hh;
+};
+
+void		 hold_init(struct supervisor *);	/* n, topo known */
+void		 hold_fini(struct supervisor *);	/* drops all */
+struct held	*hold_find(struct supervisor *, uint64_t id);
+/* Takes the descriptor.  id 0: a new one. */
+struct held	*hold_take(struct supervisor *, bool is_sink, uint64_t id,
+		    uint32_t worker, uint32_t index, uint64_t baseline,
+		    int *fd, const char *remote);
+void		 hold_send(struct held *, struct supervisor *);
+void		 hold_resend(struct child *);	/* to a new life */
+struct held	*hold_sink(struct supervisor *, uint32_t worker,
+		    uint32_t sink);
+/* Client connections of a source, of one worker or of all. */
+uint32_t	 hold_count(const struct supervisor *, uint32_t source,
+		    uint32_t worker);
+uint32_t	 hold_count_all(const struct supervisor *, uint32_t source);
+uint32_t	 hold_count_sinks(const struct supervisor *, uint32_t sink);
+/* shutdown(2), close, out of the store. */
+void		 hold_drop(struct supervisor *, struct held *,
+		    const char *why);
+/* What a life that remembers nothing cannot go on with. */
+void		 hold_drop_sinks(struct child *);
+/* Sizes of the buffer for hold_name. */
+#define HOLD_NAME	128
+void		 hold_name(const struct held *, char name[HOLD_NAME]);
+/* A name of the store: 0 and the fields, or -1.  Pure. */
+int		 hold_parse(const char *name, struct held *);
+
+/* --- listen.c: clients and receivers ------------------------------------- */
+
+struct listener {
+	struct supervisor	*s;
+	uint32_t		 source;
+	int			 fd;
+	char			*store;		/* its name there; NULL: not
+						   there, "": not ours */
+	ev_io			 io;
+	TAILQ_ENTRY(listener)	 link;
+};
+TAILQ_HEAD(listeners, listener);
+
+struct attempt;				/* of an outgoing connection */
+TAILQ_HEAD(attempts, attempt);
+
+int	listen_open(struct supervisor *, struct err *);
+void	listen_close(struct supervisor *);
+void	listen_update(struct supervisor *);	/* accept where it may be */
+void	listen_init(struct supervisor *);
+/* A worker wants a connection to its sink's receiver. */
+void	listen_connect(struct child *, uint32_t sink);
+void	listen_cancel(struct supervisor *);	/* all attempts */
+
+/* tcpcheck.c: do this kernel's counters say what was read and sent? */
+bool	tcpcheck_exact(void);
+
+/* --- drain.c: when is nothing under way?  Pure. -------------------------- */
+
+struct drain_answer {
+	bool		answered;
+	bool		idle;
+	bool		sinks_empty;
+	uint64_t	tail;
+};
+struct drain {
+	uint32_t		 n;
+	uint32_t		 round;
+	struct drain_answer	*now;		/* [n] */
+	struct drain_answer	*before;	/* [n] of the last round */
+	bool			 have_before;
+	bool			 quiet;
+	bool			 empty;		/* quiet, and sinks too */
+};
+
+void	drain_init(struct drain *, uint32_t n);
+void	drain_fini(struct drain *);
+uint32_t drain_next(struct drain *);		/* begin a round: its number */
+void	drain_answer(struct drain *, uint32_t worker,
+	    const struct msg_drained *);
+/* A worker was replaced: what was seen counts no more. */
+void	drain_forget(struct drain *, uint32_t worker);
+bool	drain_complete(const struct drain *);	/* every worker answered */
+enum drain_do { DRAIN_WAIT, DRAIN_FINISH };
+/* stopped_ms: since the stop began. */
+enum drain_do drain_decide(const struct drain *, int64_t stopped_ms,
+	    int64_t stop_timeout_ms, bool must_be_quiet);
+
+/* --- ctl.c: the operator ------------------------------------------------- */
+
+struct ctl_conn;
+TAILQ_HEAD(ctl_conns, ctl_conn);
+
+int	ctl_open(struct supervisor *, struct err *);
+void	ctl_close(struct supervisor *);		/* answers those who wait */
+void	ctl_checkpointed(struct child *, const struct msg_checkpointed *);
+void	ctl_answer(struct child *, const struct msg_answer *);
+void	ctl_child_died(struct child *);
+void	ctl_child_ready(struct child *);
+void	ctl_status(struct supervisor *, struct buf *);
+/* A JSON string with its quotes; what is not UTF-8 becomes U+FFFD. */
+void	ctl_json_str(struct buf *, struct slice);
+
+/* --- usock.c: Unix sockets at paths of any length (wallarooctl, too) ----- */
+
+int	usock_listen(const char *path, struct err *);
+int	usock_connect(const char *path, struct err *);
+/* The application's control socket; owned by the caller. */
+char	*usock_path(const struct conf_app *);
+
+/* --- notify.c: systemd --------------------------------------------------- */
+
+struct notice;
+STAILQ_HEAD(notices, notice);
+
+struct inherited {			/* a descriptor that came with us */
+	int	 fd;			/* -1: taken */
+	char	*name;
+};
+
+void	notify_init(struct supervisor *);	/* environment, LISTEN_FDS */
+void	notify_start(struct supervisor *);	/* watchdog */
+void	notify_send(struct supervisor *, const char *);
+void	notify_store(struct supervisor *, const char *name, int fd);
+void	notify_unstore(struct supervisor *, const char *name);
+void	notify_flush(struct supervisor *);	/* before the end */
+void	notify_adopt(struct supervisor *);	/* connections of the store */
+bool	notify_is_listener(const char *name);	/* that we stored */
+void	notify_close_rest(struct supervisor *);
+
+/* --- place.c: user, directories, lock ------------------------------------ */
+
+int	place_limits(const struct conf_app *, struct err *);
+int	place_state(struct supervisor *, struct err *);	/* and drops root */
+int	place_lock(struct supervisor *, struct err *);
+int	place_runtime(struct supervisor *, struct err *);
+/* Descriptors that this configuration may need.  Pure. */
+uint64_t place_fds(uint64_t workers, uint64_t tcp_sources,
+	    uint64_t tcp_sinks, uint64_t connections);
+int	place_check_fds(struct supervisor *, struct err *);
+
+/* --- supervisor.c: the life of the application --------------------------- */
+
+enum app_state {
+	APP_DESCRIBE,		/* a process imports and describes */
+	APP_SPREAD,		/* a process spreads keys anew */
+	APP_STARTING,		/* workers open their files */
+	APP_RECOVERING,		/* they replay */
+	APP_RUNNING,
+	APP_DRAINING,		/* sources have stopped */
+	APP_FINISHING,		/* last checkpoints */
+	APP_KILLING,		/* it has failed */
+	APP_ENDED
+};
+
+struct supervisor {
+	struct ev_loop		*loop;
+	struct conf_app		 conf;
+	struct options		 opt;
+	enum app_state		 state;
+	bool			 stopping;	/* the operator said so */
+	bool			 transit;	/* old number of workers, only
+						   to stop them cleanly */
+	bool			 ran;		/* has been RUNNING */
+	int			 exit_code;
+	char			*why;		/* of a failure */
+	uint64_t		 drain_ns;	/* when the stop began */
+	bool			 was_quiet;	/* nothing inside was left */
+
+	struct catalog		 catalog;
+	int			 lock_fd;
+	char			 instance[48];	/* marks our processes */
+	char			*run_dir;
+	char			*program;	/* of workers */
+	bool			 dropped_root;
+
+	struct topo		 topo;
+	struct buf		 topo_bytes;
+	struct buf		 conf_bytes;
+
+	uint32_t		 n;		/* workers of this run */
+	struct child		*child;		/* [n] */
+	struct child		 tool;		/* describes or spreads */
+	bool			 described;	/* the topology is here */
+	uint64_t		 serial;
+
+	struct held		*held;		/* by id */
+	uint64_t		 next_id;
+	uint32_t		*conns;		/* [source * n + worker] */
+	uint64_t		*sink_conn;	/* [sink * n + worker] id */
+	struct listeners	 listeners;
+	struct attempts		 attempts;
+	uint32_t		*turn;		/* [nsources] round robin */
+	ev_timer		 accept_again;
+	ev_async		 resolved;
+
+	struct drain		 drain;
+	ev_timer		 drain_timer;
+	ev_timer		 abort;
+	ev_timer		 check;
+	ev_timer		 wire;
+	ev_signal		 sig[3];
+
+	int			 ctl_fd;
+	ev_io			 ctl_io;
+	char			*ctl_path;
+	struct ctl_conns	 ctl_conns;
+	size_t			 nctl;
+	uint64_t		 ctl_serial;
+	uint64_t		 checkpoint_id;	/* at work, 0 = none */
+
+	int			 notify_fd;
+	struct sockaddr_storage	 notify_addr;
+	socklen_t		 notify_len;
+	struct notices		 notices;
+	size_t			 nnotices;
+	ev_timer		 notify_again;
+	ev_timer		 watchdog;
+	uint64_t		 watchdog_us;
+	struct inherited	*inherited;
+	size_t			 ninherited;
+};
+
+/* Runs the application to its end; conf and options are owned by the
+ * caller's struct.  Returns the exit code. */
+int	supervisor_run(struct supervisor *);
+const char *app_state_name(enum app_state);
+void	app_stop(struct supervisor *);		/* SIGTERM, ctl */
+void	app_fail(struct supervisor *, int code, const char *, ...)
+	    __attribute__((format(printf, 3, 4)));
+/* What a child tells about itself. */
+void	app_child_opened(struct child *);
+void	app_child_ready(struct child *);
+void	app_child_drained(struct child *, const struct msg_drained *);
+void	app_child_died(struct child *);		/* nothing of it is left */
+void	app_topology(struct child *, struct slice);
+
+#endif

@@ -1,0 +1,51 @@
+"""The package and a typed application, as a strict type checker sees them."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from conftest import HERE, PACKAGE
+
+WRONG = [
+    "valid(3)",
+    "wallaroo.computation(name=3)",
+    "wallaroo.state_computation(version='1')",
+    "wallaroo.FileSourceConfig('a')",
+    "wallaroo.TCPSourceConfig('n', 'h')",
+    "wallaroo.TCPSinkConfig('h', None, encode)",
+]
+
+
+def mypy(tmp_path, environment, *paths):
+    pytest.importorskip("mypy")
+    return subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--cache-dir",
+         str(tmp_path / "cache"), *paths],
+        env=dict(environment, MYPYPATH=environment["PYTHONPATH"]),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )
+
+
+def test_the_sample_runs(capsys):
+    import typed_sample
+
+    typed_sample.check()
+    assert "b'1\\n'" in capsys.readouterr().out
+
+
+def test_package_and_sample(tmp_path, environment):
+    out = mypy(
+        tmp_path, environment, os.path.join(PACKAGE, "wallaroo"),
+        os.path.join(HERE, "typed_sample.py"))
+    assert out.returncode == 0, out.stdout
+
+
+def test_mistakes_are_seen(tmp_path, environment):
+    source = tmp_path / "wrong.py"
+    lines = ["import wallaroo", "from typed_sample import encode, valid"]
+    source.write_text("\n".join(lines + WRONG) + "\n")
+    out = mypy(tmp_path, environment, str(source)).stdout
+    for number, line in enumerate(WRONG, len(lines) + 1):
+        assert "wrong.py:%d: error" % number in out, (line, out)

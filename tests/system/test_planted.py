@@ -1,0 +1,112 @@
+"""A test that cannot fail is a defect: each rule that recovery rests on can
+be broken in a build made for this, and then a test must object.
+
+The build is taken from WALLAROO_PLANTED_BUILD, or made.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+from harness import SOURCE_TREE
+
+pytestmark = pytest.mark.level("all")
+
+KILLS = "test_kill.py::test_random_kills"
+SETTINGS = "test_kill.py::test_kills_with_other_settings"
+PRESSURE = "test_pressure.py::test_pressure_between_workers"
+OWNERS = "test_supervisor_kill.py::test_workers_end_with_their_supervisor"
+# rule: (what is broken, tests of which one must fail, how often to try)
+RULES = {
+    "RULE1": ("outboxes are not cut at the one release word",
+              [KILLS, SETTINGS], 4),
+    "RULE2": ("what a channel brings again is not known by its position",
+              [KILLS], 2),
+    "RULE3": ("a replay drops outputs up to the wrong position",
+              [KILLS], 2),
+    "RULE4": ("acknowledged before it is safe", [KILLS], 4),
+    "RULE5": ("the journal is freed before the checkpoint is there",
+              [SETTINGS], 4),
+    "RULE6": ("a source forgets what was read and not yet published",
+              [KILLS, SETTINGS], 4),
+    "RULE7": ("processing waits for an outbox", [PRESSURE], 2),
+    "RULE8": ("a checkpoint without the undecoded remainders",
+              [SETTINGS, KILLS], 3),
+    "RULE9": ("two owners at once", [OWNERS], 2),
+}
+
+
+@pytest.fixture(scope="module")
+def planted_build():
+    """A build directory configured with --enable-planted-bugs."""
+    given = os.environ.get("WALLAROO_PLANTED_BUILD")
+    if given:
+        yield given
+        return
+    directory = tempfile.mkdtemp(prefix="wallaroo-planted-")
+    try:
+        os.chmod(directory, 0o755)
+        source = os.path.join(directory, "source")
+        # A copy, because the tree itself may be configured.
+        shutil.copytree(SOURCE_TREE, source, symlinks=True,
+                        ignore=shutil.ignore_patterns(
+                            ".git", "*.o", "*.a", "config.status",
+                            "config.h", "stamp-h1", "__pycache__"))
+        if not os.path.exists(os.path.join(source, "configure")):
+            subprocess.run(["./autogen.sh"], cwd=source, check=True)
+        build = os.path.join(directory, "build")
+        os.mkdir(build)
+        for command in (["../source/configure", "--enable-planted-bugs"],
+                        ["make", "-j2", "wallaroo-supervisord",
+                         "wallaroo-worker", "wallarooctl"]):
+            done = subprocess.run(command, cwd=build, stdout=subprocess.PIPE,
+                                  stderr=subprocess.STDOUT)
+            assert done.returncode == 0, done.stdout.decode()[-4000:]
+        yield build
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def run_tests(build, tests, rule=None):
+    """(exit code of pytest, its output)"""
+    env = dict(os.environ, WALLAROO_BUILD=build, WALLAROO_LEVEL="all",
+               WALLAROO_TEST_SECONDS="6", WALLAROO_TEST_LIMIT="20",
+               WALLAROO_TEST_QUIET="1")
+    env.pop("WALLAROO_SEED", None)
+    env.pop("WALLAROO_PROGRAMS", None)
+    if rule:
+        env["WALLAROO_PLANTED"] = rule
+    done = subprocess.run(
+        [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p",
+         "no:cacheprovider", *tests],
+        cwd=os.path.dirname(os.path.abspath(__file__)), env=env,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return done.returncode, done.stdout.decode(errors="replace")
+
+
+def test_nothing_planted(planted_build):
+    """The build by itself is sound: its failures below are the rules'."""
+    tests = sorted({test for _, tests, _ in RULES.values()
+                    for test in tests})
+    code, output = run_tests(planted_build, tests)
+    assert code == 0, output[-6000:]
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_broken_rule_is_seen(planted_build, rule, report):
+    what, tests, tries = RULES[rule]
+    for attempt in range(1, tries + 1):
+        code, output = run_tests(planted_build, tests, rule)
+        assert code in (0, 1), output[-6000:]
+        if code == 1:
+            reason = [line for line in output.splitlines()
+                      if line.startswith("E  ")]
+            report("%s, %s: seen in run %d: %s" % (
+                rule, what, attempt,
+                reason[0][1:].strip()[:100] if reason else "?"))
+            return
+    pytest.fail("%s: %s, and no test objects" % (rule, what))

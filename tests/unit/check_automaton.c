@@ -1,0 +1,549 @@
+/*
+ * The automaton with a host of a few lines of C: values are strings, state is
+ * a counter.  Pipelines of every shape, streams cut at every byte, errors,
+ * and replay from every checkpoint.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "common/mem.h"
+#include "common/mp.h"
+#include "common/part.h"
+#include "tests/unit/unit.h"
+#include "worker/automaton.h"
+#include "worker/worker.h"
+
+/* --- the test host ----------------------------------------------------- */
+
+static int
+t_decode(struct host_app *h, int fn, struct slice s, host_val *out,
+    struct err *err)
+{
+	(void)h;
+	(void)fn;
+	if (s.len == 4 && memcmp(s.data, "drop", 4) == 0) {
+		*out = NULL;
+		return (0);
+	}
+	if (s.len == 3 && memcmp(s.data, "bad", 3) == 0)
+		return (err_set(err, ERR_USER, "ValueError: bad"));
+	*out = xstrndup((const char *)s.data, s.len);
+	return (0);
+}
+
+/* Splits at spaces. */
+static int
+t_step(struct host_app *h, int fn, bool multi, void *state, host_val in,
+    struct host_out *out, struct err *err)
+{
+	char *copy, *word, *rest;
+	unsigned long *n = state;
+
+	(void)h;
+	(void)fn;
+	if (strcmp(in, "raise") == 0)
+		return (err_set(err, ERR_USER, "ValueError: raise"));
+	if (state != NULL) {
+		host_out_add(out, xasprintf("%s=%lu", (char *)in, ++*n));
+		return (0);
+	}
+	if (!multi) {
+		host_out_add(out, xstrdup(in));
+		return (0);
+	}
+	rest = copy = xstrdup(in);
+	while ((word = strsep(&rest, " ")) != NULL)
+		if (*word != '\0')
+			host_out_add(out, xstrdup(word));
+	free(copy);
+	return (0);
+}
+
+static int
+t_key(struct host_app *h, int fn, host_val v, struct buf *key,
+    struct err *err)
+{
+	(void)h;
+	(void)fn;
+	(void)err;
+	buf_add(key, v, strlen(v));
+	return (0);
+}
+
+static int
+t_encode(struct host_app *h, int fn, host_val v, struct buf *b, bool *none,
+    struct err *err)
+{
+	(void)h;
+	(void)fn;
+	(void)err;
+	*none = strcmp(v, "nothing=1") == 0;
+	if (!*none)
+		buf_addf(b, "%s\n", (char *)v);
+	return (0);
+}
+
+static int
+t_pack(struct host_app *h, host_val v, struct buf *b, struct err *err)
+{
+	(void)h;
+	(void)err;
+	buf_add(b, v, strlen(v));
+	return (0);
+}
+
+static int
+t_unpack(struct host_app *h, struct slice s, host_val *v, struct err *err)
+{
+	(void)h;
+	(void)err;
+	*v = xstrndup((const char *)s.data, s.len);
+	return (0);
+}
+
+static void
+t_free(struct host_app *h, void *v)
+{
+	(void)h;
+	free(v);
+}
+
+static int
+t_state_new(struct host_app *h, int fn, void **obj, struct err *err)
+{
+	(void)h;
+	(void)fn;
+	(void)err;
+	*obj = xcalloc(1, sizeof(unsigned long));
+	return (0);
+}
+
+static int
+t_state_load(struct host_app *h, int fn, struct slice s, void **obj,
+    struct err *err)
+{
+	(void)h;
+	(void)fn;
+	(void)err;
+	*obj = xmalloc(sizeof(unsigned long));
+	memcpy(*obj, s.data, sizeof(unsigned long));
+	return (0);
+}
+
+static void
+t_repr(struct host_app *h, const void *v, struct buf *b)
+{
+	(void)h;
+	(void)v;
+	buf_addf(b, "value");
+}
+
+static int generated;
+
+static int
+t_generate(struct host_app *h, int fn, host_val *out, struct err *err)
+{
+	(void)h;
+	(void)fn;
+	(void)err;
+	*out = generated < 5 ? xasprintf("g%d", generated++) : NULL;
+	return (0);
+}
+
+static const struct host test_host = {
+	.name = "test", .abi = HOST_ABI, .decode = t_decode, .key = t_key,
+	.step = t_step, .encode = t_encode, .pack = t_pack,
+	.unpack = t_unpack, .val_free = t_free, .state_new = t_state_new,
+	.state_load = t_state_load, .state_free = t_free, .repr = t_repr,
+	.generate = t_generate,
+};
+
+/* --- one worker, or one of several, over a journal in memory ----------- */
+
+static struct topo_source sources[] = {
+	{ .name = "lines", .kind = SOURCE_TCP, .next = 0,
+	    .framing = FRAMING_LINES, .max_size = 100, .key = NULL },
+	{ .name = "framed", .kind = SOURCE_TCP, .next = 0,
+	    .framing = FRAMING_HEADER, .header_length = 2, .header_big = true,
+	    .max_size = 100 },
+	{ .name = "file", .kind = SOURCE_FILE, .next = 0,
+	    .framing = FRAMING_LINES, .max_size = 100 },
+	{ .name = "gen", .kind = SOURCE_GEN, .next = 0,
+	    .framing = FRAMING_NONE },
+};
+static struct topo_stage stages[] = {
+	{ .name = "split", .kind = STAGE_STEP, .next = 1, .exchange = -1,
+	    .multi = true },
+	{ .name = "word", .kind = STAGE_KEY_BY, .next = 2, .exchange = 0 },
+	{ .name = "count", .kind = STAGE_STATE, .next = 3, .exchange = -1 },
+	{ .name = "out", .kind = STAGE_SINKS, .next = -1, .exchange = -1 },
+};
+static struct topo_sink sinks[] = {
+	{ .name = "tcp", .kind = SINK_TCP, .exchange = -1 },
+	{ .name = "dead-letters", .kind = SINK_DEAD, .exchange = 1 },
+};
+static int exchange_stage[] = { 2, -1 }, exchange_sink[] = { -1, 1 };
+static struct topo topo = { .application = NULL, .sources = sources,
+	.nsources = 4, .stages = stages, .nstages = 4, .sinks = sinks,
+	.nsinks = 2, .nexchanges = 2, .exchange_stage = exchange_stage,
+	.exchange_sink = exchange_sink };
+
+struct bench {
+	struct conf_app	 conf;
+	struct stats	*stats;
+	struct journal	 journal;
+	struct automaton a;
+	uint64_t	 off;
+};
+
+static void
+begin(struct bench *b, uint32_t me, uint32_t n)
+{
+	struct err err;
+
+	memset(b, 0, sizeof(*b));
+	b->conf.partitions = 256;
+	b->conf.max_message = 1000;
+	b->stats = xcalloc(1, STATS_SIZE);
+	ck_assert_int_eq(journal_create(&b->journal, NULL, 1 << 20, me, 1, 0,
+	    &err), 0);
+	b->a.conf = &b->conf;
+	b->a.topo = &topo;
+	b->a.host = &test_host;
+	b->a.journal = &b->journal;
+	b->a.stats = b->stats;
+	b->a.worker = me;
+	b->a.workers = n;
+	b->a.bits = part_bits(256);
+	b->a.table = xcalloc(256, sizeof(*b->a.table));
+	part_assign(b->a.table, 256, n);
+	ck_assert_int_eq(automaton_init(&b->a, &err), 0);
+}
+
+static void
+end(struct bench *b)
+{
+	automaton_fini(&b->a);
+	free(b->a.table);
+	journal_close(&b->journal);
+	free(b->stats);
+}
+
+static void
+entry(struct bench *b, enum entry_type type, uint64_t channel, uint64_t off,
+    const void *data, size_t len, uint16_t flags)
+{
+	memcpy(journal_stage(&b->journal, type, channel, off, (uint32_t)len,
+	    flags), data, len);
+	journal_publish(&b->journal, (uint32_t)len);
+}
+
+static void
+open_conn(struct bench *b, uint64_t id, uint32_t source)
+{
+	entry(b, ENTRY_OPEN, id, 0, &source, sizeof(source), 0);
+	b->off = 0;
+}
+
+static void
+bytes(struct bench *b, uint64_t id, const void *data, size_t len)
+{
+	entry(b, ENTRY_BYTES, id, b->off, data, len, 0);
+	b->off += len;
+}
+
+static uint64_t
+never(void)
+{
+	return (0);
+}
+
+static void
+run(struct bench *b)
+{
+	struct err err;
+
+	while (b->a.pos < journal_tail(&b->journal))
+		ck_assert_msg(automaton_run(&b->a, never, 0, SIZE_MAX, &err)
+		    == 0, "%s", err.text);
+}
+
+static void
+sent(struct bench *b, size_t sink, const char *expect)
+{
+	ck_assert_str_eq(buf_str(&b->a.to_sink[sink].data), expect);
+}
+
+/* --- tests ------------------------------------------------------------- */
+
+START_TEST(test_counts_words)
+{
+	struct bench b;
+	static const char text[] = "a b a\n\nb\r\ndrop\nnothing\n";
+
+	begin(&b, 0, 1);
+	open_conn(&b, 1, 0);
+	bytes(&b, 1, text, strlen(text));
+	run(&b);
+	sent(&b, 0, "a=1\nb=1\na=2\nb=2\n");
+	ck_assert_uint_eq(b.a.nkeys, 3);
+	end(&b);
+}
+END_TEST
+
+/* A record may arrive in pieces of any size, in lines and in frames. */
+START_TEST(test_streams_cut_at_every_byte)
+{
+	static const char lines[] = "a b a\nlonger words here\nb\n";
+	static const char frames[] = "\0\5a b a\0\0\0\21longer words here\0\1b";
+	struct bench b;
+	size_t cut, cut2, len;
+	uint32_t source;
+
+	for (source = 0; source < 2; source++) {
+		const char *text = source == 0 ? lines : frames;
+
+		len = source == 0 ? sizeof(lines) - 1 : sizeof(frames) - 1;
+		for (cut = 1; cut < len; cut++)
+			for (cut2 = cut + 1; cut2 < len; cut2 += 3) {
+				begin(&b, 0, 1);
+				open_conn(&b, 1, source);
+				bytes(&b, 1, text, cut);
+				bytes(&b, 1, text + cut, cut2 - cut);
+				bytes(&b, 1, text + cut2, len - cut2);
+				run(&b);
+				sent(&b, 0, "a=1\nb=1\na=2\nlonger=1\n"
+				    "words=1\nhere=1\nb=2\n");
+				end(&b);
+			}
+	}
+}
+END_TEST
+
+START_TEST(test_garbage_costs_its_own_connection)
+{
+	struct bench b;
+	char big[300];
+
+	begin(&b, 0, 1);
+	open_conn(&b, 1, 1);
+	open_conn(&b, 2, 0);
+	bytes(&b, 1, "\0\1a\xff\xff", 5);	/* frame of 65535 bytes */
+	b.off = 0;
+	bytes(&b, 2, "b\n", 2);
+	run(&b);
+	sent(&b, 0, "a=1\nb=1\n");
+	ck_assert_uint_eq(b.a.garbage.len, sizeof(uint64_t));
+	memset(big, 'x', sizeof(big));
+	bytes(&b, 2, big, sizeof(big));		/* a line without an end */
+	run(&b);
+	ck_assert_uint_eq(b.a.garbage.len, 2 * sizeof(uint64_t));
+	bytes(&b, 2, "c\n", 2);			/* nothing more is taken */
+	run(&b);
+	sent(&b, 0, "a=1\nb=1\n");
+	end(&b);
+}
+END_TEST
+
+START_TEST(test_end_of_streams)
+{
+	struct bench b;
+
+	begin(&b, 0, 1);
+	open_conn(&b, 1, 0);
+	bytes(&b, 1, "a\nb", 3);
+	entry(&b, ENTRY_EOF, 1, 3, "", 1, 0);	/* a last line is a line */
+	open_conn(&b, 2, 0);
+	bytes(&b, 2, "c\nd", 3);
+	entry(&b, ENTRY_EOF, 2, 3, "", 1, ENTRY_RESET);	/* cut off: is not */
+	open_conn(&b, 3, 1);
+	bytes(&b, 3, "\0\5ab", 4);
+	entry(&b, ENTRY_EOF, 3, 4, "", 1, 0);	/* half a frame */
+	entry(&b, ENTRY_FILE, 2, 0, "e\nf", 3, 0);
+	entry(&b, ENTRY_EOF, 2, 3, "", 1, ENTRY_SOURCE);
+	entry(&b, ENTRY_FORGET, 1, 3, "", 1, 0);
+	run(&b);
+	sent(&b, 0, "a=1\nb=1\nc=1\ne=1\nf=1\n");
+	ck_assert_uint_eq(HASH_COUNT(b.a.conns), 2);
+	ck_assert(b.a.sources[2].ended);
+	end(&b);
+}
+END_TEST
+
+START_TEST(test_generator_ends)
+{
+	struct bench b;
+	uint8_t zeros[8] = { 0 };
+
+	generated = 0;
+	begin(&b, 0, 1);
+	entry(&b, ENTRY_GEN, 3, 0, zeros, 8, 0);
+	run(&b);
+	sent(&b, 0, "g0=1\ng1=1\ng2=1\ng3=1\ng4=1\n");
+	ck_assert(b.a.sources[3].ended);
+	ck_assert_uint_eq(b.a.sources[3].off, 5);
+	entry(&b, ENTRY_GEN, 3, 8, zeros, 8, 0);
+	run(&b);
+	ck_assert_uint_eq(b.a.pos, journal_tail(&b.journal));
+	end(&b);
+}
+END_TEST
+
+START_TEST(test_policies)
+{
+	struct bench b;
+	struct err err;
+
+	/* fail: the record is not processed, what came before it is. */
+	begin(&b, 0, 1);
+	open_conn(&b, 1, 0);
+	bytes(&b, 1, "a\nb raise c\nd\n", 15);
+	ck_assert_int_eq(automaton_run(&b.a, never, 0, SIZE_MAX, &err), -1);
+	ck_assert_int_eq(err.code, ERR_USER);
+	ck_assert_ptr_nonnull(strstr(err.text, "step=\"count\""));
+	sent(&b, 0, "a=1\n");
+	end(&b);
+
+	begin(&b, 0, 1);
+	b.conf.on_error = CONF_SKIP;
+	open_conn(&b, 1, 0);
+	bytes(&b, 1, "a\nb raise c\nbad\nd\n", 19);
+	run(&b);
+	sent(&b, 0, "a=1\nb=1\nc=1\nd=1\n");
+	ck_assert_uint_eq(STAT_GET(b.stats, skipped), 2);
+	end(&b);
+
+	begin(&b, 0, 1);
+	b.conf.on_error = CONF_DEAD_LETTER;
+	open_conn(&b, 1, 0);
+	bytes(&b, 1, "a\nb raise c\n", 12);
+	run(&b);
+	sent(&b, 0, "a=1\nb=1\nc=1\n");
+	ck_assert_ptr_nonnull(strstr(buf_str(&b.a.to_sink[1].data),
+	    "\"step\": \"count\""));
+	ck_assert_ptr_nonnull(strstr(buf_str(&b.a.to_sink[1].data),
+	    "ValueError: raise"));
+	end(&b);
+}
+END_TEST
+
+START_TEST(test_a_message_too_large_is_an_error_of_its_step)
+{
+	struct bench b;
+	char text[90];
+
+	begin(&b, 0, 1);
+	b.conf.on_error = CONF_SKIP;
+	b.conf.max_message = 50;
+	memset(text, 'x', sizeof(text));
+	text[sizeof(text) - 1] = '\n';
+	open_conn(&b, 1, 0);
+	bytes(&b, 1, text, sizeof(text));
+	bytes(&b, 1, "ok\n", 3);
+	run(&b);
+	sent(&b, 0, "ok=1\n");
+	end(&b);
+}
+END_TEST
+
+/* --- two workers: records cross, marks drop what was sent twice -------- */
+
+static void
+deliver(struct bench *from, struct bench *to, int x, bool twice)
+{
+	struct turn *t = &from->a.to_peer[(uint32_t)x * from->a.workers +
+	    to->a.worker];
+	struct frame_head h = { 77, 0, 0, 0 };
+	struct buf body = { 0 };
+	size_t i, at = 0;
+
+	for (i = 0; i < t->nframes; i++) {
+		h.pos = t->frame[i].pos;
+		h.index = t->frame[i].index;
+		h.records = t->frame[i].records;
+		buf_clear(&body);
+		buf_add(&body, &h, sizeof(h));
+		buf_add(&body, t->data.data + at, t->frame[i].end - at);
+		at = t->frame[i].end;
+		entry(to, ENTRY_FRAME, (uint64_t)from->a.worker << 16 |
+		    (uint32_t)x, 0, body.data, body.len, 0);
+		if (twice)
+			entry(to, ENTRY_FRAME, (uint64_t)from->a.worker << 16
+			    | (uint32_t)x, 0, body.data, body.len, 0);
+	}
+	buf_fini(&body);
+}
+
+START_TEST(test_exchange_and_duplicates)
+{
+	struct bench b[2];
+	struct buf all = { 0 };
+	char text[4000];
+	size_t len = 0;
+	int i, lines = 0;
+
+	begin(&b[0], 0, 2);
+	begin(&b[1], 1, 2);
+	open_conn(&b[0], 1, 0);
+	for (i = 0; i < 300; i++)
+		len += (size_t)snprintf(text + len, sizeof(text) - len,
+		    "w%d w%d\n", i % 50, i % 7);
+	bytes(&b[0], 1, text, len);
+	run(&b[0]);
+	deliver(&b[0], &b[1], 0, true);
+	run(&b[1]);
+	buf_add(&all, b[0].a.to_sink[0].data.data,
+	    b[0].a.to_sink[0].data.len);
+	buf_add(&all, b[1].a.to_sink[0].data.data,
+	    b[1].a.to_sink[0].data.len);
+	for (i = 0; i < (int)all.len; i++)
+		lines += all.data[i] == '\n';
+	ck_assert_int_eq(lines, 600);
+	ck_assert_uint_gt(b[1].a.to_sink[0].data.len, 100);
+	ck_assert_ptr_nonnull(strstr(buf_str(&all), "w3=49\n"));
+	ck_assert_ptr_null(strstr(buf_str(&all), "w3=50\n"));
+	ck_assert_uint_eq(b[0].a.nkeys + b[1].a.nkeys, 50);
+	buf_fini(&all);
+	end(&b[0]);
+	end(&b[1]);
+}
+END_TEST
+
+/* Replay drops exactly what had left, at whichever record that was. */
+START_TEST(test_replay_drops_by_position)
+{
+	static const char text[] = "a b a\nc\nb b\na\n";
+	struct bench b;
+	struct err err;
+	uint64_t cut[16], n = 0;
+	char whole[200];
+	size_t i, left[16];
+
+	begin(&b, 0, 1);
+	open_conn(&b, 1, 0);
+	bytes(&b, 1, text, strlen(text));
+	while (b.a.pos < journal_tail(&b.journal)) {
+		ck_assert_int_eq(automaton_run(&b.a, never, 0, 1, &err), 0);
+		cut[n] = b.a.pos;
+		left[n++] = b.a.to_sink[0].data.len;
+	}
+	ck_assert_uint_ge(n, 4);
+	snprintf(whole, sizeof(whole), "%s", buf_str(&b.a.to_sink[0].data));
+	end(&b);
+	for (i = 0; i < n; i++) {
+		begin(&b, 0, 1);
+		open_conn(&b, 1, 0);
+		bytes(&b, 1, text, strlen(text));
+		b.a.drop = cut[i];
+		run(&b);
+		sent(&b, 0, whole + left[i]);
+		end(&b);
+	}
+}
+END_TEST
+
+UNIT_MAIN("automaton", test_counts_words, test_streams_cut_at_every_byte,
+    test_garbage_costs_its_own_connection, test_end_of_streams,
+    test_generator_ends, test_policies,
+    test_a_message_too_large_is_an_error_of_its_step,
+    test_exchange_and_duplicates, test_replay_drops_by_position)

@@ -1,0 +1,249 @@
+/* The journal: staging, publishing, laps, reopening, damage. */
+#include <sys/stat.h>
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tests/unit/unit.h"
+#include "worker/journal.h"
+
+#define RING	65536
+
+static char dir[64], path[96];
+
+static void
+make_path(void)
+{
+	snprintf(dir, sizeof(dir), "/tmp/check_journal.XXXXXX");
+	ck_assert_ptr_nonnull(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/j", dir);
+}
+
+static void
+remove_path(void)
+{
+	unlink(path);
+	rmdir(dir);
+}
+
+static void
+put(struct journal *j, uint64_t off, const char *text)
+{
+	uint8_t *p = journal_stage(j, ENTRY_BYTES, 7, off, 100, 0);
+
+	memcpy(p, text, strlen(text));
+	journal_publish(j, (uint32_t)strlen(text));
+}
+
+START_TEST(test_entries_survive_reopening)
+{
+	struct journal j;
+	struct entry *e;
+	struct err err;
+	bool missing, old_boot;
+
+	make_path();
+	ck_assert_int_eq(journal_create(&j, path, RING, 3, 42, 1001, &err), 0);
+	ck_assert_uint_eq(journal_tail(&j), 1008);
+	put(&j, 0, "hello");
+	put(&j, 5, "world!");
+	journal_release(&j, entry_end(journal_at(&j, 1008)));
+	journal_close(&j);
+
+	ck_assert_int_eq(journal_open(&j, path, 3, &missing, &old_boot, &err),
+	    0);
+	ck_assert(!missing && !old_boot);
+	ck_assert_uint_eq(journal_lineage(&j), 42);
+	e = journal_at(&j, 1008);
+	ck_assert_ptr_nonnull(e);
+	ck_assert_uint_eq(e->len, 5);
+	ck_assert_mem_eq(e->data, "hello", 5);
+	ck_assert_uint_eq(journal_done(&j), entry_end(e));
+	e = journal_at(&j, entry_end(e));
+	ck_assert_uint_eq(e->off, 5);
+	ck_assert_mem_eq(e->data, "world!", 6);
+	ck_assert_uint_eq(entry_end(e), journal_tail(&j));
+	journal_close(&j);
+	remove_path();
+}
+END_TEST
+
+START_TEST(test_staged_entry_is_found_until_published)
+{
+	struct journal j;
+	struct entry *e;
+	struct err err;
+	bool missing, old_boot;
+
+	make_path();
+	ck_assert_int_eq(journal_create(&j, path, RING, 0, 1, 0, &err), 0);
+	ck_assert_ptr_null(journal_staged(&j));
+	memcpy(journal_stage(&j, ENTRY_BYTES, 9, 77, 64, 0), "abc", 3);
+	journal_close(&j);
+	/* A kill between read(2) and publishing: header and bytes remain. */
+	ck_assert_int_eq(journal_open(&j, path, 0, &missing, &old_boot, &err),
+	    0);
+	e = journal_staged(&j);
+	ck_assert_ptr_nonnull(e);
+	ck_assert_uint_eq(e->channel, 9);
+	ck_assert_uint_eq(e->off, 77);
+	ck_assert_uint_eq(e->room, 64);
+	journal_publish(&j, 3);
+	ck_assert_mem_eq(journal_at(&j, 0)->data, "abc", 3);
+	ck_assert_ptr_null(journal_staged(&j));
+	journal_close(&j);
+	remove_path();
+}
+END_TEST
+
+START_TEST(test_many_laps)
+{
+	struct journal j;
+	struct entry *e;
+	struct err err;
+	uint64_t seed = 1, at, off = 0;
+	uint32_t i, k, len;
+	uint8_t *p;
+
+	ck_assert_int_eq(journal_create(&j, NULL, RING, 0, 1, 0, &err), 0);
+	for (i = 0; i < 20000; i++) {
+		len = (uint32_t)(unit_random(&seed) % 3000) + 1;
+		while (journal_used(&j) + entry_size(len) > RING) {
+			at = journal_head_pos(&j);
+			e = journal_at(&j, at);
+			ck_assert_ptr_nonnull(e);
+			for (k = 0; k < e->len && e->data[k] ==
+			    ((e->off + k) & 0xff); k++)
+				continue;
+			ck_assert_uint_eq(k, e->len);
+			journal_release(&j, entry_end(e));
+			journal_free(&j, entry_end(e));
+			ck_assert_uint_eq(journal_head_pos(&j), entry_end(e));
+		}
+		p = journal_stage(&j, ENTRY_FILE, 1, off, len, 0);
+		for (k = 0; k < len; k++)
+			p[k] = (uint8_t)(off + k);
+		journal_publish(&j, len);
+		off += len;
+		/* What an earlier lap left is not mistaken for staged. */
+		ck_assert_ptr_null(journal_staged(&j));
+	}
+	ck_assert_uint_gt(journal_tail(&j), 100 * RING);
+	journal_close(&j);
+}
+END_TEST
+
+START_TEST(test_freeing_is_by_whole_entries_and_idempotent)
+{
+	struct journal j;
+	struct err err;
+	uint64_t second;
+
+	ck_assert_int_eq(journal_create(&j, NULL, RING, 0, 1, 0, &err), 0);
+	put(&j, 0, "one");
+	second = journal_tail(&j);
+	put(&j, 3, "two");
+	journal_release(&j, journal_tail(&j));
+	journal_free(&j, second + ENTRY_HEADER + 1);
+	ck_assert_uint_eq(journal_head_pos(&j), second);
+	journal_free(&j, second);
+	ck_assert_uint_eq(journal_head_pos(&j), second);
+	journal_free(&j, journal_tail(&j));
+	ck_assert_uint_eq(journal_used(&j), 0);
+	journal_close(&j);
+}
+END_TEST
+
+START_TEST(test_time_never_goes_back)
+{
+	struct journal j;
+	struct err err;
+	uint64_t second;
+
+	ck_assert_int_eq(journal_create(&j, NULL, RING, 0, 1, 0, &err), 0);
+	j.clock_ns = UINT64_MAX / 2;
+	put(&j, 0, "one");
+	second = journal_tail(&j);
+	put(&j, 3, "two");
+	ck_assert_uint_ge(journal_at(&j, second)->time_ns, UINT64_MAX / 2);
+	journal_close(&j);
+}
+END_TEST
+
+static void
+flip(off_t at)
+{
+	uint8_t b;
+	int fd = open(path, O_RDWR);
+
+	ck_assert_int_ne(fd, -1);
+	ck_assert_int_eq(pread(fd, &b, 1, at), 1);
+	b ^= 0x40;
+	ck_assert_int_eq(pwrite(fd, &b, 1, at), 1);
+	close(fd);
+}
+
+START_TEST(test_damage_is_refused)
+{
+	struct journal j;
+	struct err err;
+	bool missing, old_boot;
+	off_t at;
+
+	make_path();
+	ck_assert_int_eq(journal_create(&j, path, RING, 0, 1, 0, &err), 0);
+	put(&j, 0, "one");
+	put(&j, 3, "two");
+	journal_close(&j);
+	for (at = 4096; at < 4096 + 48; at++) {	/* every header byte */
+		flip(at);
+		ck_assert_int_eq(journal_open(&j, path, 0, &missing,
+		    &old_boot, &err), -1);
+		ck_assert_int_eq(err.code, ERR_CORRUPT);
+		flip(at);
+	}
+	flip(0);				/* magic */
+	ck_assert_int_eq(journal_open(&j, path, 0, &missing, &old_boot, &err),
+	    -1);
+	flip(0);
+	ck_assert_int_eq(journal_open(&j, path, 5, &missing, &old_boot, &err),
+	    -1);
+	ck_assert_ptr_nonnull(strstr(err.text, "belongs to worker 0"));
+	ck_assert_int_eq(truncate(path, 4096 + 4096), 0);
+	ck_assert_int_eq(journal_open(&j, path, 0, &missing, &old_boot, &err),
+	    -1);
+	ck_assert_int_eq(err.code, ERR_CORRUPT);
+	remove_path();
+}
+END_TEST
+
+START_TEST(test_missing_and_unfinished)
+{
+	struct journal j;
+	struct err err;
+	bool missing, old_boot;
+	int fd;
+
+	make_path();
+	ck_assert_int_eq(journal_open(&j, path, 0, &missing, &old_boot, &err),
+	    -1);
+	ck_assert(missing);
+	fd = open(path, O_RDWR | O_CREAT, 0600);
+	ck_assert_int_eq(ftruncate(fd, 4096 + RING), 0);
+	close(fd);
+	ck_assert_int_eq(journal_open(&j, path, 0, &missing, &old_boot, &err),
+	    -1);
+	ck_assert(missing);		/* created, but never finished */
+	ck_assert_int_eq(journal_create(&j, path, RING, 0, 1, 0, &err), -1);
+	ck_assert_int_eq(err.code, ERR_STORAGE);
+	remove_path();
+}
+END_TEST
+
+UNIT_MAIN("journal", test_entries_survive_reopening,
+    test_staged_entry_is_found_until_published, test_many_laps,
+    test_freeing_is_by_whole_entries_and_idempotent,
+    test_time_never_goes_back, test_damage_is_refused,
+    test_missing_and_unfinished)

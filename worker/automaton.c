@@ -1,0 +1,1172 @@
+/* See automaton.h.  From journal.c, to the turn that loop.c flushes. */
+#include <assert.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/log.h"
+#include "common/mem.h"
+#include "common/mp.h"
+#include "common/part.h"
+#include "worker/automaton.h"
+
+#define FRAME_BYTES	(48 * 1024)	/* a frame is closed from here on */
+
+static int run(struct automaton *, int, host_val, struct slice, struct origin,
+    uint32_t, struct err *);
+
+int
+automaton_init(struct automaton *a, struct err *err)
+{
+	size_t i, nturn = (size_t)a->topo->nexchanges * a->workers;
+	uint32_t multi = 0;
+
+	for (i = 0; i < a->topo->nstages; i++)
+		multi += a->topo->stages[i].multi;
+	if (multi >= AUTOMATON_DEPTH)
+		return (err_set(err, ERR_CONFIG, "a pipeline may have at most "
+		    "%d multi computations, this one has %u",
+		    AUTOMATON_DEPTH - 1, multi));
+	a->dead_sink = -1;
+	for (i = 0; i < a->topo->nsinks; i++)
+		if (a->topo->sinks[i].kind == SINK_DEAD)
+			a->dead_sink = (int)i;
+	a->sources = xcalloc(a->topo->nsources + 1, sizeof(*a->sources));
+	a->marks = xcalloc(nturn + 1, sizeof(*a->marks));
+	a->keys = xcalloc(a->topo->nstages + 1, sizeof(*a->keys));
+	for (i = 0; i < a->topo->nstages; i++)
+		if (a->topo->stages[i].kind == STAGE_STATE)
+			keytab_init(&a->keys[i]);
+	a->to_peer = xcalloc(nturn + 1, sizeof(*a->to_peer));
+	a->to_sink = xcalloc(a->topo->nsinks + 1, sizeof(*a->to_sink));
+	return (0);
+}
+
+static void
+drop_state(void *obj, void *arg)
+{
+	struct automaton *a = arg;
+
+	a->host->state_free(a->app, obj);
+}
+
+static void
+turn_fini(struct turn *t)
+{
+	buf_fini(&t->data);
+	buf_fini(&t->lens);
+	free(t->frame);
+}
+
+void
+automaton_fini(struct automaton *a)
+{
+	struct in_conn *c, *next;
+	size_t i, nturn = (size_t)a->topo->nexchanges * a->workers;
+
+	HASH_ITER(hh, a->conns, c, next) {
+		HASH_DEL(a->conns, c);
+		buf_fini(&c->rem);
+		free(c);
+	}
+	for (i = 0; i < a->topo->nsources; i++)
+		buf_fini(&a->sources[i].rem);
+	for (i = 0; i < a->topo->nstages; i++)
+		if (a->topo->stages[i].kind == STAGE_STATE)
+			keytab_fini(&a->keys[i], drop_state, a);
+	for (i = 0; i < nturn; i++)
+		turn_fini(&a->to_peer[i]);
+	for (i = 0; i < a->topo->nsinks; i++)
+		turn_fini(&a->to_sink[i]);
+	for (i = 0; i < AUTOMATON_DEPTH; i++) {
+		buf_fini(&a->keybuf[i]);
+		free(a->out[i].val);
+	}
+	buf_fini(&a->scratch);
+	buf_fini(&a->garbage);
+	free(a->sources);
+	free(a->marks);
+	free(a->keys);
+	free(a->to_peer);
+	free(a->to_sink);
+}
+
+uint32_t
+automaton_owner(const struct automaton *a, struct slice key)
+{
+	return (a->table[part_of(part_hash(key), a->bits)]);
+}
+
+/* --- the turn: what this record gives ---------------------------------- */
+
+/* Remember t as it is before the record at work adds to it. */
+static void
+turn_begin(struct automaton *a, struct turn *t)
+{
+	if (t->undo_stamp == a->stamp)
+		return;
+	t->undo_stamp = a->stamp;
+	t->undo_data = t->data.len;
+	t->undo_lens = t->lens.len;
+	t->undo_nframes = t->nframes;
+	if (t->nframes > 0)
+		t->undo_last = t->frame[t->nframes - 1];
+}
+
+static void
+turn_undo(struct turn *t, uint64_t stamp)
+{
+	if (t->undo_stamp != stamp)
+		return;
+	t->data.len = t->undo_data;
+	t->lens.len = t->undo_lens;
+	t->nframes = t->undo_nframes;
+	if (t->nframes > 0)
+		t->frame[t->nframes - 1] = t->undo_last;
+	t->undo_stamp = 0;
+}
+
+/* One more record, ending where t->data now ends, was added. */
+static void
+turn_added(struct automaton *a, struct turn *t, size_t before)
+{
+	struct turn_frame *f;
+	size_t begin;
+
+	begin = t->nframes < 2 ? 0 : t->frame[t->nframes - 2].end;
+	if (t->nframes == 0 ||
+	    t->frame[t->nframes - 1].end - begin >= FRAME_BYTES) {
+		if (t->nframes == t->cap) {
+			t->cap = t->cap == 0 ? 4 : t->cap * 2;
+			t->frame = xreallocarray(t->frame, t->cap,
+			    sizeof(*t->frame));
+		}
+		memset(&t->frame[t->nframes++], 0, sizeof(*t->frame));
+	}
+	f = &t->frame[t->nframes - 1];
+	f->pos = a->stamp;
+	f->index = a->index++;
+	f->records++;
+	f->end = t->data.len;
+	a->turn_bytes += t->data.len - before;
+}
+
+static void
+turn_clear(struct turn *t)
+{
+	t->data.len = 0;
+	t->lens.len = 0;
+	t->nframes = 0;
+	t->undo_stamp = 0;
+}
+
+void
+automaton_turn_clear(struct automaton *a)
+{
+	size_t i, nturn = (size_t)a->topo->nexchanges * a->workers;
+
+	for (i = 0; i < nturn; i++)
+		turn_clear(&a->to_peer[i]);
+	for (i = 0; i < a->topo->nsinks; i++)
+		turn_clear(&a->to_sink[i]);
+	a->turn_bytes = 0;
+}
+
+static void
+undo_record(struct automaton *a)
+{
+	size_t i, nturn = (size_t)a->topo->nexchanges * a->workers;
+
+	if (a->stamp == 0)		/* it failed before it did anything */
+		return;
+	for (i = 0; i < nturn; i++)
+		turn_undo(&a->to_peer[i], a->stamp);
+	for (i = 0; i < a->topo->nsinks; i++)
+		turn_undo(&a->to_sink[i], a->stamp);
+}
+
+static void
+enter_user(struct automaton *a, const struct origin *o, int stage, int fn)
+{
+	STAT_SET(a->stats, in_stage, (uint64_t)(stage + 1));
+	STAT_SET(a->stats, in_user, 1);
+	determ_enter(o, fn);
+}
+
+static void
+leave_user(struct automaton *a)
+{
+	determ_leave();
+	STAT_SET(a->stats, in_user, 0);
+}
+
+/* --- route: to another worker, to a sink -------------------------------- */
+
+/* A record for worker `to` through exchange x: value bytes are in scratch. */
+static void
+send_record(struct automaton *a, int x, uint32_t to, struct slice key,
+    const struct origin *o, struct slice value)
+{
+	struct turn *t = &a->to_peer[(size_t)x * a->workers + to];
+	size_t before;
+
+	turn_begin(a, t);
+	before = t->data.len;
+	mp_put_uint(&t->data, a->stamp);
+	mp_put_uint(&t->data, a->index);
+	mp_put_bin(&t->data, key.data, key.len);
+	mp_put_uint(&t->data, o->time_ns);
+	mp_put_uint(&t->data, o->id);
+	mp_put_bin(&t->data, value.data, value.len);
+	turn_added(a, t, before);
+}
+
+/* Bytes for the sink that this worker writes. */
+static void
+sink_bytes(struct automaton *a, size_t sink, struct slice bytes)
+{
+	struct turn *t = &a->to_sink[sink];
+	uint32_t len = (uint32_t)bytes.len;
+	size_t before;
+
+	turn_begin(a, t);
+	before = t->data.len;
+	buf_add(&t->data, bytes.data, bytes.len);
+	buf_add(&t->lens, &len, sizeof(len));
+	turn_added(a, t, before);
+}
+
+/* Bytes for a sink, wherever it is written. */
+static void
+to_sink(struct automaton *a, size_t sink, const struct origin *o,
+    struct slice bytes)
+{
+	const struct topo_sink *s = &a->topo->sinks[sink];
+	uint32_t owner;
+
+	if (a->stamp <= a->drop) {
+		a->index++;
+		return;
+	}
+	owner = s->exchange < 0 ? a->worker : automaton_writer(a, sink);
+	if (owner == a->worker)
+		sink_bytes(a, sink, bytes);
+	else
+		send_record(a, s->exchange, owner, slice_of(NULL, 0), o,
+		    bytes);
+}
+
+static int
+check_size(struct automaton *a, size_t len, const char *what, struct err *err)
+{
+	if (len <= (size_t)a->conf->max_message)
+		return (0);
+	return (err_set(err, ERR_USER, "%s has %zu bytes, max-message is %"
+	    PRId64, what, len, a->conf->max_message));
+}
+
+/* --- errors of user code ------------------------------------------------ */
+
+static void
+json_text(struct buf *b, const char *key, const char *text, size_t len)
+{
+	size_t i;
+
+	buf_addf(b, ", \"%s\": \"", key);
+	for (i = 0; i < len; i++) {
+		unsigned char c = (unsigned char)text[i];
+
+		if (c == '"' || c == '\\')
+			buf_addf(b, "\\%c", c);
+		else if (c == '\n')
+			buf_addf(b, "\\n");
+		else if (c < 0x20 || c == 0x7f)
+			buf_addf(b, "\\u%04x", c);
+		else
+			buf_add(b, &c, 1);
+	}
+	buf_addf(b, "\"");
+}
+
+static void
+add_repr(struct automaton *a, struct buf *b, const void *v, struct slice raw)
+{
+	size_t i;
+
+	if (v != NULL) {
+		a->host->repr(a->app, v, b);
+		return;
+	}
+	for (i = 0; i < raw.len && i < 200; i++)
+		if (raw.data[i] >= 0x20 && raw.data[i] < 0x7f &&
+		    raw.data[i] != '\\')
+			buf_add(b, &raw.data[i], 1);
+		else
+			buf_addf(b, "\\x%02x", raw.data[i]);
+}
+
+static void
+dead_letter(struct automaton *a, const char *step, struct slice key,
+    const void *v, struct slice raw, const struct origin *o,
+    const struct err *e)
+{
+	struct buf b = { 0 }, r = { 0 };
+	const char *last = strrchr(e->text, '\n');
+
+	/* The last line of a traceback says what was raised. */
+	last = last == NULL ? e->text : last + 1;
+	buf_addf(&b, "{\"time_ns\": %" PRIu64 ", \"worker\": %u, "
+	    "\"position\": %" PRIu64 ", \"origin\": \"%016" PRIx64 "\"",
+	    o->time_ns, a->worker, a->stamp, o->id);
+	json_text(&b, "step", step, strlen(step));
+	add_repr(a, &r, NULL, key);
+	json_text(&b, "key", (const char *)r.data, r.len);
+	buf_clear(&r);
+	add_repr(a, &r, v, raw);
+	json_text(&b, "input", (const char *)r.data, r.len);
+	json_text(&b, "error", last, strlen(last));
+	json_text(&b, "traceback", e->text, strlen(e->text));
+	buf_addf(&b, "}\n");
+	to_sink(a, (size_t)a->dead_sink, o, buf_slice(&b));
+	buf_fini(&b);
+	buf_fini(&r);
+	STAT_ADD(a->stats, dead_letters, 1);
+}
+
+/*
+ * A user function raised.  0: the record is done with (skipped or put to the
+ * dead letters); -1: the policy is to fail, or it was no user error.
+ */
+static int
+user_error(struct automaton *a, const char *step, enum topo_policy policy,
+    struct slice key, const void *v, struct slice raw, const struct origin *o,
+    struct err *err)
+{
+	static const char *const names[] = { "fail", "skip", "dead-letter" };
+	static struct log_rate rate;
+	struct buf k = { 0 };
+	int p;
+
+	if (err->code != ERR_USER)
+		return (-1);
+	p = policy == POLICY_DEFAULT ? a->conf->on_error :
+	    policy == POLICY_SKIP ? CONF_SKIP :
+	    policy == POLICY_DEAD_LETTER ? CONF_DEAD_LETTER : CONF_FAIL;
+	if (p == CONF_DEAD_LETTER && a->dead_sink < 0)
+		p = CONF_FAIL;
+	add_repr(a, &k, NULL, key);
+	STAT_ADD(a->stats, errors, 1);
+	if (p == CONF_FAIL)
+		err_wrap(err, "user function failed step=\"%s\" key=\"%s\" "
+		    "policy=fail", step, buf_str(&k));
+	else if (log_allowed(&rate))
+		log_error("user function failed step=\"%s\" key=\"%s\" "
+		    "policy=%s\n%s", step, buf_str(&k), names[p], err->text);
+	if (p == CONF_SKIP)
+		STAT_ADD(a->stats, skipped, 1);
+	if (p == CONF_DEAD_LETTER)
+		dead_letter(a, step, key, v, raw, o, err);
+	buf_fini(&k);
+	return (p == CONF_FAIL ? -1 : 0);
+}
+
+static int
+stage_error(struct automaton *a, const struct topo_stage *st,
+    struct slice key, const void *v, const struct origin *o, struct err *err)
+{
+	return (user_error(a, st->name, st->policy, key, v, slice_of(NULL, 0),
+	    o, err));
+}
+
+/* --- step and state ------------------------------------------------------ */
+
+static int
+state_of(struct automaton *a, int stage, struct slice key,
+    const struct origin *o, struct kent **out, struct err *err)
+{
+	const struct topo_stage *st = &a->topo->stages[stage];
+	struct keytab *t = &a->keys[stage];
+	uint64_t hash = part_hash(key);
+	struct kent *e = keytab_find(t, key, hash);
+	void *obj = NULL;
+	int r;
+
+	if (e == NULL || e->obj == NULL) {
+		enter_user(a, o, stage, st->fn);
+		if (e == NULL)
+			r = a->host->state_new(a->app, st->fn, &obj, err);
+		else
+			r = a->host->state_load(a->app, st->fn,
+			    slice_of(e->saved, e->saved_len), &obj, err);
+		leave_user(a);
+		if (r == -1)
+			return (-1);
+		if (e == NULL) {
+			e = keytab_add(t, key, hash);
+			a->nkeys++;
+			STAT_SET(a->stats, keys, a->nkeys);
+		}
+		e->obj = obj;
+		free(e->saved);
+		e->saved = NULL;
+	}
+	keytab_touch(t, e);
+	*out = e;
+	return (0);
+}
+
+/* Call the function of a STEP or STATE stage. */
+static int
+call(struct automaton *a, int stage, host_val v, struct slice key,
+    const struct origin *o, struct host_out *out, struct err *err)
+{
+	const struct topo_stage *st = &a->topo->stages[stage];
+	struct kent *e = NULL;
+	int r;
+
+	if (st->kind == STAGE_STATE &&
+	    state_of(a, stage, key, o, &e, err) == -1)
+		return (-1);
+	enter_user(a, o, stage, st->fn);
+	r = a->host->step(a->app, st->fn, st->multi,
+	    e == NULL ? NULL : e->obj, v, out, err);
+	leave_user(a);
+	return (r);
+}
+
+static void
+free_outputs(struct automaton *a, struct host_out *out, size_t from)
+{
+	size_t i;
+
+	for (i = from; i < out->n; i++)
+		a->host->val_free(a->app, out->val[i]);
+	out->n = 0;
+}
+
+/* Each output of a multi computation goes down the pipeline in turn. */
+static int
+run_outputs(struct automaton *a, int next, int fn, struct host_out *out,
+    struct slice key, const struct origin *o, uint32_t depth, struct err *err)
+{
+	size_t i, n = out->n;
+
+	for (i = 0; i < n; i++)
+		if (run(a, next, out->val[i], key, determ_child(o, fn, i),
+		    depth + 1, err) == -1) {
+			free_outputs(a, out, i + 1);
+			return (-1);
+		}
+	out->n = 0;
+	return (0);
+}
+
+/* --- encode and sinks ---------------------------------------------------- */
+
+/* Takes v. */
+static int
+run_sinks(struct automaton *a, int stage, host_val v, struct slice key,
+    const struct origin *o, struct err *err)
+{
+	const struct topo_sink *s;
+	bool none;
+	size_t i;
+	int r = 0;
+
+	for (i = 0; i < a->topo->nsinks && r == 0; i++) {
+		s = &a->topo->sinks[i];
+		if (s->kind == SINK_DEAD)
+			continue;
+		if (a->stamp <= a->drop) {	/* has left already */
+			a->index++;
+			continue;
+		}
+		buf_clear(&a->scratch);
+		none = false;
+		enter_user(a, o, stage, s->fn);
+		r = a->host->encode(a->app, s->fn, v, &a->scratch, &none, err);
+		leave_user(a);
+		if (r == 0 && !none)
+			r = check_size(a, a->scratch.len, "an output", err);
+		if (r == -1)
+			r = user_error(a, s->name, s->policy, key, v,
+			    slice_of(NULL, 0), o, err);
+		else if (!none) {
+			to_sink(a, i, o, buf_slice(&a->scratch));
+			STAT_ADD(a->stats, records_out, 1);
+		}
+	}
+	a->host->val_free(a->app, v);
+	return (r);
+}
+
+/* Takes v: it goes to another worker. */
+static int
+hop(struct automaton *a, int stage, uint32_t to, host_val v, struct slice key,
+    const struct origin *o, struct err *err)
+{
+	const struct topo_stage *st = &a->topo->stages[stage];
+	int r = 0;
+
+	if (a->stamp <= a->drop) {
+		a->index++;
+		a->host->val_free(a->app, v);
+		return (0);
+	}
+	buf_clear(&a->scratch);
+	enter_user(a, o, stage, st->fn);
+	r = a->host->pack(a->app, v, &a->scratch, err);
+	leave_user(a);
+	if (r == 0)
+		r = check_size(a, a->scratch.len + key.len, "a message", err);
+	if (r == -1)
+		r = stage_error(a, st, key, v, o, err);
+	else
+		send_record(a, st->exchange, to, key, o,
+		    buf_slice(&a->scratch));
+	a->host->val_free(a->app, v);
+	return (r);
+}
+
+/* --- the pipeline: one message from stage s to where it leaves ---------- */
+
+static int
+new_key(struct automaton *a, int stage, host_val v, struct slice *key,
+    const struct origin *o, uint32_t depth, struct err *err)
+{
+	const struct topo_stage *st = &a->topo->stages[stage];
+	struct buf *b = &a->keybuf[depth];
+	int r;
+
+	if (st->kind == STAGE_COLLECT) {
+		*key = slice_of(st->name, strlen(st->name));
+		return (0);
+	}
+	buf_clear(b);
+	enter_user(a, o, stage, st->fn);
+	r = a->host->key(a->app, st->fn, v, b, err);
+	leave_user(a);
+	if (r == 0)
+		r = check_size(a, b->len, "a key", err);
+	if (r == 0)
+		*key = buf_slice(b);
+	return (r);
+}
+
+/* Takes v. */
+static int
+run(struct automaton *a, int s, host_val v, struct slice key, struct origin o,
+    uint32_t depth, struct err *err)
+{
+	const struct topo_stage *st;
+	struct host_out *out = &a->out[depth];
+	uint32_t owner;
+	int r;
+
+	for (;; s = st->next) {
+		st = &a->topo->stages[s];
+		switch (st->kind) {
+		case STAGE_STEP:
+		case STAGE_STATE:
+			out->n = 0;
+			r = call(a, s, v, key, &o, out, err);
+			if (r == -1) {
+				free_outputs(a, out, 0);
+				r = stage_error(a, st, key, v, &o, err);
+				a->host->val_free(a->app, v);
+				return (r);
+			}
+			a->host->val_free(a->app, v);
+			if (out->n == 0)
+				return (0);
+			if (st->multi)
+				return (run_outputs(a, st->next, st->fn, out,
+				    key, &o, depth, err));
+			v = out->val[0];
+			out->n = 0;
+			break;
+		case STAGE_KEY_BY:
+		case STAGE_COLLECT:
+			if (new_key(a, s, v, &key, &o, depth, err) == -1) {
+				r = stage_error(a, st, key, v, &o, err);
+				a->host->val_free(a->app, v);
+				return (r);
+			}
+			/* FALLTHROUGH */
+		case STAGE_EXCHANGE:
+			if (st->exchange < 0)
+				break;
+			owner = automaton_owner(a, key);
+			if (owner != a->worker)
+				return (hop(a, s, owner, v, key, &o, err));
+			break;
+		case STAGE_SINKS:
+			return (run_sinks(a, s, v, key, &o, err));
+		}
+	}
+}
+
+/* --- decode: bytes of a source to records -------------------------------- */
+
+static uint64_t
+origin_id(uint64_t source, uint64_t channel, uint64_t off)
+{
+	uint64_t v[3] = { source, channel, off };
+
+	return (part_hash(slice_of(v, sizeof(v))));
+}
+
+/* One whole payload of source s. */
+static int
+record(struct automaton *a, uint32_t s, struct slice payload,
+    struct origin o, struct err *err)
+{
+	const struct topo_source *src = &a->topo->sources[s];
+	struct slice key = slice_of(src->key, src->key_len);
+	host_val v = NULL;
+	int r;
+
+	STAT_ADD(a->stats, records_in, 1);
+	enter_user(a, &o, -1, src->fn);
+	r = a->host->decode(a->app, src->fn, payload, &v, err);
+	leave_user(a);
+	if (r == -1)
+		return (user_error(a, src->name, POLICY_DEFAULT, key, NULL,
+		    payload, &o, err));
+	if (v == NULL)
+		return (0);
+	return (run(a, src->next, v, key, o, 0, err));
+}
+
+static uint64_t
+header_value(const struct topo_source *src, const uint8_t *p)
+{
+	uint64_t v = 0;
+	uint32_t i, n = src->header_length;
+
+	for (i = 0; i < n; i++)
+		v = v << 8 | p[src->header_big ? i : n - 1 - i];
+	if (src->header_signed && n < 8 && (v >> (n * 8 - 1)) != 0)
+		return (UINT64_MAX);		/* negative: too large */
+	return (v);
+}
+
+/* What is at the head of some bytes of a source. */
+struct cut {
+	size_t	skip;		/* payload begins here */
+	size_t	len;		/* payload */
+	size_t	total;		/* bytes to take; 0: incomplete ... */
+	size_t	want;		/* ... and these more would tell more */
+};
+
+/* -1: no record can begin like this (*why says so). */
+static int
+cut_record(struct automaton *a, const struct topo_source *src, struct slice s,
+    size_t known, struct cut *c, const char **why, struct err *err)
+{
+	/* It is called whenever more bytes come: nothing may depend on it. */
+	static const struct origin fixed = { 0, 0 };
+	const uint8_t *nl;
+	uint64_t len;
+	int r;
+
+	memset(c, 0, sizeof(*c));
+	if (src->framing == FRAMING_LINES) {
+		nl = s.len > known ?
+		    memchr(s.data + known, '\n', s.len - known) : NULL;
+		if (nl == NULL) {
+			*why = "line too long";
+			c->want = SIZE_MAX;
+			return (s.len > src->max_size ? -1 : 0);
+		}
+		c->len = (size_t)(nl - s.data);
+		c->total = c->len + 1;
+		if (c->len > 0 && s.data[c->len - 1] == '\r')
+			c->len--;
+		*why = "line too long";
+		return (c->len > src->max_size ? -1 : 0);
+	}
+	if (s.len < src->header_length) {
+		c->want = src->header_length - s.len;
+		return (0);
+	}
+	if (src->framing == FRAMING_CUSTOM) {
+		*why = "payload_length() failed";
+		enter_user(a, &fixed, -1, src->fn);
+		r = a->host->frame_len(a->app, src->fn,
+		    slice_of(s.data, src->header_length), &len, err);
+		leave_user(a);
+		if (r == -1)
+			return (-1);
+	} else
+		len = header_value(src, s.data);
+	if (len > src->max_size) {
+		*why = "frame larger than max_size";
+		return (-1);
+	}
+	c->skip = src->header_length;
+	c->len = (size_t)len;
+	if (s.len < c->skip + c->len)
+		c->want = c->skip + c->len - s.len;
+	else
+		c->total = c->skip + c->len;
+	return (0);
+}
+
+/*
+ * Take one record from data (what is left of an entry), with what is in rem
+ * before it.  *taken bytes of data are used; *had a record was processed.
+ * -1 with err->code ERR_NONE: the stream is garbage.
+ */
+static int
+take_record(struct automaton *a, uint32_t s, struct buf *rem,
+    struct slice data, uint64_t stream_off, uint64_t channel,
+    const struct entry *e, size_t *taken, bool *had, const char **why,
+    struct err *err)
+{
+	const struct topo_source *src = &a->topo->sources[s];
+	struct origin o;
+	struct cut c;
+	size_t n, known;
+	int r;
+
+	*taken = 0;
+	*had = false;
+	err->code = ERR_NONE;
+	if (rem->len == 0) {			/* the usual case: in place */
+		if (cut_record(a, src, data, 0, &c, why, err) == -1)
+			return (-1);
+		if (c.total == 0) {		/* the rest is kept */
+			buf_add(rem, data.data, data.len);
+			*taken = data.len;
+			return (0);
+		}
+		*taken = c.total;
+		*had = true;
+		a->stamp = e->pos + ENTRY_HEADER +
+		    (uint64_t)(data.data - e->data) + c.total;
+		a->index = 0;
+		o.time_ns = e->time_ns;
+		o.id = origin_id(s, channel, stream_off + c.total);
+		return (record(a, s, slice_of(data.data + c.skip, c.len), o,
+		    err));
+	}
+	known = 0;
+	for (;;) {
+		if (cut_record(a, src, buf_slice(rem), known, &c, why, err) ==
+		    -1)
+			return (-1);
+		if (c.total != 0)
+			break;
+		if (*taken == data.len)
+			return (0);
+		known = rem->len;
+		n = data.len - *taken;
+		if (src->framing == FRAMING_LINES) {
+			const uint8_t *nl = memchr(data.data + *taken, '\n',
+			    n);
+
+			if (nl != NULL)
+				n = (size_t)(nl - data.data) - *taken + 1;
+		} else if (c.want < n)
+			n = c.want;
+		buf_add(rem, data.data + *taken, n);
+		*taken += n;
+	}
+	*had = true;
+	a->stamp = e->pos + ENTRY_HEADER + (uint64_t)(data.data - e->data) +
+	    *taken;
+	a->index = 0;
+	o.time_ns = e->time_ns;
+	o.id = origin_id(s, channel, stream_off + *taken);
+	r = record(a, s, slice_of(rem->data + c.skip, c.len), o, err);
+	if (r == 0)
+		buf_clear(rem);
+	return (r);
+}
+
+/* --- entries --------------------------------------------------------------
+ * Each takes what is left of entry e from offset `from` on and says in *used
+ * how far it came: one record, or to the entry's end.
+ */
+
+static struct in_conn *
+find_conn(struct automaton *a, uint64_t id)
+{
+	struct in_conn *c;
+
+	HASH_FIND(hh, a->conns, &id, sizeof(id), c);
+	return (c);
+}
+
+static void
+stream_garbage(struct automaton *a, struct in_conn *c, const char *why)
+{
+	static struct log_rate rate;
+
+	c->bad = true;
+	buf_fini(&c->rem);
+	buf_add(&a->garbage, &c->id, sizeof(c->id));
+	if (log_allowed(&rate))
+		log_warn("client sent garbage, closing its connection "
+		    "source=\"%s\" connection=%" PRIu64 " offset=%" PRIu64
+		    " why=\"%s\"", a->topo->sources[c->source].name, c->id,
+		    c->off, why);
+}
+
+static int
+on_bytes(struct automaton *a, struct entry *e, size_t from, size_t *used,
+    struct err *err)
+{
+	struct in_conn *c = find_conn(a, e->channel);
+	const char *why = "";
+	size_t taken = 0;
+	bool had;
+	int r;
+
+	*used = e->len;
+	if (c == NULL || c->bad || c->eof)
+		return (0);
+	r = take_record(a, c->source, &c->rem,
+	    slice_of(e->data + from, e->len - from), e->off + from, c->id, e,
+	    &taken, &had, &why, err);
+	if (r == -1 && (err->code == ERR_NONE || !had)) {
+		if (err->code == ERR_USER)
+			log_error("%s", err->text);
+		stream_garbage(a, c, why);
+		return (0);
+	}
+	if (r == -1)
+		return (-1);
+	*used = from + taken;
+	c->off = e->off + *used;
+	return (0);
+}
+
+static int
+on_file(struct automaton *a, struct entry *e, size_t from, size_t *used,
+    struct err *err)
+{
+	struct in_source *s = &a->sources[e->channel];
+	const char *why = "";
+	size_t taken = 0;
+	bool had;
+
+	if (take_record(a, (uint32_t)e->channel, &s->rem,
+	    slice_of(e->data + from, e->len - from), e->off + from, 0, e,
+	    &taken, &had, &why, err) == -1) {
+		if (err->code != ERR_NONE && had)
+			return (-1);
+		return (err_set(err, ERR_CONFIG, "source \"%s\": %s at byte %"
+		    PRIu64, a->topo->sources[e->channel].name, why,
+		    e->off + from));
+	}
+	*used = from + taken;
+	s->off = e->off + *used;
+	return (0);
+}
+
+/* A stream has ended: a last line without its newline is a line. */
+static int
+on_eof(struct automaton *a, struct entry *e, struct err *err)
+{
+	struct in_conn *c = NULL;
+	struct origin o;
+	struct buf *rem;
+	uint32_t s;
+	int r = 0;
+
+	if (e->flags & ENTRY_SOURCE) {
+		s = (uint32_t)e->channel;
+		rem = &a->sources[s].rem;
+	} else {
+		if ((c = find_conn(a, e->channel)) == NULL || c->eof)
+			return (0);
+		s = c->source;
+		rem = &c->rem;
+	}
+	if (rem->len > 0 && !(c != NULL && c->bad)) {
+		if (a->topo->sources[s].framing == FRAMING_LINES &&
+		    !(e->flags & ENTRY_RESET)) {
+			a->stamp = e->pos + ENTRY_HEADER + 1;
+			a->index = 0;
+			o.time_ns = e->time_ns;
+			o.id = origin_id(s, c == NULL ? 0 : e->channel,
+			    e->off);
+			r = record(a, s, buf_slice(rem), o, err);
+		} else
+			log_warn("stream ended inside a record "
+			    "source=\"%s\" connection=%" PRIu64 " bytes=%zu",
+			    a->topo->sources[s].name,
+			    c == NULL ? 0 : e->channel, rem->len);
+	}
+	if (r == -1)
+		return (-1);
+	buf_fini(rem);
+	if (c != NULL)
+		c->eof = true;
+	else
+		a->sources[s].ended = true;
+	return (0);
+}
+
+static void
+on_open(struct automaton *a, struct entry *e)
+{
+	struct in_conn *c;
+
+	if (find_conn(a, e->channel) != NULL || e->len < 4)
+		return;
+	c = xcalloc(1, sizeof(*c));
+	c->id = e->channel;
+	memcpy(&c->source, e->data, sizeof(c->source));
+	if (c->source >= a->topo->nsources)
+		c->source = 0;
+	HASH_ADD(hh, a->conns, id, sizeof(c->id), c);
+}
+
+static void
+on_forget(struct automaton *a, struct entry *e)
+{
+	struct in_conn *c = find_conn(a, e->channel);
+
+	if (c == NULL)
+		return;
+	HASH_DEL(a->conns, c);
+	buf_fini(&c->rem);
+	free(c);
+}
+
+static int
+on_gen(struct automaton *a, struct entry *e, size_t from, size_t *used,
+    struct err *err)
+{
+	struct in_source *s = &a->sources[e->channel];
+	const struct topo_source *src = &a->topo->sources[e->channel];
+	struct slice key = slice_of(src->key, src->key_len);
+	struct origin o;
+	host_val v = NULL;
+	int r;
+
+	*used = from + 1;
+	if (s->ended) {
+		*used = e->len;
+		return (0);
+	}
+	a->stamp = e->pos + ENTRY_HEADER + from + 1;
+	a->index = 0;
+	o.time_ns = e->time_ns;
+	o.id = origin_id(e->channel, 0, s->off);
+	enter_user(a, &o, -1, src->fn);
+	r = a->host->generate(a->app, src->fn, &v, err);
+	leave_user(a);
+	if (r == -1) {
+		if (err->code == ERR_USER)
+			err_wrap(err, "user function failed step=\"%s\" "
+			    "policy=fail", src->name);
+		return (-1);
+	}
+	if (v == NULL) {
+		s->ended = true;
+		log_info("generator has ended source=\"%s\" values=%" PRIu64,
+		    src->name, s->off);
+		*used = e->len;
+		return (0);
+	}
+	STAT_ADD(a->stats, records_in, 1);
+	s->off++;
+	return (run(a, src->next, v, key, o, 0, err));
+}
+
+static bool
+mark_covers(const struct mark *m, uint64_t pos, uint32_t index)
+{
+	return (pos < m->pos || (pos == m->pos && index <= m->index));
+}
+
+/* One record of a frame, decoded by hand: see send_record. */
+static int
+on_frame_record(struct automaton *a, uint32_t x, struct mark *m,
+    struct mp *c, struct err *err)
+{
+	struct slice key, value;
+	struct origin o;
+	uint64_t pos;
+	uint32_t index;
+	host_val v = NULL;
+	int stage = a->topo->exchange_stage[x], sink, r;
+
+	pos = mp_get_uint(c, UINT64_MAX);
+	index = (uint32_t)mp_get_uint(c, UINT32_MAX);
+	key = mp_get_bin(c);
+	o.time_ns = mp_get_uint(c, UINT64_MAX);
+	o.id = mp_get_uint(c, UINT64_MAX);
+	value = mp_get_bin(c);
+	if (!mp_ok(c))
+		return (err_set(err, ERR_CORRUPT, "a frame of exchange %u "
+		    "in the journal cannot be read", x));
+	if (mark_covers(m, pos, index))
+		return (0);
+	if (stage < 0) {
+		sink = a->topo->exchange_sink[x];
+		to_sink(a, (size_t)sink, &o, value);
+	} else {
+		enter_user(a, &o, stage, -1);
+		r = a->host->unpack(a->app, value, &v, err);
+		leave_user(a);
+		if (r == -1)
+			r = stage_error(a, &a->topo->stages[stage], key, NULL,
+			    &o, err);
+		else
+			r = run(a, stage, v, key, o, 0, err);
+		if (r == -1)
+			return (-1);
+	}
+	m->pos = pos;
+	m->index = index;
+	return (0);
+}
+
+static int
+on_frame(struct automaton *a, struct entry *e, size_t from, size_t *used,
+    struct err *err)
+{
+	uint32_t w = (uint32_t)(e->channel >> 16);
+	uint32_t x = (uint32_t)(e->channel & 0xffff);
+	struct frame_head h;
+	struct mark *m;
+	struct mp c;
+
+	if (w >= a->workers || x >= a->topo->nexchanges ||
+	    e->len < sizeof(h))
+		return (err_set(err, ERR_CORRUPT, "journal entry at %" PRIu64
+		    " is from worker %u, exchange %u: there is none", e->pos,
+		    w, x));
+	m = &a->marks[(size_t)x * a->workers + w];
+	memcpy(&h, e->data, sizeof(h));
+	if (from == 0) {
+		from = sizeof(h);
+		STAT_ADD(a->stats, frames_in, 1);
+		if (m->lineage != h.lineage) {
+			m->lineage = h.lineage;
+			m->pos = m->index = 0;
+		}
+	}
+	mp_init(&c, slice_of(e->data + from, e->len - from));
+	if (from < e->len) {
+		const uint8_t *p = c.p;
+		struct mp probe = c;
+		int i;
+
+		for (i = 0; i < 6; i++)
+			mp_skip(&probe);
+		a->stamp = e->pos + ENTRY_HEADER + from +
+		    (uint64_t)(probe.p - p);
+		a->index = 0;
+		if (on_frame_record(a, x, m, &c, err) == -1)
+			return (-1);
+		*used = from + (size_t)(c.p - p);
+	} else
+		*used = e->len;
+	if (*used == e->len && !mark_covers(m, h.pos, h.index)) {
+		m->pos = h.pos;
+		m->index = h.index;
+	}
+	return (0);
+}
+
+static int
+dispatch(struct automaton *a, struct entry *e, size_t from, size_t *used,
+    struct err *err)
+{
+	*used = e->len;
+	switch ((enum entry_type)e->type) {
+	case ENTRY_BYTES:
+		return (on_bytes(a, e, from, used, err));
+	case ENTRY_FILE:
+		return (on_file(a, e, from, used, err));
+	case ENTRY_GEN:
+		return (on_gen(a, e, from, used, err));
+	case ENTRY_FRAME:
+		return (on_frame(a, e, from, used, err));
+	case ENTRY_EOF:
+		return (on_eof(a, e, err));
+	case ENTRY_OPEN:
+		on_open(a, e);
+		return (0);
+	case ENTRY_FORGET:
+		on_forget(a, e);
+		return (0);
+	case ENTRY_TYPES:
+		break;
+	}
+	return (err_set(err, ERR_CORRUPT, "journal entry at %" PRIu64
+	    " has type %u", e->pos, e->type));
+}
+
+int
+automaton_run(struct automaton *a, uint64_t (*now)(void),
+    uint64_t deadline_ns, size_t max_bytes, struct err *err)
+{
+	struct entry *e;
+	size_t from, used;
+
+	while (a->pos < journal_tail(a->journal)) {
+		if ((e = journal_at(a->journal, a->entry)) == NULL)
+			return (err_set(err, ERR_CORRUPT,
+			    "journal has no valid entry at %" PRIu64,
+			    a->entry));
+		from = a->pos == a->entry ? 0 :
+		    (size_t)(a->pos - a->entry - ENTRY_HEADER);
+		a->stamp = 0;
+		if (dispatch(a, e, from, &used, err) == -1) {
+			undo_record(a);
+			return (-1);
+		}
+		assert(used > from || used == e->len);
+		if (used >= e->len)
+			a->entry = a->pos = entry_end(e);
+		else
+			a->pos = a->entry + ENTRY_HEADER + used;
+		if (a->turn_bytes >= max_bytes ||
+		    (deadline_ns != 0 && now() >= deadline_ns))
+			break;
+	}
+	return (0);
+}
+
+int
+automaton_query(struct automaton *a, struct slice step, struct slice key,
+    struct buf *repr, bool *found, struct err *err)
+{
+	const struct topo_stage *st;
+	struct kent *e;
+	void *obj = NULL;
+	size_t i;
+
+	*found = false;
+	for (i = 0; i < a->topo->nstages; i++) {
+		st = &a->topo->stages[i];
+		if (st->kind == STAGE_STATE && strlen(st->name) == step.len &&
+		    memcmp(st->name, step.data, step.len) == 0)
+			break;
+	}
+	if (i == a->topo->nstages)
+		return (err_set(err, ERR_CONFIG, "no step with state is "
+		    "called \"%.*s\"", (int)step.len,
+		    (const char *)step.data));
+	e = keytab_find(&a->keys[i], key, part_hash(key));
+	if (e == NULL)
+		return (0);
+	*found = true;
+	if (e->obj != NULL) {
+		a->host->repr(a->app, e->obj, repr);
+		return (0);
+	}
+	if (a->host->state_load(a->app, st->fn,
+	    slice_of(e->saved, e->saved_len), &obj, err) == -1)
+		return (-1);
+	a->host->repr(a->app, obj, repr);
+	a->host->state_free(a->app, obj);
+	return (0);
+}

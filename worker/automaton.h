@@ -1,0 +1,151 @@
+/*
+ * The deterministic machine: journal entries in, outbox frames out.  It does
+ * no I/O: no sockets, no files, no clock of its own, so that a simulation
+ * can run it.  What it holds is what a checkpoint holds (checkpoint.h).
+ *
+ *	entry -> decode -> key -> route -> step(state) -> encode -> turn
+ *
+ * Takes entries from journal.h; gives frames to the turn, which the loop
+ * hands to the outboxes before it releases `done`.  One thread.
+ */
+#ifndef WORKER_AUTOMATON_H
+#define WORKER_AUTOMATON_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <uthash.h>
+
+#include "common/buf.h"
+#include "common/conf.h"
+#include "common/err.h"
+#include "common/stats.h"
+#include "common/topo.h"
+#include "worker/determ.h"
+#include "worker/host.h"
+#include "worker/journal.h"
+#include "worker/keytab.h"
+
+#define AUTOMATON_DEPTH	64	/* multi stages along one path */
+
+/* Head of an ENTRY_FRAME's payload; encoded records follow. */
+struct frame_head {
+	uint64_t	lineage;
+	uint64_t	pos;		/* stamp of the last record */
+	uint32_t	index;
+	uint32_t	records;
+};
+
+/* How far a sender's exchange is journaled (or processed) here. */
+struct mark {
+	uint64_t	lineage;	/* of the sender's positions, or 0 */
+	uint64_t	pos;
+	uint32_t	index;
+};
+
+/* One client connection as the automaton sees it. */
+struct in_conn {
+	uint64_t	id;
+	uint32_t	source;
+	bool		eof;		/* nothing more comes */
+	bool		bad;		/* sent garbage: is being closed */
+	uint64_t	off;		/* bytes taken from the journal */
+	struct buf	rem;		/* undecoded */
+	UT_hash_handle	hh;
+};
+
+/* A file, stdin or generator source; exists on its owner alone. */
+struct in_source {
+	uint64_t	off;		/* bytes, or values, taken */
+	uint64_t	dev, ino;	/* of the file */
+	bool		ended;
+	struct buf	rem;
+};
+
+/* A frame to be: end = offset in the turn's data behind it. */
+struct turn_frame {
+	uint64_t	pos;		/* stamp of its last record */
+	uint32_t	index;
+	uint32_t	records;
+	size_t		end;
+};
+
+/* Output of this turn for one receiver. */
+struct turn {
+	struct buf	data;		/* records, or bytes for a sink */
+	struct buf	lens;		/* sink: u32 per record */
+	struct turn_frame *frame;
+	size_t		nframes;
+	size_t		cap;
+	/* As it was before the record at work, to take that one back. */
+	uint64_t	undo_stamp;
+	size_t		undo_data, undo_lens, undo_nframes;
+	struct turn_frame undo_last;
+};
+
+struct automaton {
+	const struct conf_app	*conf;
+	const struct topo	*topo;
+	const struct host	*host;
+	struct host_app		*app;
+	struct journal		*journal;
+	struct stats		*stats;
+	uint32_t		 worker;
+	uint32_t		 workers;
+	uint64_t		 epoch;
+	uint16_t		*table;		/* [partitions] -> worker */
+	unsigned int		 bits;
+
+	/* Where it stands. */
+	uint64_t		 entry;		/* position of current entry */
+	uint64_t		 pos;		/* processed up to here */
+	uint64_t		 drop;		/* R: outputs <= R have left */
+	struct in_conn		*conns;		/* by id */
+	struct in_source	*sources;	/* [nsources] */
+	struct mark		*marks;		/* [exchange * workers + w] */
+	struct keytab		*keys;		/* [nstages], STATE only */
+
+	/* The record at work. */
+	uint64_t		 stamp;
+	uint32_t		 index;		/* of its next output */
+	struct buf		 scratch;
+	struct buf		 keybuf[AUTOMATON_DEPTH];
+	struct host_out		 out[AUTOMATON_DEPTH];
+
+	/* Outputs of this turn. */
+	struct turn		*to_peer;	/* [exchange * workers + w] */
+	struct turn		*to_sink;	/* [nsinks] */
+	size_t			 turn_bytes;
+	int			 dead_sink;	/* the dead letters, or -1 */
+	struct buf		 garbage;	/* u64 ids of connections that
+						   turned bad */
+	uint64_t		 nkeys;
+};
+
+/* Members conf .. bits are set before. */
+int	automaton_init(struct automaton *, struct err *);
+void	automaton_fini(struct automaton *);
+/* Worker that owns a key now. */
+uint32_t automaton_owner(const struct automaton *, struct slice key);
+/* The one worker that reads a file/gen source or writes a file sink. */
+static inline uint32_t
+automaton_writer(const struct automaton *a, size_t i)
+{
+	return ((uint32_t)(i % a->workers));
+}
+
+/*
+ * Process journaled records until the tail, until deadline_ns (monotonic
+ * time from now(), checked after each record), or until the turn holds
+ * max_bytes.  On -1 the failed record's outputs are taken back and pos
+ * stands before it; ERR_USER means the policy is to fail.
+ */
+int	automaton_run(struct automaton *, uint64_t (*now)(void),
+	    uint64_t deadline_ns, size_t max_bytes, struct err *);
+/* The turn has gone to the outboxes. */
+void	automaton_turn_clear(struct automaton *);
+
+/* State object of a key for reading; *found false if there is none. */
+int	automaton_query(struct automaton *, struct slice step,
+	    struct slice key, struct buf *repr, bool *found, struct err *);
+
+#endif

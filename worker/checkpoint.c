@@ -1,0 +1,466 @@
+/*
+ * A checkpoint: the keys that changed, and everything else that the automaton
+ * holds, at one position between two records.  Taken by the loop's thread as
+ * bytes, committed by store.c's writer; the journal before it is freed, and
+ * credit returned, when that commit is done.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/log.h"
+#include "common/mem.h"
+#include "common/mp.h"
+#include "worker/planted.h"
+#include "worker/worker.h"
+
+#define AUTOMATON_VERSION	1
+#define LARGEST_SLACK		(128 * 1024)
+#define RETRY_NS		1000000000ULL
+#define FINISH_NS		10000000000ULL	/* for what is inside */
+
+/* --- the automaton as bytes -------------------------------------------- */
+
+static void
+pack_conns(const struct automaton *a, struct buf *b)
+{
+	struct in_conn *c, *next;
+
+	mp_put_array(b, (uint32_t)HASH_COUNT(a->conns));
+	HASH_ITER(hh, a->conns, c, next) {
+		mp_put_array(b, 6);
+		mp_put_uint(b, c->id);
+		mp_put_uint(b, c->source);
+		mp_put_bool(b, c->eof);
+		mp_put_bool(b, c->bad);
+		mp_put_uint(b, c->off);
+		mp_put_bin(b, c->rem.data,
+		    planted("RULE8") ? 0 : c->rem.len);
+	}
+}
+
+static void
+pack_sources(const struct worker *w, struct buf *b)
+{
+	const struct in_source *s;
+	size_t i;
+
+	/* By name, so that a new version may have other sources. */
+	mp_put_array(b, (uint32_t)w->topo.nsources);
+	for (i = 0; i < w->topo.nsources; i++) {
+		s = &w->a.sources[i];
+		mp_put_array(b, 6);
+		mp_put_str(b, w->topo.sources[i].name);
+		mp_put_uint(b, planted("RULE8") ? 0 : s->off);
+		mp_put_uint(b, s->dev);
+		mp_put_uint(b, s->ino);
+		mp_put_bool(b, s->ended);
+		mp_put_bin(b, s->rem.data,
+		    planted("RULE8") ? 0 : s->rem.len);
+	}
+}
+
+static void
+pack_marks(const struct worker *w, struct buf *b)
+{
+	const struct mark *m;
+	uint32_t x, p;
+
+	mp_put_array(b, w->topo.nexchanges);
+	for (x = 0; x < w->topo.nexchanges; x++) {
+		mp_put_array(b, w->n);
+		for (p = 0; p < w->n; p++) {
+			m = &w->a.marks[channel_of(w, x, p)];
+			mp_put_array(b, 3);
+			mp_put_uint(b, planted("RULE8") ? 0 : m->lineage);
+			mp_put_uint(b, m->pos);
+			mp_put_uint(b, m->index);
+		}
+	}
+}
+
+void
+checkpoint_pack(const struct worker *w, struct buf *b)
+{
+	mp_put_array(b, 8);
+	mp_put_uint(b, AUTOMATON_VERSION);
+	mp_put_uint(b, w->shape);
+	mp_put_uint(b, w->a.entry);
+	mp_put_uint(b, w->a.pos);
+	mp_put_uint(b, w->journal.clock_ns);
+	pack_conns(&w->a, b);
+	pack_sources(w, b);
+	pack_marks(w, b);
+}
+
+static void
+unpack_conns(struct worker *w, struct mp *c)
+{
+	struct in_conn *conn;
+	struct slice rem;
+	uint32_t i, n = mp_get_array(c);
+
+	for (i = 0; i < n && mp_ok(c); i++) {
+		if (mp_get_array(c) != 6)
+			c->bad = true;
+		conn = xcalloc(1, sizeof(*conn));
+		conn->id = mp_get_uint(c, UINT64_MAX);
+		conn->source = (uint32_t)mp_get_uint(c, UINT32_MAX);
+		conn->eof = mp_get_bool(c);
+		conn->bad = mp_get_bool(c);
+		conn->off = mp_get_uint(c, UINT64_MAX);
+		rem = mp_get_bin(c);
+		/* A source that a new version has no more: let it go. */
+		if (!mp_ok(c) || conn->source >= w->topo.nsources) {
+			free(conn);
+			continue;
+		}
+		buf_add(&conn->rem, rem.data, rem.len);
+		HASH_ADD(hh, w->a.conns, id, sizeof(conn->id), conn);
+	}
+}
+
+static void
+unpack_sources(struct worker *w, struct mp *c)
+{
+	struct in_source in, *s;
+	struct slice name, rem;
+	uint32_t i, n = mp_get_array(c);
+	size_t k;
+
+	for (i = 0; i < n && mp_ok(c); i++) {
+		if (mp_get_array(c) != 6)
+			c->bad = true;
+		memset(&in, 0, sizeof(in));
+		name = mp_get_str(c);
+		in.off = mp_get_uint(c, UINT64_MAX);
+		in.dev = mp_get_uint(c, UINT64_MAX);
+		in.ino = mp_get_uint(c, UINT64_MAX);
+		in.ended = mp_get_bool(c);
+		rem = mp_get_bin(c);
+		for (k = 0; mp_ok(c) && k < w->topo.nsources; k++) {
+			if (strlen(w->topo.sources[k].name) != name.len ||
+			    memcmp(w->topo.sources[k].name, name.data,
+			    name.len) != 0)
+				continue;
+			s = &w->a.sources[k];
+			buf_fini(&s->rem);
+			*s = in;
+			buf_add(&s->rem, rem.data, rem.len);
+			break;
+		}
+	}
+}
+
+/* Exchanges are numbered anew by a new version of the pipeline; a clean stop
+ * has left nothing under way between workers, so marks may be forgotten. */
+static void
+unpack_marks(struct worker *w, struct mp *c)
+{
+	uint32_t x, p, nx = mp_get_array(c), np;
+	struct mark m;
+
+	for (x = 0; x < nx && mp_ok(c); x++) {
+		np = mp_get_array(c);
+		for (p = 0; p < np && mp_ok(c); p++) {
+			if (mp_get_array(c) != 3)
+				c->bad = true;
+			m.lineage = mp_get_uint(c, UINT64_MAX);
+			m.pos = mp_get_uint(c, UINT64_MAX);
+			m.index = (uint32_t)mp_get_uint(c, UINT32_MAX);
+			if (mp_ok(c) && x < w->topo.nexchanges && p < w->n)
+				w->a.marks[channel_of(w, x, p)] = m;
+		}
+	}
+}
+
+int
+checkpoint_unpack(struct worker *w, struct slice s, struct err *err)
+{
+	struct mp c;
+
+	mp_init(&c, s);
+	if (mp_get_array(&c) != 8 ||
+	    mp_get_uint(&c, UINT32_MAX) != AUTOMATON_VERSION)
+		return (err_set(err, ERR_CORRUPT,
+		    "the checkpoint is of another version"));
+	w->saved_shape = mp_get_uint(&c, UINT64_MAX);
+	w->a.entry = mp_get_uint(&c, UINT64_MAX);
+	w->a.pos = mp_get_uint(&c, UINT64_MAX);
+	w->saved_clock_ns = mp_get_uint(&c, UINT64_MAX);
+	unpack_conns(w, &c);
+	unpack_sources(w, &c);
+	unpack_marks(w, &c);
+	if (!mp_end(&c))
+		return (err_set(err, ERR_CORRUPT,
+		    "the checkpoint cannot be read"));
+	return (0);
+}
+
+/* --- taking one -------------------------------------------------------- */
+
+static void
+save_keys(struct worker *w, size_t stage, struct store_job *j)
+{
+	const struct topo_stage *st = &w->topo.stages[stage];
+	struct keytab *t = &w->a.keys[stage];
+	struct kent *e;
+	struct buf b = { 0 };
+	struct err err;
+
+	while ((e = t->dirty) != NULL) {
+		t->dirty = e->next_dirty;
+		t->ndirty--;
+		e->dirty = false;
+		buf_clear(&b);
+		if (w->a.host->state_save(w->a.app, st->fn, e->obj, &b,
+		    &err) == -1)
+			worker_fatal(w, EXIT_PERMANENT, "the state of step "
+			    "\"%s\" key \"%.*s\" cannot be saved:\n%s",
+			    st->name, (int)(e->key_len < 100 ? e->key_len :
+			    100), (const char *)e->key, err.text);
+		store_job_row(j, stage, slice_of(e->key, e->key_len),
+		    buf_slice(&b));
+	}
+	buf_fini(&b);
+}
+
+static struct store_job *
+make_job(struct worker *w)
+{
+	struct store_job *j = xcalloc(1, sizeof(*j));
+	size_t i;
+
+	j->position = w->a.pos;
+	j->lineage = w->lineage;
+	j->request = w->want_checkpoint;
+	w->want_checkpoint = 0;
+	for (i = 0; i < w->topo.nstages; i++)
+		if (w->topo.stages[i].kind == STAGE_STATE)
+			save_keys(w, i, j);
+	checkpoint_pack(w, &j->automaton);
+	return (j);
+}
+
+/* Is the journal filling faster than the timer empties it, with much of it
+ * processed and only waiting for a commit? */
+bool
+checkpoint_urgent(const struct worker *w)
+{
+	uint64_t waiting = w->a.entry - journal_head_pos(&w->journal);
+	size_t i, n = (size_t)w->topo.nexchanges * w->n;
+
+	if (waiting > w->journal.size / 8 &&
+	    journal_used(&w->journal) > w->journal.size / 4)
+		return (true);
+	/* Half a window, or a sender of a large message, waits for it. */
+	if (waiting > 0)
+		for (i = 0; i < n; i++)
+			if ((w->pending[i] > w->window / 2 && waiting >
+			    w->window / 4) || w->pending[i] +
+			    (uint64_t)w->conf.max_message + LARGEST_SLACK >
+			    w->window)
+				return (true);
+	return (false);
+}
+
+/*
+ * None is taken while a replay is still dropping outputs, nor inside a turn:
+ * callers stand between turns, so pos == done.
+ */
+void
+checkpoint_begin(struct worker *w)
+{
+	if (!w->durable || w->checkpointing || w->stalled ||
+	    w->a.pos < w->a.drop)
+		return;
+	if (w->retry != NULL) {
+		if (clock_mono_ns() - w->failed_ns < RETRY_NS)
+			return;
+		store_give(&w->store, w->retry);
+		w->retry = NULL;
+	} else {
+		struct store_job *j = make_job(w);
+
+		if (planted("RULE5")) {		/* freed before committed */
+			checkpoint_free(w, j->position);
+			usleep(20000);
+		}
+		store_give(&w->store, j);
+	}
+	w->checkpointing = true;
+}
+
+/* Entries before pos are no longer needed: their room and credit return. */
+void
+checkpoint_free(struct worker *w, uint64_t pos)
+{
+	uint64_t at = journal_head_pos(&w->journal);
+	struct entry *e;
+
+	while (at < pos && (e = journal_at(&w->journal, at)) != NULL &&
+	    entry_end(e) <= pos) {
+		(void)peer_scan(w, e, -1);
+		at = entry_end(e);
+	}
+	journal_free(&w->journal, pos);
+	STAT_SET(w->stats, journal_head, journal_head_pos(&w->journal));
+}
+
+static void
+answer(struct worker *w, const struct store_job *j)
+{
+	struct msg_checkpointed m = { 0 };
+	struct buf b = { 0 };
+
+	if (j->request == 0)
+		return;
+	m.id = j->request;
+	m.ok = j->ok;
+	m.text = msg_cstr(j->ok ? "" : j->err.text);
+	msg_put_checkpointed(&b, &m);
+	control_send(w, &b);
+	buf_fini(&b);
+}
+
+void
+checkpoint_done(struct worker *w)
+{
+	static struct log_rate rate;
+	struct store_job *j = store_take(&w->store);
+
+	if (j == NULL)
+		return;
+	w->checkpointing = false;
+	answer(w, j);
+	if (!j->ok) {
+		if (j->err.code != ERR_STORAGE)
+			worker_fatal_err(w, &j->err);
+		/* Nothing is lost: the journal keeps what it covers. */
+		if (log_allowed(&rate))
+			log_error("checkpoint failed, trying again each "
+			    "second: %s", j->err.text);
+		j->request = 0;
+		w->retry = j;
+		w->failed_ns = clock_mono_ns();
+		return;
+	}
+	if (w->failed_ns != 0)
+		log_info("checkpoints succeed again");
+	w->failed_ns = 0;
+	checkpoint_free(w, j->position);
+	STAT_ADD(w->stats, checkpoints, 1);
+	STAT_SET(w->stats, checkpoint_position, j->position);
+	store_job_free(j);
+	if (w->want_checkpoint != 0 && !w->finishing)
+		checkpoint_begin(w);
+}
+
+/* --- the last one ------------------------------------------------------ */
+
+static void
+save_box(struct store_job *j, uint32_t number, struct outbox *o)
+{
+	uint64_t off = outbox_head(o), next;
+	struct buf body = { 0 };
+	struct frame f;
+
+	while (off < outbox_tail(o)) {
+		next = outbox_frame(o, off, &f);
+		buf_clear(&body);
+		outbox_read(o, off + FRAME_HEADER, buf_reserve(&body,
+		    f.len + f.lens), f.len + f.lens);
+		body.len = f.len + f.lens;
+		store_job_box(j, number, slice_of(&f, sizeof(f)),
+		    buf_slice(&body));
+		off = next;
+	}
+	buf_fini(&body);
+}
+
+static void
+save_boxes(struct worker *w, struct store_job *j)
+{
+	size_t i, n = (size_t)w->topo.nexchanges * w->n;
+
+	for (i = 0; i < n; i++)
+		if (i % w->n != w->me)
+			save_box(j, (uint32_t)i, &w->peer_box[i]);
+	for (i = 0; i < w->topo.nsinks; i++)
+		if (w->sinks[i].mine) {
+			struct slice head = slice_of(
+			    outbox_sink(&w->sinks[i].box),
+			    sizeof(struct outbox_sink));
+
+			store_job_box(j, BOX_SINKS + 2 * (uint32_t)i, head,
+			    msg_cstr(w->topo.sinks[i].name));
+			save_box(j, BOX_SINKS + 2 * (uint32_t)i + 1,
+			    &w->sinks[i].box);
+		}
+}
+
+static void
+say_finished(struct worker *w, bool clean)
+{
+	struct msg_finished m = { w->a.pos, clean };
+	struct buf b = { 0 };
+
+	log_flush(1);
+	msg_put_finished(&b, &m);
+	control_send(w, &b);
+	control_flush_blocking(w);
+	buf_fini(&b);
+}
+
+/*
+ * Process what is inside, settle with the receivers, and put everything that
+ * is left into the file, so that the runtime directory is not needed again.
+ */
+void
+checkpoint_finish(struct worker *w)
+{
+	uint64_t until = clock_mono_ns() + FINISH_NS;
+	struct store_job *j;
+	struct err err;
+
+	while (!w->stalled && clock_mono_ns() < until &&
+	    (source_pump(w) || w->a.pos < journal_tail(&w->journal))) {
+		loop_process(w, 100000000);
+		loop_flush(w);
+	}
+	sink_finish(w);
+	if (!w->durable) {
+		log_info("durability is none: state is not kept");
+		say_finished(w, true);
+		exit(0);
+	}
+	store_stop(&w->store);
+	checkpoint_done(w);
+	if (w->stalled || w->a.pos < journal_tail(&w->journal) ||
+	    w->a.pos < w->a.drop) {
+		log_warn("stopped before everything inside was processed; "
+		    "the rest is kept in %s and a reboot would lose it "
+		    "bytes=%" PRIu64, w->run_dir,
+		    journal_tail(&w->journal) - w->a.pos);
+		say_finished(w, false);
+		exit(0);
+	}
+	if (w->retry != NULL) {
+		if (store_commit(&w->store, w->retry, &err) == -1)
+			worker_fatal_err(w, &err);
+		store_job_free(w->retry);
+		w->retry = NULL;
+	}
+	j = make_job(w);
+	j->clean = j->sync = j->remake = true;
+	save_boxes(w, j);
+	if (store_commit(&w->store, j, &err) == -1)
+		worker_fatal_err(w, &err);
+	store_job_free(j);
+	store_close(&w->store);
+	recover_unlink(w);
+	say_finished(w, true);
+	exit(0);
+}

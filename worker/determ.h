@@ -1,0 +1,31 @@
+/*
+ * Determinism inside user code.  The worker's executable defines
+ * clock_gettime, gettimeofday, time and getrandom ahead of libc (libpython
+ * calls those); between determ_enter and determ_leave they answer from the
+ * record's origin, elsewhere they are real.  Waits with a deadline are
+ * translated, so that they last as long as was asked.  One thread at a time:
+ * other threads of the process always get real values.
+ */
+#ifndef WORKER_DETERM_H
+#define WORKER_DETERM_H
+
+#include <stdint.h>
+
+/* What a record inherits from where it came in: the same on every worker
+ * count and in every replay. */
+struct origin {
+	uint64_t	time_ns;	/* when its source journaled it */
+	uint64_t	id;		/* hash of source, position, path */
+};
+
+/* fn separates the randomness of two steps of one record. */
+void	determ_enter(const struct origin *, int fn);
+void	determ_leave(void);
+/* Child n of a record that step fn made. */
+struct origin determ_child(const struct origin *, int fn, uint64_t n);
+/* For the host's random module: a number that changes with every
+ * determ_enter (0 outside), and the 64-bit seed that belongs to it. */
+uint64_t determ_serial(void);
+uint64_t determ_seed(void);
+
+#endif

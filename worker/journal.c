@@ -1,0 +1,313 @@
+/* See journal.h. */
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/buf.h"
+#include "common/clock.h"
+#include "common/part.h"
+#include "worker/journal.h"
+#include "worker/mapped.h"
+
+#define JOURNAL_MAGIC	0x6c6e726a6f6c6177ULL	/* "walojrnl" */
+#define JOURNAL_VERSION	1
+#define HEAD_SIZE	4096
+
+struct journal_head {
+	uint64_t		magic;
+	uint32_t		version;
+	uint32_t		worker;
+	uint64_t		lineage;
+	uint64_t		size;
+	uint8_t			boot[16];
+	_Atomic uint64_t	head;
+	_Atomic uint64_t	done;
+	_Atomic uint64_t	tail;
+};
+
+#define LOAD(w)		atomic_load_explicit(&(w), memory_order_acquire)
+#define STORE(w, v)	atomic_store_explicit(&(w), (v), memory_order_release)
+
+static uint64_t
+entry_check(const struct entry *e)
+{
+	return (part_hash(slice_of(e, offsetof(struct entry, check))));
+}
+
+static struct entry *
+slot(const struct journal *j, uint64_t pos)
+{
+	/* Positions and entry sizes are multiples of 8, so aligned. */
+	return ((struct entry *)(void *)(j->ring + pos % j->size));
+}
+
+static int
+map_head(struct journal *j, struct err *err)
+{
+	j->h = mapped_at(NULL, j->fd, 0, HEAD_SIZE, err);
+	return (j->h == NULL ? -1 : 0);
+}
+
+/* Twice in a row: what runs over the end goes on at the beginning. */
+static int
+map_ring(struct journal *j, struct err *err)
+{
+	uint8_t *area;
+
+	area = mmap(NULL, 2 * j->size, PROT_NONE,
+	    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (area == MAP_FAILED)
+		return (err_sys(err, ERR_SYSTEM, "cannot reserve %llu bytes "
+		    "of address space", (unsigned long long)(2 * j->size)));
+	j->ring = area;
+	if (mapped_at(area, j->fd, HEAD_SIZE, j->size, err) == NULL ||
+	    mapped_at(area + j->size, j->fd, HEAD_SIZE, j->size, err) == NULL)
+		return (-1);
+	return (0);
+}
+
+int
+journal_create(struct journal *j, const char *path, uint64_t size,
+    uint32_t worker, uint64_t lineage, uint64_t start, struct err *err)
+{
+	memset(j, 0, sizeof(*j));
+	j->fd = -1;
+	j->size = (size + 65535) & ~(uint64_t)65535;
+	start = (start + 7) & ~(uint64_t)7;
+	if (mapped_create(path, HEAD_SIZE + j->size, &j->fd, err) == -1)
+		return (-1);
+	if (map_head(j, err) == -1 || map_ring(j, err) == -1) {
+		journal_close(j);
+		return (-1);
+	}
+	j->h->version = JOURNAL_VERSION;
+	j->h->worker = worker;
+	j->h->lineage = lineage;
+	j->h->size = j->size;
+	clock_boot_id(j->h->boot);
+	STORE(j->h->head, start);
+	STORE(j->h->done, start);
+	STORE(j->h->tail, start);
+	/* Last: a file without the magic is one whose creation was cut. */
+	atomic_thread_fence(memory_order_release);
+	*(volatile uint64_t *)&j->h->magic = JOURNAL_MAGIC;
+	return (0);
+}
+
+static int
+check_head(const struct journal *j, const char *path, uint32_t worker,
+    uint64_t file_size, struct err *err)
+{
+	const struct journal_head *h = j->h;
+	uint64_t head = LOAD(h->head), done = LOAD(h->done),
+	    tail = LOAD(h->tail);
+
+	if (h->magic != JOURNAL_MAGIC || h->version != JOURNAL_VERSION)
+		return (err_set(err, ERR_CORRUPT,
+		    "%s is not a journal of this version", path));
+	if (h->worker != worker)
+		return (err_set(err, ERR_CORRUPT,
+		    "%s belongs to worker %u, not %u", path, h->worker,
+		    worker));
+	if (h->size == 0 || h->size % 65536 != 0 ||
+	    file_size != HEAD_SIZE + h->size)
+		return (err_set(err, ERR_CORRUPT,
+		    "%s has %llu bytes, its header says %llu", path,
+		    (unsigned long long)file_size,
+		    (unsigned long long)(HEAD_SIZE + h->size)));
+	if (head > done || done > tail || tail - head > h->size)
+		return (err_set(err, ERR_CORRUPT, "%s: positions disagree: "
+		    "head %llu, done %llu, tail %llu", path,
+		    (unsigned long long)head, (unsigned long long)done,
+		    (unsigned long long)tail));
+	return (0);
+}
+
+/* Every entry between head and tail must be whole and in its place. */
+static int
+check_entries(struct journal *j, const char *path, struct err *err)
+{
+	uint64_t pos, tail = LOAD(j->h->tail);
+	struct entry *e;
+
+	for (pos = LOAD(j->h->head); pos < tail; pos = entry_end(e)) {
+		e = journal_at(j, pos);
+		if (e == NULL || e->len == 0 || e->len > e->room ||
+		    entry_end(e) > tail)
+			return (err_set(err, ERR_CORRUPT,
+			    "%s: no valid entry at position %llu", path,
+			    (unsigned long long)pos));
+		if (e->time_ns > j->clock_ns)
+			j->clock_ns = e->time_ns;
+	}
+	return (0);
+}
+
+int
+journal_open(struct journal *j, const char *path, uint32_t worker,
+    bool *missing, bool *old_boot, struct err *err)
+{
+	struct stat st;
+	uint8_t boot[16];
+
+	memset(j, 0, sizeof(*j));
+	*missing = *old_boot = false;
+	if ((j->fd = open(path, O_RDWR | O_CLOEXEC)) == -1) {
+		*missing = errno == ENOENT;
+		return (err_sys(err, ERR_STORAGE, "cannot open %s", path));
+	}
+	if (fstat(j->fd, &st) == -1) {
+		(void)err_sys(err, ERR_STORAGE, "cannot stat %s", path);
+		goto fail;
+	}
+	if (st.st_size < HEAD_SIZE) {
+		(void)err_set(err, ERR_CORRUPT, "%s is too short", path);
+		goto fail;
+	}
+	if (map_head(j, err) == -1)
+		goto fail;
+	if (j->h->magic == 0) {		/* its creation was interrupted */
+		*missing = true;
+		(void)err_set(err, ERR_CORRUPT, "%s was never finished", path);
+		goto fail;
+	}
+	if (check_head(j, path, worker, (uint64_t)st.st_size, err) == -1)
+		goto fail;
+	j->size = j->h->size;
+	if (map_ring(j, err) == -1)
+		goto fail;
+	clock_boot_id(boot);
+	*old_boot = memcmp(boot, j->h->boot, sizeof(boot)) != 0;
+	if (check_entries(j, path, err) == -1)
+		goto fail;
+	return (0);
+fail:
+	journal_close(j);
+	return (-1);
+}
+
+void
+journal_close(struct journal *j)
+{
+	if (j->ring != NULL)
+		munmap(j->ring, 2 * j->size);
+	if (j->h != NULL)
+		munmap(j->h, HEAD_SIZE);
+	if (j->fd != -1)
+		close(j->fd);
+	memset(j, 0, sizeof(*j));
+	j->fd = -1;
+}
+
+uint64_t
+journal_lineage(const struct journal *j)
+{
+	return (j->h->lineage);
+}
+
+uint64_t
+journal_head_pos(const struct journal *j)
+{
+	return (LOAD(j->h->head));
+}
+
+uint64_t
+journal_done(const struct journal *j)
+{
+	return (LOAD(j->h->done));
+}
+
+uint64_t
+journal_tail(const struct journal *j)
+{
+	return (LOAD(j->h->tail));
+}
+
+uint64_t
+journal_used(const struct journal *j)
+{
+	return (LOAD(j->h->tail) - LOAD(j->h->head));
+}
+
+struct entry *
+journal_at(const struct journal *j, uint64_t pos)
+{
+	struct entry *e = slot(j, pos);
+
+	if (e->pos != pos || e->type == 0 || e->type >= ENTRY_TYPES ||
+	    e->check != entry_check(e))
+		return (NULL);
+	return (e);
+}
+
+uint8_t *
+journal_stage(struct journal *j, enum entry_type type, uint64_t channel,
+    uint64_t off, uint32_t room, uint16_t flags)
+{
+	uint64_t tail = LOAD(j->h->tail), now = clock_wall_ns();
+	struct entry *e = slot(j, tail);
+
+	assert(journal_used(j) + entry_size(room) <= j->size);
+	if (now > j->clock_ns)
+		j->clock_ns = now;
+	e->pos = tail;
+	e->time_ns = j->clock_ns;
+	e->channel = channel;
+	e->off = off;
+	e->room = room;
+	e->type = (uint16_t)type;
+	e->flags = flags;
+	e->check = entry_check(e);
+	/* Before the read(2) that follows, for whoever looks after a kill. */
+	atomic_signal_fence(memory_order_seq_cst);
+	return (e->data);
+}
+
+struct entry *
+journal_staged(const struct journal *j)
+{
+	uint64_t tail = LOAD(j->h->tail);
+	struct entry *e;
+
+	if (journal_used(j) + ENTRY_HEADER > j->size)
+		return (NULL);
+	e = journal_at(j, tail);
+	if (e == NULL || journal_used(j) + entry_size(e->room) > j->size)
+		return (NULL);
+	return (e);
+}
+
+void
+journal_publish(struct journal *j, uint32_t len)
+{
+	uint64_t tail = LOAD(j->h->tail);
+	struct entry *e = slot(j, tail);
+
+	assert(e->pos == tail && len <= e->room && len > 0);
+	e->len = len;
+	STORE(j->h->tail, tail + entry_size(len));
+}
+
+void
+journal_release(struct journal *j, uint64_t done)
+{
+	assert(done >= LOAD(j->h->done) && done <= LOAD(j->h->tail));
+	STORE(j->h->done, done);
+}
+
+void
+journal_free(struct journal *j, uint64_t pos)
+{
+	uint64_t head = LOAD(j->h->head);
+	struct entry *e;
+
+	while (head < pos && (e = journal_at(j, head)) != NULL &&
+	    entry_end(e) <= pos)
+		head = entry_end(e);
+	STORE(j->h->head, head);
+}

@@ -1,0 +1,44 @@
+/*
+ * The keys of one state stage: key bytes -> the host's live object, and which
+ * of them changed since the last checkpoint.  A key that recovery brought is
+ * held as its saved bytes until it is first touched.  One thread.
+ */
+#ifndef WORKER_KEYTAB_H
+#define WORKER_KEYTAB_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/buf.h"
+
+struct kent {
+	struct kent	*next_dirty;
+	void		*obj;		/* live object, NULL = see saved */
+	uint8_t		*saved;		/* owned bytes not yet loaded */
+	uint64_t	 hash;
+	uint32_t	 saved_len;
+	uint32_t	 key_len;
+	bool		 dirty;
+	uint8_t		 key[];
+};
+
+struct keytab {
+	struct kent	**slot;
+	size_t		  nslots;	/* a power of two */
+	size_t		  n;
+	struct kent	 *dirty;	/* list, newest first */
+	size_t		  ndirty;
+};
+
+void	keytab_init(struct keytab *);
+/* drop is called for every live object. */
+void	keytab_fini(struct keytab *, void (*drop)(void *obj, void *), void *);
+struct kent *keytab_find(const struct keytab *, struct slice, uint64_t hash);
+/* The key must not be there. */
+struct kent *keytab_add(struct keytab *, struct slice, uint64_t hash);
+void	keytab_touch(struct keytab *, struct kent *);	/* is dirty now */
+/* Every key, in no order; *i starts at 0; NULL at the end. */
+struct kent *keytab_next(const struct keytab *, size_t *i);
+
+#endif

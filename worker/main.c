@@ -1,0 +1,369 @@
+/*
+ * wallaroo-worker: started by the supervisor with its channel on descriptor
+ * 3; everything it needs to know comes in the first message.
+ */
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/log.h"
+#include "common/mem.h"
+#include "common/part.h"
+#include "worker/planted.h"
+#include "worker/worker.h"
+
+static struct worker worker;
+
+static void
+say_fatal(struct worker *w, int code, const char *text)
+{
+	struct msg_fatal m = { (uint32_t)code, msg_cstr(text) };
+	struct buf b = { 0 };
+
+	log_flush(1);
+	log_error("%s", text);
+	msg_put_fatal(&b, &m);
+	control_send(w, &b);
+	control_flush_blocking(w);
+	buf_fini(&b);
+}
+
+void
+worker_fatal(struct worker *w, int code, const char *fmt, ...)
+{
+	char text[ERR_TEXT + 1024];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	/* The application stops for good: receivers keep what they have, and
+	 * the next start goes on behind it. */
+	if (code == EXIT_PERMANENT && w->running && !w->finishing) {
+		w->finishing = true;
+		sink_finish(w);
+	}
+	say_fatal(w, code, text);
+	_exit(code);
+}
+
+void
+worker_fatal_err(struct worker *w, const struct err *err)
+{
+	worker_fatal(w, err->code == ERR_STORAGE || err->code == ERR_SYSTEM ?
+	    EXIT_TEMPORARY : EXIT_PERMANENT, "%s", err->text);
+}
+
+/* --- start ------------------------------------------------------------- */
+
+struct started {
+	struct worker	*w;
+	int		 fd;		/* stats page */
+	bool		 done;
+};
+
+static void
+map_stats(struct worker *w, int fd)
+{
+	void *p = MAP_FAILED;
+
+	if (fd != -1)
+		p = mmap(NULL, STATS_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
+		    fd, 0);
+	if (p == MAP_FAILED)
+		w->stats = xcalloc(1, STATS_SIZE);
+	else {
+		w->stats = p;
+		(void)madvise(p, STATS_SIZE, MADV_DONTFORK);
+	}
+	w->stats->magic = STATS_MAGIC;
+	w->stats->worker = w->me;
+	STAT_SET(w->stats, pid, (uint64_t)getpid());
+}
+
+static int
+on_start(void *arg, const struct msg_start *m, struct err *err)
+{
+	struct started *s = arg;
+	struct worker *w = s->w;
+
+	w->me = m->worker;
+	w->n = m->workers;
+	w->epoch = m->epoch;
+	w->generation = m->generation;
+	w->start_time_ns = m->start_time_ns;
+	w->flags = m->flags;
+	w->run_dir = xstrndup((const char *)m->run_dir.data, m->run_dir.len);
+	if (conf_unpack(&w->conf, m->conf, err) == -1)
+		return (-1);
+	if (m->topology.len > 0 && topo_parse(&w->topo, m->topology, err) ==
+	    -1)
+		return (-1);
+	w->durable = w->conf.durability != CONF_NONE;
+	map_stats(w, s->fd);
+	s->done = true;
+	return (0);
+}
+
+static void
+receive_start(struct worker *w)
+{
+	static const struct msg_handlers handlers = { .start = on_start };
+	struct started s = { w, -1, false };
+	struct buf b = { 0 };
+	struct err err;
+
+	if (control_receive(WORKER_CHANNEL, &b, &s.fd) != 1 ||
+	    b.len < MSG_HEADER) {
+		fprintf(stderr, "wallaroo-worker is started by "
+		    "wallaroo-supervisord, not by hand\n");
+		exit(EXIT_PERMANENT);
+	}
+	if (msg_dispatch(&handlers, &s, FROM_SUP, slice_of(b.data +
+	    MSG_HEADER, b.len - MSG_HEADER), &err) == -1 || !s.done)
+		worker_fatal(w, EXIT_PERMANENT, "first message: %s",
+		    err.text);
+	if (s.fd != -1)
+		close(s.fd);
+	buf_fini(&b);
+}
+
+/* --- what runs before the loop ----------------------------------------- */
+
+/* Imports see the application's first start and the same random numbers in
+ * every process and every life. */
+static void
+open_host(struct worker *w)
+{
+	struct origin o = { w->start_time_ns, 1 };
+	struct err err;
+	int r;
+
+	w->a.host = &host_python;
+	if (w->a.host->abi != HOST_ABI)
+		worker_fatal(w, EXIT_PERMANENT, "host \"%s\" is of another "
+		    "version", w->a.host->name);
+	determ_enter(&o, -2);
+	r = w->a.host->open(&w->a.app, &w->conf, &err);
+	determ_leave();
+	if (r == -1)
+		worker_fatal(w, EXIT_PERMANENT, "%s", err.text);
+}
+
+static void
+describe(struct worker *w)
+{
+	struct msg_topology m;
+	struct buf topo = { 0 }, b = { 0 };
+	struct err err;
+
+	if (w->a.host->describe(w->a.app, &topo, &err) == -1)
+		worker_fatal(w, EXIT_PERMANENT, "%s", err.text);
+	m.topology = buf_slice(&topo);
+	msg_put_topology(&b, &m);
+	control_send(w, &b);
+	control_flush_blocking(w);
+	w->a.host->close(w->a.app);
+	exit(0);
+}
+
+/* The application as built here must be the one that the supervisor saw. */
+static void
+check_topology(struct worker *w)
+{
+	struct buf mine = { 0 }, a = { 0 }, b = { 0 };
+	struct topo t;
+	struct err err;
+
+	if (w->a.host->describe(w->a.app, &mine, &err) == -1 ||
+	    topo_parse(&t, buf_slice(&mine), &err) == -1)
+		worker_fatal(w, EXIT_PERMANENT, "%s", err.text);
+	topo_print(&t, &a);
+	topo_print(&w->topo, &b);
+	if (a.len != b.len || memcmp(a.data, b.data, a.len) != 0)
+		worker_fatal(w, EXIT_PERMANENT, "application_setup() built "
+		    "another pipeline than before; it must give the same one "
+		    "in every process.\nbefore:\n%snow:\n%s", buf_str(&b),
+		    buf_str(&a));
+	topo_fini(&t);
+	buf_fini(&mine);
+	buf_fini(&a);
+	buf_fini(&b);
+}
+
+static void
+allocate(struct worker *w)
+{
+	size_t n = (size_t)w->topo.nexchanges * w->n + 1;
+	uint32_t i;
+
+	w->peer_box = xcalloc(n, sizeof(*w->peer_box));
+	w->journaled = xcalloc(n, sizeof(*w->journaled));
+	w->pending = xcalloc(n, sizeof(*w->pending));
+	w->sinks = xcalloc(w->topo.nsinks + 1, sizeof(*w->sinks));
+	w->sources = xcalloc(w->topo.nsources + 1, sizeof(*w->sources));
+	w->peers = xcalloc(w->n, sizeof(*w->peers));
+	for (i = 0; i < w->n; i++) {
+		w->peers[i].w = w;
+		w->peers[i].worker = i;
+		w->peers[i].fd = -1;
+		w->peers[i].x = xcalloc(w->topo.nexchanges + 1,
+		    sizeof(*w->peers[i].x));
+	}
+	for (i = 0; i < w->topo.nsinks; i++)
+		w->sinks[i].mine = w->topo.sinks[i].kind == SINK_TCP ||
+		    automaton_writer(&w->a, i) == w->me;
+	w->journal.fd = -1;
+}
+
+static void
+make_automaton(struct worker *w)
+{
+	uint32_t parts = (uint32_t)w->conf.partitions;
+	struct err err;
+
+	w->a.conf = &w->conf;
+	w->a.topo = &w->topo;
+	w->a.journal = &w->journal;
+	w->a.stats = w->stats;
+	w->a.worker = w->me;
+	w->a.workers = w->n;
+	w->a.epoch = w->epoch;
+	w->a.bits = part_bits(parts);
+	w->a.table = xcalloc(parts, sizeof(*w->a.table));
+	part_assign(w->a.table, parts, w->n);
+	if (automaton_init(&w->a, &err) == -1)
+		worker_fatal(w, EXIT_PERMANENT, "%s", err.text);
+}
+
+/* Two processes never own one worker's files: the lock is on a descriptor
+ * that children do not get, and goes with the process. */
+static void
+lock_files(struct worker *w)
+{
+	struct flock l = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+	char *path = xasprintf("%s/worker-%u.lock", w->conf.state_directory,
+	    w->me);
+	int fd, tries;
+
+	if (!w->durable || planted("RULE9")) {
+		free(path);
+		return;
+	}
+	if ((fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600)) == -1)
+		worker_fatal(w, EXIT_TEMPORARY, "cannot open %s: %s", path,
+		    strerror(errno));
+	/* A predecessor that is about to end has a few seconds for it. */
+	for (tries = 0; fcntl(fd, F_SETLK, &l) == -1; tries++) {
+		if (tries == 50)
+			worker_fatal(w, EXIT_TEMPORARY, "%s is locked: "
+			    "another process works for worker %u", path,
+			    w->me);
+		usleep(100000);
+	}
+	free(path);
+}
+
+static void
+say_opened(struct worker *w, bool ok, struct buf *text)
+{
+	struct msg_opened m = { ok, w->a.pos, buf_slice(text) };
+	struct buf b = { 0 };
+
+	msg_put_opened(&b, &m);
+	control_send(w, &b);
+	buf_fini(&b);
+}
+
+static void
+open_all(struct worker *w)
+{
+	struct buf text = { 0 };
+	struct err err;
+
+	lock_files(w);
+	make_automaton(w);
+	allocate(w);
+	if (recover_open(w, &text, &err) == -1) {
+		if (text.len == 0)
+			worker_fatal_err(w, &err);
+		log_error("%s", buf_str(&text));
+		say_opened(w, false, &text);
+		control_flush_blocking(w);
+		exit(EXIT_PERMANENT);
+	}
+	if (sink_open(w, &err) == -1)
+		worker_fatal_err(w, &err);
+	source_open(w);
+	if (w->flags & START_DRAINING)
+		w->draining = true;
+	if (!w->durable)
+		log_info("durability is none: starting empty");
+	log_info("open position=%" PRIu64 " journal=%" PRIu64 " keys=%" PRIu64,
+	    w->a.pos, journal_tail(&w->journal) - w->a.pos, w->a.nkeys);
+	say_opened(w, true, &text);
+	buf_fini(&text);
+}
+
+static void
+raise_limit(void)
+{
+	struct rlimit l;
+
+	if (getrlimit(RLIMIT_NOFILE, &l) == 0 && l.rlim_cur < l.rlim_max) {
+		l.rlim_cur = l.rlim_max;
+		(void)setrlimit(RLIMIT_NOFILE, &l);
+	}
+}
+
+int
+main(void)
+{
+	struct worker *w = &worker;
+	char role[32];
+	pid_t parent = getppid();
+
+	raise_limit();
+	signal(SIGPIPE, SIG_IGN);
+	log_init("worker", LOG_INFO);
+	if (getenv("WALLAROO_PLANTED") == NULL || !planted("RULE9")) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() != parent)
+			_exit(EXIT_TEMPORARY);
+	}
+	(void)fcntl(WORKER_CHANNEL, F_SETFD, FD_CLOEXEC);
+	receive_start(w);
+	snprintf(role, sizeof(role), "worker-%u", w->me);
+	log_init(role, w->conf.log_level == CONF_ERROR ? LOG_ERR :
+	    w->conf.log_level == CONF_WARNING ? LOG_WARNING :
+	    w->conf.log_level == CONF_DEBUG ? LOG_DEBUG : LOG_INFO);
+	if (w->flags & START_RESPREAD) {
+		struct err err;
+
+		if (respread(w, &err) == -1)
+			worker_fatal_err(w, &err);
+		exit(0);
+	}
+	open_host(w);
+	if (w->flags & START_DESCRIBE)
+		describe(w);
+	check_topology(w);
+	(void)fcntl(WORKER_CHANNEL, F_SETFL,
+	    fcntl(WORKER_CHANNEL, F_GETFL) | O_NONBLOCK);
+	if ((w->loop = ev_default_loop(EVFLAG_AUTO)) == NULL)
+		worker_fatal(w, EXIT_TEMPORARY, "no event loop");
+	control_attach(w);
+	open_all(w);
+	loop_run(w);
+}

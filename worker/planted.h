@@ -1,0 +1,26 @@
+/*
+ * Planted bugs: in a build configured with --enable-planted-bugs the
+ * environment variable WALLAROO_PLANTED names one rule to break, so that the
+ * tests can prove that they would notice.  Elsewhere this is nothing.
+ */
+#ifndef WORKER_PLANTED_H
+#define WORKER_PLANTED_H
+
+#ifdef WALLAROO_PLANTED
+#include <stdlib.h>
+#include <string.h>
+
+static inline int
+planted(const char *rule)
+{
+	static const char *now;
+
+	if (now == NULL && (now = getenv("WALLAROO_PLANTED")) == NULL)
+		now = "";
+	return (strcmp(now, rule) == 0);
+}
+#else
+#define planted(rule)	0
+#endif
+
+#endif

@@ -1,0 +1,713 @@
+/*
+ * What a worker does before it works: find its checkpoint, its journal and
+ * its outboxes, check that they belong together, and make the automaton as it
+ * was.  The replay that follows is ordinary work of the loop.
+ *
+ * After a clean stop everything is in the SQLite file and the mapped files
+ * are made anew.  After a kill they must be there, of this boot and of the
+ * same lineage: else the start is refused, because what was accepted would
+ * be lost and what was sent might be sent again.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/log.h"
+#include "common/mem.h"
+#include "common/part.h"
+#include "worker/planted.h"
+#include "worker/worker.h"
+
+/* Journal bytes for control entries: some, and a few for each connection. */
+#define SLACK		(256 * 1024)
+#define CONN_SLACK	192
+
+/* Saved outboxes: see save_boxes in checkpoint.c. */
+struct restore {
+	struct worker	*w;
+	struct outbox	*to;		/* of the frames that follow */
+	uint64_t	 dropped;	/* frames of sinks that are no more */
+	struct err	 err;
+};
+
+char *
+worker_path(const struct worker *w, const char *suffix)
+{
+	if (!w->durable)
+		return (NULL);
+	return (xasprintf("%s/worker-%u.%s", w->run_dir, w->me, suffix));
+}
+
+char *
+worker_db_path(const char *dir, uint32_t worker, uint64_t generation)
+{
+	return (xasprintf("%s/worker-%u.g%" PRIu64 ".sqlite", dir, worker,
+	    generation));
+}
+
+static char *
+peer_box_path(const struct worker *w, size_t i)
+{
+	char suffix[64];
+
+	snprintf(suffix, sizeof(suffix), "x%zu.p%zu.outbox", i / w->n,
+	    i % w->n);
+	return (worker_path(w, suffix));
+}
+
+static char *
+sink_box_path(const struct worker *w, size_t i)
+{
+	char suffix[64];
+
+	snprintf(suffix, sizeof(suffix), "s%zu.outbox", i);
+	return (worker_path(w, suffix));
+}
+
+static size_t
+nboxes(const struct worker *w)
+{
+	return ((size_t)w->topo.nexchanges * w->n);
+}
+
+/* The clean stop's file has all of it, or nobody wants it any more. */
+void
+recover_unlink(struct worker *w)
+{
+	size_t i;
+	char *path;
+
+	if (!w->durable)
+		return;
+	for (i = 0; i < nboxes(w) + w->topo.nsinks + w->topo.nsources + 1;
+	    i++) {
+		if (i < nboxes(w))
+			path = peer_box_path(w, i);
+		else if (i < nboxes(w) + w->topo.nsinks)
+			path = sink_box_path(w, i - nboxes(w));
+		else if (i < nboxes(w) + w->topo.nsinks + w->topo.nsources)
+			path = source_segment(w, i - nboxes(w) -
+			    w->topo.nsinks);
+		else
+			path = worker_path(w, "journal");
+		unlink(path);
+		free(path);
+	}
+}
+
+/* --- making everything anew -------------------------------------------- */
+
+static int
+create_boxes(struct worker *w, struct err *err)
+{
+	uint64_t limit = (uint64_t)w->conf.outbox_size;
+	size_t i;
+	char *path;
+	int r = 0;
+
+	for (i = 0; i < nboxes(w) && r == 0; i++) {
+		if (i % w->n == w->me)
+			continue;
+		path = peer_box_path(w, i);
+		r = outbox_create(&w->peer_box[i], path, limit, w->lineage, 0,
+		    err);
+		free(path);
+	}
+	for (i = 0; i < w->topo.nsinks && r == 0; i++) {
+		if (!w->sinks[i].mine)
+			continue;
+		path = sink_box_path(w, i);
+		r = outbox_create(&w->sinks[i].box, path, limit, w->lineage,
+		    0, err);
+		free(path);
+	}
+	return (r);
+}
+
+/* How the journal's room is divided; -1 if it is too small for that. */
+static int
+shares(struct worker *w, uint64_t size, struct err *err)
+{
+	uint64_t n = (uint64_t)w->topo.nexchanges * (w->n - 1);
+	uint64_t need = (uint64_t)w->conf.max_message + 64 * 1024 +
+	    ENTRY_HEADER + FRAME_CHARGE, slack = SLACK;
+	size_t i;
+
+	if (n > 0) {
+		w->window = size / 2 / n;
+		if (w->window < need)
+			return (err_set(err, ERR_CONFIG, "journal-size is too "
+			    "small for %u workers, %u exchanges and "
+			    "max-message = %" PRId64 ": at least %" PRIu64
+			    "M is needed", w->n, w->topo.nexchanges,
+			    w->conf.max_message,
+			    (need * n * 2 >> 20) + 1));
+		w->source_room = size / 2;
+	} else
+		w->source_room = size;
+	for (i = 0; i < w->topo.nsources; i++)
+		if (w->topo.sources[i].kind == SOURCE_TCP)
+			slack += CONN_SLACK * (uint64_t)w->conf.connections;
+	if (w->source_room < 2 * slack)
+		return (err_set(err, ERR_CONFIG, "journal-size is too small "
+		    "for connections = %" PRId64 ": at least %" PRIu64 "M is "
+		    "needed", w->conf.connections, (4 * slack >> 20) + 1));
+	w->source_room -= slack;
+	return (0);
+}
+
+static int
+create_files(struct worker *w, uint64_t start, struct err *err)
+{
+	char *path;
+	int r;
+
+	/* Before anything is there that says this size. */
+	if (shares(w, (uint64_t)w->conf.journal_size, err) == -1)
+		return (-1);
+	path = worker_path(w, "journal");
+	recover_unlink(w);
+	r = journal_create(&w->journal, path,
+	    (uint64_t)w->conf.journal_size, w->me, w->lineage, start, err);
+	free(path);
+	w->journal.clock_ns = w->saved_clock_ns;
+	return (r == -1 ? -1 : create_boxes(w, err));
+}
+
+static int
+restore_sink_head(struct restore *r, struct slice head, struct slice name)
+{
+	struct worker *w = r->w;
+	struct outbox_sink s;
+	size_t i;
+
+	r->to = NULL;
+	if (head.len != sizeof(s))
+		return (err_set(&r->err, ERR_CORRUPT,
+		    "saved outputs of a sink cannot be read"));
+	memcpy(&s, head.data, sizeof(s));
+	for (i = 0; i < w->topo.nsinks; i++) {
+		if (strlen(w->topo.sinks[i].name) != name.len ||
+		    memcmp(w->topo.sinks[i].name, name.data, name.len) != 0)
+			continue;
+		if (!w->sinks[i].mine)
+			continue;
+		s.conn = 0;		/* that connection is history */
+		*outbox_sink(&w->sinks[i].box) = s;
+		r->to = &w->sinks[i].box;
+		outbox_begin(r->to, s.resume);
+	}
+	return (0);
+}
+
+static int
+restore_frame(void *arg, uint32_t number, struct slice head,
+    struct slice body)
+{
+	struct restore *r = arg;
+	struct worker *w = r->w;
+	struct frame f;
+	uint32_t *lens = NULL;
+
+	if (number >= BOX_SINKS && (number - BOX_SINKS) % 2 == 0)
+		return (restore_sink_head(r, head, body));
+	if (number < BOX_SINKS) {
+		if (w->saved_shape != w->shape || number >= nboxes(w) ||
+		    number % w->n == w->me)
+			return (err_set(&r->err, ERR_REFUSED, "messages "
+			    "between workers are still under way in a "
+			    "pipeline of another shape: start the old "
+			    "version and stop it again"));
+		r->to = &w->peer_box[number];
+	}
+	if (r->to == NULL) {
+		r->dropped++;
+		return (0);
+	}
+	if (head.len != sizeof(f))
+		return (err_set(&r->err, ERR_CORRUPT,
+		    "saved outputs cannot be read"));
+	memcpy(&f, head.data, sizeof(f));
+	if ((uint64_t)f.len + f.lens != body.len ||
+	    (f.lens != 0 && f.lens / 4 != f.records))
+		return (err_set(&r->err, ERR_CORRUPT,
+		    "saved outputs cannot be read"));
+	if (outbox_reserve(r->to, FRAME_HEADER + body.len, &r->err) == -1)
+		return (-1);
+	if (f.lens != 0) {
+		lens = xmalloc(f.lens);
+		memcpy(lens, body.data + f.len, f.lens);
+	}
+	if (outbox_tail(r->to) == 0 && f.lens != 0)
+		outbox_begin(r->to, f.payload);
+	outbox_append(r->to, &f, slice_of(body.data, f.len), lens);
+	free(lens);
+	return (0);
+}
+
+/* The file must say "not clean" before anything new is accepted. */
+static int
+mark_open(struct worker *w, struct err *err)
+{
+	struct store_job *j = xcalloc(1, sizeof(*j));
+	int r;
+
+	j->sync = true;
+	j->remake = true;			/* no saved outputs */
+	j->position = w->a.pos;
+	j->lineage = w->lineage;
+	checkpoint_pack(w, &j->automaton);
+	r = store_commit(&w->store, j, err);
+	store_job_free(j);
+	return (r);
+}
+
+static int
+start_clean(struct worker *w, const struct store_meta *m, struct err *err)
+{
+	struct restore r = { .w = w };
+
+	if (m->exists) {
+		w->lineage = m->lineage;
+		if (checkpoint_unpack(w, buf_slice(&m->automaton), err) == -1)
+			return (-1);
+	} else
+		clock_random(&w->lineage, sizeof(w->lineage));
+	w->lineage &= INT64_MAX;
+	if (create_files(w, w->a.pos, err) == -1)
+		return (-1);
+	w->a.pos = w->a.entry = journal_tail(&w->journal);
+	w->a.drop = w->a.pos;
+	if (!w->durable)
+		return (0);
+	if (m->exists && store_boxes(&w->store, restore_frame, &r, err) ==
+	    -1) {
+		if (r.err.code != ERR_NONE)
+			*err = r.err;
+		return (-1);
+	}
+	if (r.dropped > 0)
+		log_warn("saved outputs of a sink that is no more are given "
+		    "up frames=%" PRIu64, r.dropped);
+	return (mark_open(w, err));
+}
+
+/* --- opening what a kill left ------------------------------------------ */
+
+static int
+open_boxes(struct worker *w, struct buf *text, struct err *err)
+{
+	struct outbox *o;
+	bool missing;
+	size_t i;
+	char *path;
+	int bad = 0;
+
+	for (i = 0; i < nboxes(w) + w->topo.nsinks; i++) {
+		if (i < nboxes(w)) {
+			if (i % w->n == w->me)
+				continue;
+			o = &w->peer_box[i];
+			path = peer_box_path(w, i);
+		} else {
+			if (!w->sinks[i - nboxes(w)].mine)
+				continue;
+			o = &w->sinks[i - nboxes(w)].box;
+			path = sink_box_path(w, i - nboxes(w));
+		}
+		if (outbox_open(o, path, &missing, err) == -1) {
+			buf_addf(text, "%s\n", err->text);
+			bad = 1;
+		} else if (outbox_lineage(o) != w->lineage) {
+			buf_addf(text, "%s is of another life of this "
+			    "worker\n", path);
+			bad = 1;
+		}
+		free(path);
+	}
+	if (bad)
+		return (err_set(err, ERR_REFUSED, "outboxes do not fit"));
+	return (0);
+}
+
+/* R: everything up to here was permitted to leave. */
+static uint64_t
+released(struct worker *w)
+{
+	uint64_t r = journal_done(&w->journal);
+	uint64_t off;
+	struct frame f;
+	size_t i;
+
+	if (!planted("RULE1"))
+		return (r);
+	for (i = 0; i < nboxes(w); i++)	/* judged per outbox instead */
+		if (i % w->n != w->me)
+			for (off = outbox_head(&w->peer_box[i]);
+			    off < outbox_tail(&w->peer_box[i]); ) {
+				off = outbox_frame(&w->peer_box[i], off, &f);
+				r = f.pos > r ? f.pos : r;
+			}
+	for (i = 0; i < w->topo.nsinks; i++)
+		if (w->sinks[i].mine)
+			for (off = outbox_head(&w->sinks[i].box);
+			    off < outbox_tail(&w->sinks[i].box); ) {
+				off = outbox_frame(&w->sinks[i].box, off, &f);
+				r = f.pos > r ? f.pos : r;
+			}
+	return (r);
+}
+
+static void
+cut_boxes(struct worker *w)
+{
+	size_t i;
+
+	if (planted("RULE1"))
+		return;
+	for (i = 0; i < nboxes(w); i++)
+		if (i % w->n != w->me)
+			outbox_cut(&w->peer_box[i],
+			    journal_done(&w->journal));
+	for (i = 0; i < w->topo.nsinks; i++)
+		if (w->sinks[i].mine)
+			outbox_cut(&w->sinks[i].box,
+			    journal_done(&w->journal));
+}
+
+static int
+check_positions(struct worker *w, struct buf *text, struct err *err)
+{
+	uint64_t head = journal_head_pos(&w->journal);
+	uint64_t done = journal_done(&w->journal);
+
+	if (head <= w->a.entry && w->a.entry <= w->a.pos && w->a.pos <= done)
+		return (0);
+	buf_addf(text, "positions disagree: journal head %" PRIu64
+	    ", checkpoint %" PRIu64 ", done %" PRIu64 "\n", head, w->a.pos,
+	    done);
+	return (err_set(err, ERR_REFUSED, "journal and checkpoint do not "
+	    "belong together"));
+}
+
+/* What would be lost or repeated without the mapped files. */
+static void
+describe_loss(struct worker *w, struct buf *text, const char *why)
+{
+	const struct mark *m;
+	uint32_t x, p;
+
+	buf_addf(text, "%s\n", why);
+	buf_addf(text, "checkpoint at position %" PRIu64 ": input accepted "
+	    "after it is lost; outputs made after it may be repeated\n",
+	    w->a.pos);
+	for (x = 0; x < w->topo.nexchanges; x++)
+		for (p = 0; p < w->n; p++) {
+			if (p == w->me)
+				continue;
+			m = &w->a.marks[channel_of(w, x, p)];
+			buf_addf(text, "channel from worker %u exchange %u: "
+			    "the checkpoint has it up to position %" PRIu64
+			    "; messages after it may be lost or repeated\n",
+			    p, x, m->pos);
+		}
+}
+
+/* Has everything been processed and delivered, so that nothing depends on
+ * the pipeline's shape any more? */
+static bool
+nothing_inside(struct worker *w)
+{
+	char prefix[32], *path;
+	struct dirent *d;
+	struct outbox o;
+	bool missing, empty = true;
+	struct err err;
+	DIR *dir;
+
+	if (journal_tail(&w->journal) != w->a.pos ||
+	    (dir = opendir(w->run_dir)) == NULL)
+		return (false);
+	snprintf(prefix, sizeof(prefix), "worker-%u.", w->me);
+	while (empty && (d = readdir(dir)) != NULL) {
+		if (strncmp(d->d_name, prefix, strlen(prefix)) != 0 ||
+		    strstr(d->d_name, ".outbox") == NULL)
+			continue;
+		path = xasprintf("%s/%s", w->run_dir, d->d_name);
+		empty = outbox_open(&o, path, &missing, &err) == 0 &&
+		    outbox_used(&o) == 0;
+		outbox_close(&o);
+		free(path);
+	}
+	closedir(dir);
+	return (empty);
+}
+
+static int
+start_unclean(struct worker *w, const struct store_meta *m, struct buf *text,
+    struct err *err)
+{
+	bool missing, old_boot;
+	char *path;
+	int r;
+
+	w->lineage = m->lineage;
+	if (checkpoint_unpack(w, buf_slice(&m->automaton), err) == -1)
+		return (-1);
+	path = worker_path(w, "journal");
+	r = journal_open(&w->journal, path, w->me, &missing, &old_boot, err);
+	if (r == -1)
+		describe_loss(w, text, err->text);
+	else if (old_boot) {
+		describe_loss(w, text, "the machine was restarted since; "
+		    "durability = process does not survive that");
+		r = err_set(err, ERR_REFUSED, "old boot");
+	} else if (journal_lineage(&w->journal) != w->lineage) {
+		describe_loss(w, text, "the journal is of another life of "
+		    "this worker");
+		r = err_set(err, ERR_REFUSED, "lineage");
+	}
+	free(path);
+	if (r == -1)
+		return (-1);
+	if (w->saved_shape != w->shape && nothing_inside(w)) {
+		journal_close(&w->journal);
+		if (create_files(w, w->a.pos, err) == -1)
+			return (-1);
+		w->a.pos = w->a.entry = w->a.drop =
+		    journal_tail(&w->journal);
+		return (mark_open(w, err));
+	}
+	if (w->saved_shape != w->shape) {
+		buf_addf(text, "the pipeline has changed while input was "
+		    "inside: start the old version, stop it cleanly, then "
+		    "start the new one\n");
+		return (err_set(err, ERR_CONFIG, "pipeline changed"));
+	}
+	if (check_positions(w, text, err) == -1 ||
+	    open_boxes(w, text, err) == -1)
+		return (-1);
+	w->a.drop = planted("RULE3") ? w->a.pos : released(w);
+	cut_boxes(w);
+	return (0);
+}
+
+/* The operator accepts: begin at the checkpoint, under a new lineage. */
+static int
+start_lossy(struct worker *w, const struct store_meta *m, struct err *err)
+{
+	struct in_conn *c, *next;
+	size_t i;
+
+	for (i = 0; i < nboxes(w); i++)
+		if (i % w->n != w->me && w->peer_box[i].h != NULL)
+			outbox_close(&w->peer_box[i]);
+	for (i = 0; i < w->topo.nsinks; i++)
+		if (w->sinks[i].mine && w->sinks[i].box.h != NULL)
+			outbox_close(&w->sinks[i].box);
+	journal_close(&w->journal);
+	if (!m->exists)
+		w->a.pos = 0;
+	memset(w->a.marks, 0, nboxes(w) * sizeof(*w->a.marks));
+	HASH_ITER(hh, w->a.conns, c, next) {
+		HASH_DEL(w->a.conns, c);
+		buf_fini(&c->rem);
+		free(c);
+	}
+	clock_random(&w->lineage, sizeof(w->lineage));
+	w->lineage &= INT64_MAX;
+	if (create_files(w, w->a.pos, err) == -1)
+		return (-1);
+	w->a.pos = w->a.entry = journal_tail(&w->journal);
+	w->a.drop = w->a.pos;
+	return (mark_open(w, err));
+}
+
+/* --- state and the journal's view -------------------------------------- */
+
+static int
+load_row(void *arg, size_t step, struct slice key, struct slice value)
+{
+	struct worker *w = arg;
+	uint64_t hash = part_hash(key);
+	struct kent *e = keytab_find(&w->a.keys[step], key, hash);
+
+	if (e == NULL)
+		e = keytab_add(&w->a.keys[step], key, hash);
+	e->saved = xmalloc(value.len + 1);
+	memcpy(e->saved, value.data, value.len);
+	e->saved_len = (uint32_t)value.len;
+	w->a.nkeys++;
+	return (0);
+}
+
+static void
+note_conn(struct worker *w, uint64_t id, uint32_t source, uint64_t journaled,
+    bool eof)
+{
+	struct conn *c;
+
+	HASH_FIND(hh, w->conns, &id, sizeof(id), c);
+	if (c == NULL) {
+		c = xcalloc(1, sizeof(*c));
+		c->w = w;
+		c->id = id;
+		c->fd = -1;
+		c->source = source;
+		HASH_ADD(hh, w->conns, id, sizeof(c->id), c);
+	}
+	if (journaled > c->journaled)
+		c->journaled = journaled;
+	c->eof |= eof;
+}
+
+static void
+note_entry(struct worker *w, struct entry *e)
+{
+	struct conn *c;
+	uint32_t source = 0;
+
+	switch ((enum entry_type)e->type) {
+	case ENTRY_OPEN:
+		if (e->len >= sizeof(source))
+			memcpy(&source, e->data, sizeof(source));
+		note_conn(w, e->channel, source, 0, false);
+		break;
+	case ENTRY_BYTES:
+		note_conn(w, e->channel, 0, e->off + e->len, false);
+		break;
+	case ENTRY_FORGET:
+		HASH_FIND(hh, w->conns, &e->channel, sizeof(e->channel), c);
+		if (c != NULL) {
+			HASH_DEL(w->conns, c);
+			free(c);
+		}
+		break;
+	case ENTRY_EOF:
+		if (e->flags & ENTRY_SOURCE)
+			w->sources[e->channel].eof = true;
+		else
+			note_conn(w, e->channel, 0, 0, true);
+		break;
+	case ENTRY_FILE:
+	case ENTRY_GEN:
+		if (e->channel < w->topo.nsources && !planted("RULE6"))
+			w->sources[e->channel].journaled = e->off + e->len;
+		break;
+	case ENTRY_FRAME:
+		(void)peer_scan(w, e, 1);
+		break;
+	case ENTRY_TYPES:
+		break;
+	}
+}
+
+/* A source goes on behind the last byte in its journal (rule 6). */
+static void
+note_journal(struct worker *w)
+{
+	struct in_conn *c, *next;
+	struct entry *e;
+	uint64_t at;
+	size_t i;
+
+	HASH_ITER(hh, w->a.conns, c, next)
+		note_conn(w, c->id, c->source, c->off, c->eof);
+	for (i = 0; i < w->topo.nsources; i++) {
+		w->sources[i].journaled = w->a.sources[i].off;
+		w->sources[i].eof = w->a.sources[i].ended &&
+		    w->topo.sources[i].kind != SOURCE_GEN;
+	}
+	for (i = 0; i < nboxes(w); i++)
+		w->journaled[i] = w->a.marks[i];
+	for (at = journal_head_pos(&w->journal);
+	    at < journal_tail(&w->journal); at = entry_end(e)) {
+		e = journal_at(&w->journal, at);
+		/* Before the checkpoint: only what takes room counts. */
+		if (entry_end(e) <= w->a.pos && e->type != ENTRY_FRAME)
+			continue;
+		note_entry(w, e);
+	}
+}
+
+/* What the journal's entries mean depends on these alone. */
+static uint64_t
+shape_of(const struct worker *w)
+{
+	struct buf b = { 0 };
+	uint64_t digest;
+	size_t i;
+
+	buf_addf(&b, "%u %u\n", w->n, w->topo.nexchanges);
+	for (i = 0; i < w->topo.nsources; i++)
+		buf_addf(&b, "%s %d %d %d\n", w->topo.sources[i].name,
+		    w->topo.sources[i].kind, w->topo.sources[i].next,
+		    w->topo.sources[i].framing);
+	for (i = 0; i < w->topo.nstages; i++)
+		buf_addf(&b, "%s %d %d %d %d\n", w->topo.stages[i].name,
+		    w->topo.stages[i].kind, w->topo.stages[i].next,
+		    w->topo.stages[i].exchange, w->topo.stages[i].multi);
+	for (i = 0; i < w->topo.nsinks; i++)
+		buf_addf(&b, "%s %d %d\n", w->topo.sinks[i].name,
+		    w->topo.sinks[i].kind, w->topo.sinks[i].exchange);
+	digest = part_hash(buf_slice(&b));
+	buf_fini(&b);
+	return (digest);
+}
+
+static int
+open_durable(struct worker *w, struct buf *text, struct err *err)
+{
+	const char **steps = xcalloc(w->topo.nstages + 1, sizeof(*steps));
+	struct store_meta m;
+	char *path;
+	size_t i;
+	int r;
+
+	for (i = 0; i < w->topo.nstages; i++)
+		if (w->topo.stages[i].kind == STAGE_STATE)
+			steps[i] = w->topo.stages[i].name;
+	path = worker_db_path(w->conf.state_directory, w->me, w->generation);
+	r = store_open(&w->store, path, w->me, steps, w->topo.nstages, &m,
+	    err);
+	free(path);
+	free(steps);
+	if (r == -1)
+		return (-1);
+	if (!m.exists || m.clean)
+		r = start_clean(w, &m, err);
+	else {
+		r = start_unclean(w, &m, text, err);
+		if (r == -1 && text->len > 0 && err->code != ERR_CONFIG &&
+		    (w->flags & START_ACCEPT_LOSS))
+			r = start_lossy(w, &m, err);
+	}
+	buf_fini(&m.automaton);
+	if (r == 0)
+		r = store_rows(&w->store, load_row, w, err);
+	return (r);
+}
+
+int
+recover_open(struct worker *w, struct buf *text, struct err *err)
+{
+	struct store_meta none = { 0 };
+	int r;
+
+	w->shape = shape_of(w);
+	r = w->durable ? open_durable(w, text, err) :
+	    start_clean(w, &none, err);
+	if (r == -1 || shares(w, w->journal.size, err) == -1)
+		return (-1);
+	if (w->journal.clock_ns < w->saved_clock_ns)
+		w->journal.clock_ns = w->saved_clock_ns;
+	w->replay_to = journal_tail(&w->journal);
+	note_journal(w);
+	STAT_SET(w->stats, keys, w->a.nkeys);
+	return (0);
+}

@@ -1,0 +1,457 @@
+/*
+ * After a clean stop, before a start with another number of workers: read
+ * every old worker's file, write every new one's.  Keys go to their new
+ * owners; sources keep their positions; what sinks had not taken goes to one
+ * of the new workers.  Files of generation g+1 count only when the supervisor
+ * says so, so a kill in between costs nothing.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/log.h"
+#include "common/mem.h"
+#include "common/mp.h"
+#include "common/part.h"
+#include "worker/worker.h"
+
+struct names {
+	char	**name;
+	size_t	  n;
+};
+
+struct found_source {
+	char		*name;
+	uint64_t	 off, dev, ino;
+	bool		 ended;
+	struct buf	 rem;
+};
+
+struct spread {
+	struct worker	*w;
+	uint32_t	 old_n, new_n;
+	uint16_t	*table;
+	unsigned int	 bits;
+	struct names	 steps;
+	struct store_job **job;		/* [new_n] */
+	struct found_source *source;
+	size_t		 nsources;
+	uint64_t	 clock_ns;
+	uint64_t	 nrows;
+};
+
+static int
+sql_err(sqlite3 *db, const char *path, struct err *err)
+{
+	return (err_set(err, ERR_CORRUPT, "%s: %s", path,
+	    sqlite3_errmsg(db)));
+}
+
+static int
+open_old(struct spread *s, uint32_t i, sqlite3 **db, char **path,
+    struct err *err)
+{
+	*path = worker_db_path(s->w->conf.state_directory, i,
+	    s->w->generation);
+	if (sqlite3_open_v2(*path, db, SQLITE_OPEN_READWRITE, NULL) !=
+	    SQLITE_OK)
+		return (sql_err(*db, *path, err));
+	return (0);
+}
+
+/* Call row for each row of a query. */
+static int
+each(struct spread *s, uint32_t old, const char *sql,
+    int (*row)(struct spread *, uint32_t, sqlite3_stmt *, struct err *),
+    struct err *err)
+{
+	sqlite3 *db = NULL;
+	sqlite3_stmt *st = NULL;
+	char *path = NULL;
+	int r = -1, rc;
+
+	if (open_old(s, old, &db, &path, err) == -1)
+		goto out;
+	if (sqlite3_prepare_v2(db, sql, -1, &st, NULL) != SQLITE_OK) {
+		(void)sql_err(db, path, err);
+		goto out;
+	}
+	while ((rc = sqlite3_step(st)) == SQLITE_ROW)
+		if (row(s, old, st, err) == -1)
+			goto out;
+	if (rc != SQLITE_DONE)
+		(void)sql_err(db, path, err);
+	else
+		r = 0;
+out:
+	sqlite3_finalize(st);
+	sqlite3_close(db);
+	free(path);
+	return (r);
+}
+
+static struct slice
+blob(sqlite3_stmt *st, int i)
+{
+	return (slice_of(sqlite3_column_blob(st, i),
+	    (size_t)sqlite3_column_bytes(st, i)));
+}
+
+static size_t
+step_number(struct spread *s, const char *name)
+{
+	size_t i;
+
+	for (i = 0; i < s->steps.n; i++)
+		if (strcmp(s->steps.name[i], name) == 0)
+			return (i);
+	s->steps.name = xreallocarray(s->steps.name, s->steps.n + 1,
+	    sizeof(*s->steps.name));
+	s->steps.name[s->steps.n] = xstrdup(name);
+	return (s->steps.n++);
+}
+
+static int
+on_step_name(struct spread *s, uint32_t old, sqlite3_stmt *st,
+    struct err *err)
+{
+	(void)old;
+	(void)err;
+	(void)step_number(s, (const char *)sqlite3_column_text(st, 0));
+	return (0);
+}
+
+static int
+on_state(struct spread *s, uint32_t old, sqlite3_stmt *st, struct err *err)
+{
+	struct slice key = blob(st, 1);
+	uint32_t to = s->table[part_of(part_hash(key), s->bits)];
+
+	(void)old;
+	(void)err;
+	store_job_row(s->job[to], step_number(s,
+	    (const char *)sqlite3_column_text(st, 0)), key, blob(st, 2));
+	s->nrows++;
+	return (0);
+}
+
+static struct found_source *
+source_named(struct spread *s, struct slice name)
+{
+	size_t i;
+
+	for (i = 0; i < s->nsources; i++)
+		if (strlen(s->source[i].name) == name.len &&
+		    memcmp(s->source[i].name, name.data, name.len) == 0)
+			return (&s->source[i]);
+	s->source = xreallocarray(s->source, s->nsources + 1,
+	    sizeof(*s->source));
+	memset(&s->source[s->nsources], 0, sizeof(*s->source));
+	s->source[s->nsources].name = xstrndup((const char *)name.data,
+	    name.len);
+	return (&s->source[s->nsources++]);
+}
+
+/* The automaton as checkpoint.c packs it: its sources are of interest. */
+static int
+on_meta(struct spread *s, uint32_t old, sqlite3_stmt *st, struct err *err)
+{
+	struct found_source *f, in;
+	struct slice name, rem;
+	uint64_t clock;
+	struct mp c;
+	uint32_t i, n;
+
+	if (sqlite3_column_int(st, 0) == 0)
+		return (err_set(err, ERR_REFUSED, "worker %u was not stopped "
+		    "cleanly: its state cannot be spread over another number "
+		    "of workers", old));
+	mp_init(&c, blob(st, 1));
+	if (mp_get_array(&c) != 8)
+		c.bad = true;
+	for (i = 0; i < 4; i++)			/* version shape entry pos */
+		(void)mp_get_uint(&c, UINT64_MAX);
+	clock = mp_get_uint(&c, UINT64_MAX);
+	if (clock > s->clock_ns)
+		s->clock_ns = clock;
+	mp_skip(&c);				/* connections */
+	n = mp_get_array(&c);
+	for (i = 0; i < n && mp_ok(&c); i++) {
+		(void)mp_get_array(&c);
+		name = mp_get_str(&c);
+		in.off = mp_get_uint(&c, UINT64_MAX);
+		in.dev = mp_get_uint(&c, UINT64_MAX);
+		in.ino = mp_get_uint(&c, UINT64_MAX);
+		in.ended = mp_get_bool(&c);
+		rem = mp_get_bin(&c);
+		if (!mp_ok(&c))
+			break;
+		/* Only its one reader has moved it. */
+		f = source_named(s, name);
+		if (in.off < f->off || (in.off == f->off && f->ended))
+			continue;
+		f->off = in.off;
+		f->dev = in.dev;
+		f->ino = in.ino;
+		f->ended = in.ended;
+		buf_clear(&f->rem);
+		buf_add(&f->rem, rem.data, rem.len);
+	}
+	if (!mp_ok(&c))
+		return (err_set(err, ERR_CORRUPT, "the checkpoint of worker "
+		    "%u cannot be read", old));
+	return (0);
+}
+
+/* --- what sinks had not taken ------------------------------------------ */
+
+static struct {			/* the sink whose frames are being read */
+	bool		 open;
+	uint32_t	 to;		/* new worker */
+	uint32_t	 number;	/* its box number there */
+	uint64_t	 resume;
+} now;
+
+static int
+on_box_head(struct spread *s, uint32_t old, struct slice head,
+    struct slice name, struct err *err)
+{
+	const struct topo *t = &s->w->topo;
+	struct outbox_sink k;
+	size_t i;
+
+	now.open = false;
+	if (head.len != sizeof(k))
+		return (err_set(err, ERR_CORRUPT, "saved outputs of worker "
+		    "%u cannot be read", old));
+	memcpy(&k, head.data, sizeof(k));
+	for (i = 0; i < t->nsinks; i++)
+		if (strlen(t->sinks[i].name) == name.len &&
+		    memcmp(t->sinks[i].name, name.data, name.len) == 0)
+			break;
+	if (i == t->nsinks)
+		return (0);
+	now.open = true;
+	now.to = t->sinks[i].kind == SINK_TCP ? old % s->new_n :
+	    (uint32_t)(i % s->new_n);
+	now.number = BOX_SINKS + 2 * (uint32_t)i;
+	now.resume = k.resume;
+	return (0);
+}
+
+/* Each new worker's boxes, sink by sink, in order of payload. */
+struct carried {
+	struct carried	*next;
+	uint32_t	 to, number;
+	struct frame	 f;
+	struct buf	 body;
+};
+static struct carried *carried, **carried_tail = &carried;
+
+static int
+on_box_frame(struct slice head, struct slice body, struct err *err)
+{
+	struct carried *c;
+	struct frame f;
+	const uint8_t *lens;
+	uint32_t i, len, skip = 0;
+	size_t first = 0;
+
+	if (head.len != sizeof(f))
+		return (err_set(err, ERR_CORRUPT,
+		    "saved outputs cannot be read"));
+	memcpy(&f, head.data, sizeof(f));
+	if ((uint64_t)f.len + f.lens != body.len || f.lens / 4 != f.records)
+		return (err_set(err, ERR_CORRUPT,
+		    "saved outputs cannot be read"));
+	lens = body.data + f.len;
+	for (i = 0; i < f.records && f.payload + first < now.resume; i++) {
+		memcpy(&len, lens + i * 4, 4);
+		first += len;
+		skip++;
+	}
+	if (skip == f.records)
+		return (0);
+	c = xcalloc(1, sizeof(*c));
+	c->to = now.to;
+	c->number = now.number;
+	c->f.records = f.records - skip;
+	c->f.len = f.len - (uint32_t)first;
+	c->f.lens = c->f.records * 4;
+	buf_add(&c->body, body.data + first, c->f.len);
+	buf_add(&c->body, lens + (size_t)skip * 4, c->f.lens);
+	*carried_tail = c;
+	carried_tail = &c->next;
+	return (0);
+}
+
+static int
+on_box(struct spread *s, uint32_t old, sqlite3_stmt *st, struct err *err)
+{
+	uint32_t box = (uint32_t)sqlite3_column_int64(st, 0);
+
+	if (box < BOX_SINKS)
+		return (err_set(err, ERR_REFUSED, "worker %u still has "
+		    "messages for another worker: start with the old number "
+		    "of workers and stop again", old));
+	if ((box - BOX_SINKS) % 2 == 0)
+		return (on_box_head(s, old, blob(st, 1), blob(st, 2), err));
+	if (!now.open)
+		return (0);
+	return (on_box_frame(blob(st, 1), blob(st, 2), err));
+}
+
+static void
+give_carried(struct spread *s)
+{
+	const struct topo *t = &s->w->topo;
+	struct outbox_sink k = { 0 };
+	struct carried *c;
+	uint32_t i, number;
+	uint64_t payload;
+	size_t sink;
+
+	for (i = 0; i < s->new_n; i++)
+		for (sink = 0; sink < t->nsinks; sink++) {
+			number = BOX_SINKS + 2 * (uint32_t)sink;
+			payload = 0;
+			store_job_box(s->job[i], number, slice_of(&k,
+			    sizeof(k)), msg_cstr(t->sinks[sink].name));
+			for (c = carried; c != NULL; c = c->next) {
+				if (c->to != i || c->number != number)
+					continue;
+				c->f.payload = payload;
+				payload += c->f.len;
+				store_job_box(s->job[i], number + 1,
+				    slice_of(&c->f, sizeof(c->f)),
+				    buf_slice(&c->body));
+			}
+		}
+}
+
+/* --- the new files ----------------------------------------------------- */
+
+static void
+pack_automaton(struct spread *s, struct buf *b)
+{
+	size_t i;
+
+	mp_put_array(b, 8);
+	mp_put_uint(b, 1);
+	mp_put_uint(b, 0);			/* shape: asked when unclean */
+	mp_put_uint(b, 0);
+	mp_put_uint(b, 0);
+	mp_put_uint(b, s->clock_ns);
+	mp_put_array(b, 0);
+	mp_put_array(b, (uint32_t)s->nsources);
+	for (i = 0; i < s->nsources; i++) {
+		mp_put_array(b, 6);
+		mp_put_str(b, s->source[i].name);
+		mp_put_uint(b, s->source[i].off);
+		mp_put_uint(b, s->source[i].dev);
+		mp_put_uint(b, s->source[i].ino);
+		mp_put_bool(b, s->source[i].ended);
+		mp_put_bin(b, s->source[i].rem.data, s->source[i].rem.len);
+	}
+	mp_put_array(b, 0);
+}
+
+static int
+write_new(struct spread *s, uint32_t i, struct err *err)
+{
+	struct store_job *j = s->job[i];
+	struct store_meta m;
+	struct store st;
+	char *path;
+	int r;
+
+	path = worker_db_path(s->w->conf.state_directory, i,
+	    s->w->generation + 1);
+	if (unlink(path) == -1 && errno != ENOENT)
+		return (err_sys(err, ERR_STORAGE, "cannot remove %s", path));
+	r = store_open(&st, path, i, (const char *const *)s->steps.name,
+	    s->steps.n, &m, err);
+	free(path);
+	if (r == -1)
+		return (-1);
+	clock_random(&j->lineage, sizeof(j->lineage));
+	j->lineage &= INT64_MAX;
+	j->clean = j->sync = j->remake = true;
+	pack_automaton(s, &j->automaton);
+	r = store_commit(&st, j, err);
+	buf_fini(&m.automaton);
+	store_close(&st);
+	return (r);
+}
+
+static void
+spread_fini(struct spread *s)
+{
+	struct carried *c;
+	size_t i;
+
+	while ((c = carried) != NULL) {
+		carried = c->next;
+		buf_fini(&c->body);
+		free(c);
+	}
+	carried_tail = &carried;
+	for (i = 0; i < s->new_n; i++)
+		store_job_free(s->job[i]);
+	for (i = 0; i < s->steps.n; i++)
+		free(s->steps.name[i]);
+	for (i = 0; i < s->nsources; i++) {
+		free(s->source[i].name);
+		buf_fini(&s->source[i].rem);
+	}
+	free(s->job);
+	free(s->steps.name);
+	free(s->source);
+	free(s->table);
+}
+
+static int
+read_old(struct spread *s, struct err *err)
+{
+	uint32_t i;
+
+	for (i = 0; i < s->old_n; i++)
+		if (each(s, i, "SELECT name FROM steps", on_step_name, err)
+		    == -1 ||
+		    each(s, i, "SELECT clean, automaton FROM meta", on_meta,
+		    err) == -1 ||
+		    each(s, i, "SELECT name, key, value FROM state, steps "
+		    "WHERE steps.id = state.step", on_state, err) == -1 ||
+		    each(s, i, "SELECT box, head, body FROM outbox "
+		    "ORDER BY id", on_box, err) == -1)
+			return (-1);
+	return (0);
+}
+
+int
+respread(struct worker *w, struct err *err)
+{
+	struct spread s = { .w = w, .old_n = w->me, .new_n = w->n };
+	uint32_t parts = (uint32_t)w->conf.partitions, i;
+	int r;
+
+	s.bits = part_bits(parts);
+	s.table = xcalloc(parts, sizeof(*s.table));
+	part_assign(s.table, parts, s.new_n);
+	s.job = xcalloc(s.new_n, sizeof(*s.job));
+	for (i = 0; i < s.new_n; i++)
+		s.job[i] = xcalloc(1, sizeof(**s.job));
+	r = read_old(&s, err);
+	if (r == 0)
+		give_carried(&s);
+	for (i = 0; r == 0 && i < s.new_n; i++)
+		r = write_new(&s, i, err);
+	if (r == 0)
+		log_info("state is spread anew workers=%u before=%u keys=%"
+		    PRIu64, s.new_n, s.old_n, s.nrows);
+	spread_fini(&s);
+	return (r);
+}

@@ -1,0 +1,88 @@
+/*
+ * The worker's SQLite file: state rows, the automaton, and after a clean stop
+ * what the outboxes still held.  A writer thread commits; it sees only the
+ * bytes of a job, never live state.  Every commit compares the owner's number
+ * inside the transaction, so that a process that is no longer the owner can
+ * not write.
+ */
+#ifndef WORKER_STORE_H
+#define WORKER_STORE_H
+
+#include <pthread.h>
+#include <sqlite3.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/buf.h"
+#include "common/err.h"
+
+struct store_meta {
+	bool		exists;		/* a checkpoint is there */
+	bool		clean;		/* nothing is in a journal */
+	uint64_t	lineage;
+	uint64_t	position;
+	struct buf	automaton;	/* checkpoint.h's bytes; owned */
+};
+
+/* One transaction.  Rows are added by the owner thread before it is given. */
+struct store_job {
+	uint64_t	position;
+	uint64_t	lineage;
+	uint64_t	request;	/* of the supervisor, 0 = none */
+	bool		clean;		/* nothing is left in mapped files */
+	bool		sync;		/* survives power loss at once */
+	bool		remake;		/* outbox rows replace the old ones */
+	struct buf	automaton;
+	struct buf	rows;		/* packed by store_job_row */
+	struct buf	boxes;		/* packed by store_job_box */
+	size_t		nrows;
+	/* Set by the writer. */
+	bool		ok;
+	struct err	err;
+};
+
+struct store {
+	sqlite3		*db;
+	char		*path;
+	uint64_t	 owner;
+	int64_t		*step_id;	/* of topology stage i, or -1 */
+	size_t		 nsteps;
+	sqlite3_stmt	*put_row, *put_meta, *check;
+	pthread_t	 thread;
+	pthread_mutex_t	 lock;
+	pthread_cond_t	 wake;
+	struct store_job *job;		/* given, not yet done */
+	bool		 busy, done, quit, running;
+	void		(*notify)(void *);	/* from the writer thread */
+	void		*arg;
+};
+
+/* Open or make the file, take ownership, read the last checkpoint.
+ * steps[i] is the name of stage i with state, NULL for other stages. */
+int	store_open(struct store *, const char *path, uint32_t worker,
+	    const char *const *steps, size_t nsteps, struct store_meta *,
+	    struct err *);
+/* All state rows of known steps, in no order. */
+int	store_rows(struct store *, int (*row)(void *, size_t step,
+	    struct slice key, struct slice value), void *, struct err *);
+/* What was saved of outbox `box`, frame by frame: header and body. */
+int	store_boxes(struct store *, int (*frame)(void *, uint32_t box,
+	    struct slice head, struct slice body), void *, struct err *);
+void	store_job_row(struct store_job *, size_t step, struct slice key,
+	    struct slice value);
+void	store_job_box(struct store_job *, uint32_t box, struct slice head,
+	    struct slice body);
+void	store_job_free(struct store_job *);
+/* Commit now, on this thread (before the writer runs, or after store_stop). */
+int	store_commit(struct store *, struct store_job *, struct err *);
+
+/* The writer thread.  notify runs on it when a job is done. */
+int	store_start(struct store *, void (*notify)(void *), void *,
+	    struct err *);
+void	store_give(struct store *, struct store_job *);	/* one at a time */
+/* A finished job, back to its giver; NULL if none. */
+struct store_job *store_take(struct store *);
+void	store_stop(struct store *);	/* waits for the job at work */
+void	store_close(struct store *);
+
+#endif

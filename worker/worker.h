@@ -1,0 +1,245 @@
+/*
+ * One worker process: the automaton and the I/O around it.  All members
+ * belong to the one thread that runs the loop.
+ *
+ *	source.c ─┐                                   ┌─ sink.c ──► receivers
+ *	peer.c  ──┴► journal ─► automaton ─► outboxes ┴─ peer.c ──► workers
+ *	control.c: the supervisor, fd 3        checkpoint.c, store.c: SQLite
+ */
+#ifndef WORKER_WORKER_H
+#define WORKER_WORKER_H
+
+#include <ev.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <uthash.h>
+
+#include "common/buf.h"
+#include "common/conf.h"
+#include "common/err.h"
+#include "common/msg.h"
+#include "common/stats.h"
+#include "common/topo.h"
+#include "worker/automaton.h"
+#include "worker/host.h"
+#include "worker/journal.h"
+#include "worker/outbox.h"
+#include "worker/store.h"
+
+#define WORKER_CHANNEL	3	/* descriptor of the supervisor's channel */
+/* Numbers of saved outboxes in the store: an exchange's channel has its own,
+ * sink i has BOX_SINKS + 2i for its head, whose body is its name, and one
+ * more for its frames. */
+#define BOX_SINKS	0x40000000u
+#define FRAME_CHARGE	96	/* journal overhead per frame, for credit */
+
+/* A client connection: the descriptor, and what the journal has of it. */
+struct conn {
+	struct worker	*w;
+	uint64_t	 id;
+	uint32_t	 source;
+	int		 fd;		/* -1: known from the journal only */
+	uint64_t	 journaled;	/* stream bytes in the journal */
+	bool		 eof;		/* its end is in the journal */
+	bool		 closing;	/* said close, waiting for dropped */
+	bool		 fresh;		/* not yet in the journal */
+	bool		 broken;	/* position lost */
+	ev_io		 io;
+	UT_hash_handle	 hh;
+};
+
+/* A file, stdin or generator source that this worker reads. */
+struct source {
+	bool		 mine;
+	int		 fd;		/* file to read, -1 */
+	int		 in;		/* stdin, -1 */
+	uint64_t	 journaled;	/* bytes, or values asked for */
+	uint64_t	 base;		/* stream offset of fd's byte 0 */
+	bool		 eof;		/* its end is in the journal */
+	bool		 in_eof;	/* stdin has ended */
+	bool		 pipe;		/* it is one */
+	bool		 wait;		/* for space */
+	uint64_t	 punched;	/* freed bytes of the segment */
+	ev_io		 io;
+};
+
+struct peer {
+	struct worker	*w;
+	uint32_t	 worker;
+	int		 fd;		/* -1: not connected */
+	bool		 greeted;	/* its hello has come */
+	ev_io		 rd, wr;
+	struct buf	 in;
+	struct buf	 out;
+	uint64_t	 charge;	/* of the frame at work */
+	struct peer_exchange {
+		/* sending */
+		bool		resumed;	/* it said where to go on */
+		uint64_t	next;		/* outbox offset to send */
+		uint64_t	sent;		/* charge since connected */
+		uint64_t	limit;		/* charge it allows */
+		/* receiving */
+		uint64_t	got;		/* charge since connected */
+		uint64_t	granted;	/* limit that we said */
+		bool		ack;		/* an ack is due */
+	} *x;
+};
+
+struct sink {
+	struct worker	*w;
+	size_t		 index;
+	struct outbox	 box;
+	bool		 mine;
+	bool		 asked;		/* for a connection */
+	bool		 pipe;		/* stdout, not a file */
+	bool		 half_closed;	/* the receiver sends no more */
+	int		 fd;		/* -1: none now */
+	uint64_t	 frame;		/* outbox offset of frame at work */
+	uint64_t	 written;	/* payload offset written next */
+	uint64_t	 retry_ns;	/* file: when to try again */
+	ev_io		 wr;
+};
+
+struct worker {
+	struct ev_loop	*loop;
+	struct conf_app	 conf;
+	struct topo	 topo;
+	uint32_t	 me;
+	uint32_t	 n;
+	uint64_t	 epoch;
+	uint64_t	 generation;
+	uint64_t	 start_time_ns;
+	uint32_t	 flags;		/* START_* */
+	char		*run_dir;
+	struct stats	*stats;
+	bool		 durable;	/* durability is not none */
+
+	struct journal	 journal;
+	struct automaton a;
+	struct outbox	*peer_box;	/* [exchange * n + worker] */
+	struct mark	*journaled;	/* [exchange * n + worker] */
+	uint64_t	*pending;	/* [exchange * n + worker] charge in
+					   the journal, not yet freed */
+	uint64_t	 pending_all;
+	uint64_t	 window;	/* charge a channel may have pending */
+	uint64_t	 source_room;	/* journal bytes for sources */
+	uint64_t	 lineage;
+	uint64_t	 shape;		/* digest of the pipeline's shape */
+	uint64_t	 saved_shape;	/* the checkpoint's */
+	uint64_t	 saved_clock_ns; /* the checkpoint's */
+	uint64_t	 replay_to;	/* tail that recovery found */
+
+	struct peer	*peers;		/* [n] */
+	struct sink	*sinks;		/* [nsinks] */
+	struct source	*sources;	/* [nsources] */
+	struct conn	*conns;		/* by id */
+
+	struct store	 store;
+	struct store_job *retry;	/* a checkpoint that failed */
+	bool		 checkpointing;	/* a job is with the writer */
+	uint64_t	 want_checkpoint; /* request number, 0 = none */
+	uint64_t	 failed_ns;	/* when the last one failed */
+
+	uint64_t	 stdin_ns;	/* when to try it again */
+
+	bool		 running;	/* `run` has come */
+	bool		 ready;		/* said so */
+	bool		 draining;	/* sources have stopped for good */
+	bool		 finishing;
+	bool		 aborting;	/* finish without a checkpoint */
+	bool		 admitting;	/* sources may be read */
+	bool		 idle;		/* user threads may run */
+	bool		 stalled;	/* the turn waits for outbox space */
+
+	ev_io		 control;
+	ev_prepare	 turn;
+	ev_idle		 more;
+	ev_timer	 tick;
+	ev_timer	 checkpoint;
+	ev_timer	 settle;	/* receivers have not acknowledged */
+	ev_async	 committed;
+	struct buf	 control_out;	/* queued: u32 length, bytes */
+};
+
+static inline size_t
+channel_of(const struct worker *w, uint32_t x, uint32_t peer)
+{
+	return ((size_t)x * w->n + peer);
+}
+
+/* Say why to the supervisor and the log, and exit. */
+void	worker_fatal(struct worker *, int code, const char *, ...)
+	    __attribute__((noreturn, format(printf, 3, 4)));
+void	worker_fatal_err(struct worker *, const struct err *)
+	    __attribute__((noreturn));
+
+/* loop.c */
+void	loop_run(struct worker *) __attribute__((noreturn));
+void	loop_flush(struct worker *);	/* the turn goes to the outboxes */
+void	loop_process(struct worker *, uint64_t budget_ns);
+/* Is any outbox of an exchange after x, or of a sink, above its mark?
+ * x -1: any at all. */
+bool	loop_pressure(const struct worker *, int x);
+bool	loop_quiet(struct worker *);	/* nothing inside is under way */
+
+/* recover.c: open or make journal, outboxes, state.  Refused: -1 and text
+ * has one line per finding. */
+int	recover_open(struct worker *, struct buf *text, struct err *);
+void	recover_unlink(struct worker *);
+char	*worker_path(const struct worker *, const char *suffix);
+char	*worker_db_path(const char *dir, uint32_t worker, uint64_t generation);
+
+/* checkpoint.c */
+void	checkpoint_pack(const struct worker *, struct buf *);
+int	checkpoint_unpack(struct worker *, struct slice, struct err *);
+void	checkpoint_begin(struct worker *);
+void	checkpoint_done(struct worker *);	/* writer has finished one */
+void	checkpoint_free(struct worker *, uint64_t pos);
+void	checkpoint_finish(struct worker *) __attribute__((noreturn));
+bool	checkpoint_urgent(const struct worker *);
+
+/* source.c */
+void	source_open(struct worker *);
+void	source_conn(struct worker *, const struct msg_conn *, int fd);
+void	source_dropped(struct worker *, uint64_t id);
+void	source_stdin(struct worker *, uint32_t source, int fd);
+void	source_recover(struct worker *);	/* at `run`: staged bytes */
+void	source_admit(struct worker *);		/* start or stop reading */
+bool	source_pump(struct worker *);		/* files, generators */
+void	source_garbage(struct worker *);
+uint64_t source_space(const struct worker *);
+bool	source_settled(const struct worker *);
+char	*source_segment(const struct worker *, size_t source);
+
+/* peer.c */
+void	peer_attach(struct worker *, uint32_t worker, int fd);
+void	peer_flush(struct worker *);
+int	peer_scan(struct worker *, struct entry *, int sign);
+#ifdef WALLAROO_PLANTED
+void	peer_late(struct worker *);
+#endif
+
+/* sink.c */
+int	sink_open(struct worker *, struct err *);
+void	sink_conn(struct worker *, const struct msg_sinkconn *, int fd);
+void	sink_stdout(struct worker *, uint32_t sink, int fd);
+bool	sink_flush(struct worker *);	/* true: receivers owe us acks */
+bool	sink_empty(const struct worker *);
+void	sink_finish(struct worker *);	/* settle what receivers have */
+
+/* control.c */
+void	control_send(struct worker *, struct buf *);
+void	control_attach(struct worker *);
+void	control_flush_blocking(struct worker *);
+/* One message from a SEQPACKET socket into buf, a passed descriptor or -1.
+ * 1 message, 0 closed, -1 errno (EAGAIN). */
+int	control_receive(int fd, struct buf *, int *passed);
+
+/* tcpinfo.c */
+int	tcp_consumed(int fd, uint64_t *, bool *uncertain, struct err *);
+int	tcp_sent(int fd, uint64_t *acked, uint64_t *accepted, struct err *);
+
+/* respread.c */
+int	respread(struct worker *, struct err *);
+
+#endif
