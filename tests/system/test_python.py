@@ -130,6 +130,19 @@ CHILDREN = apps.WORD_COUNT.replace(
 """)
 
 
+def kept_files(pid):
+    """What a process has open of a worker's connections and files."""
+    names = []
+    for fd in os.listdir("/proc/%d/fd" % pid):
+        try:
+            names.append(os.readlink("/proc/%d/fd/%s" % (pid, fd)))
+        except FileNotFoundError:
+            pass  # closed since the listing
+    return [name for name in names
+            if any(part in name
+                   for part in ("socket", "journal", "outbox", "sqlite"))]
+
+
 @pytest.mark.parametrize("kind", ["spawn", "fork"])
 def test_children_go_with_their_worker(cluster, receiver, feeder, kind):
     """A replacement starts when the children are gone, too; a child holds
@@ -148,12 +161,9 @@ def test_children_go_with_their_worker(cluster, receiver, feeder, kind):
         children = set(harness.processes_marked(app.mark)) - {
             app.process.pid, app.pids()[0]}
         assert children
-        for child in children:
-            sockets = [os.readlink("/proc/%d/fd/%s" % (child, fd))
-                       for fd in os.listdir("/proc/%d/fd" % child)]
-            assert not any("socket" in name or "journal" in name
-                           or "outbox" in name or "sqlite" in name
-                           for name in sockets), sockets
+        harness.wait_for(
+            lambda: not any(kept_files(child) for child in children),
+            "children without files of their worker")
         pid = app.kill9(0)
         app.wait_replaced(0, pid)
         assert not any(harness.process_alive(child) for child in children)
