@@ -221,9 +221,13 @@ allocate(struct worker *w)
 		w->peers[i].x = xcalloc(w->topo.nexchanges + 1,
 		    sizeof(*w->peers[i].x));
 	}
-	for (i = 0; i < w->topo.nsinks; i++)
+	for (i = 0; i < w->topo.nsinks; i++) {
+		w->sinks[i].fd = -1;
 		w->sinks[i].mine = w->topo.sinks[i].kind == SINK_TCP ||
 		    automaton_writer(&w->a, i) == w->me;
+	}
+	for (i = 0; i < w->topo.nsources; i++)
+		w->sources[i].fd = w->sources[i].in = -1;
 	w->journal.fd = -1;
 }
 
@@ -364,6 +368,7 @@ main(void)
 	if ((w->loop = ev_default_loop(EVFLAG_AUTO)) == NULL)
 		worker_fatal(w, EXIT_TEMPORARY, "no event loop");
 	control_attach(w);
+	children_guard(w);
 	open_all(w);
 	loop_run(w);
 }

@@ -239,6 +239,9 @@ int	control_receive(int fd, struct buf *, int *passed);
 int	tcp_consumed(int fd, uint64_t *, bool *uncertain, struct err *);
 int	tcp_sent(int fd, uint64_t *acked, uint64_t *accepted, struct err *);
 
+/* children.c: what user code forks gets none of our descriptors. */
+void	children_guard(struct worker *);
+
 /* respread.c */
 int	respread(struct worker *, struct err *);
 
