@@ -537,12 +537,14 @@ load_row(void *arg, size_t step, struct slice key, struct slice value)
 	uint64_t hash = part_hash(key);
 	struct kent *e = keytab_find(&w->a.keys[step], key, hash);
 
-	if (e == NULL)
+	if (e == NULL) {
 		e = keytab_add(&w->a.keys[step], key, hash);
+		w->a.nkeys++;
+	}
+	free(e->saved);			/* an older one */
 	e->saved = xmalloc(value.len + 1);
 	memcpy(e->saved, value.data, value.len);
 	e->saved_len = (uint32_t)value.len;
-	w->a.nkeys++;
 	return (0);
 }
 

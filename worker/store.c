@@ -9,10 +9,13 @@
 
 #include "common/clock.h"
 #include "common/mem.h"
+#include "common/part.h"
 #include "worker/planted.h"
 #include "worker/store.h"
 
 #define STORE_VERSION	1
+#define DELTA_LIMIT	(16 << 20)	/* bytes of rows, then they are merged */
+#define DELTA_ROWS	(64 << 20)	/* bytes in one row of `delta` */
 
 static const char schema[] =
     "CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1),"
@@ -20,9 +23,14 @@ static const char schema[] =
     "  owner INTEGER NOT NULL, has_checkpoint INTEGER NOT NULL,"
     "  clean INTEGER NOT NULL, lineage INTEGER NOT NULL,"
     "  position INTEGER NOT NULL, automaton BLOB NOT NULL);"
-    "CREATE TABLE steps (id INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL);"
+    /* AUTOINCREMENT: the number of a dropped step is never used again. */
+    "CREATE TABLE steps (id INTEGER PRIMARY KEY AUTOINCREMENT,"
+    "  name TEXT UNIQUE NOT NULL);"
     "CREATE TABLE state (step INTEGER NOT NULL, key BLOB NOT NULL,"
     "  value BLOB NOT NULL, PRIMARY KEY (step, key)) WITHOUT ROWID;"
+    /* Rows newer than those of `state`, in the order of id. */
+    "CREATE TABLE delta (id INTEGER PRIMARY KEY, sum INTEGER NOT NULL,"
+    "  steps BLOB NOT NULL, rows BLOB NOT NULL);"
     "CREATE TABLE outbox (id INTEGER PRIMARY KEY, box INTEGER NOT NULL,"
     "  head BLOB NOT NULL, body BLOB NOT NULL);";
 
@@ -165,6 +173,24 @@ out:
 	return (r);
 }
 
+/* How many bytes of rows wait to be merged. */
+static int
+delta_bytes(struct store *s, uint64_t *n, struct err *err)
+{
+	sqlite3_stmt *st;
+	int r = 0;
+
+	if (prepare(s, &st, "SELECT coalesce(sum(length(rows)), 0) FROM "
+	    "delta", err) == -1)
+		return (-1);
+	if (sqlite3_step(st) != SQLITE_ROW)
+		r = db_err(s, err, "read state");
+	else
+		*n = (uint64_t)sqlite3_column_int64(st, 0);
+	sqlite3_finalize(st);
+	return (r);
+}
+
 int
 store_open(struct store *s, const char *path, uint32_t worker,
     const char *const *steps, size_t nsteps, struct store_meta *m,
@@ -199,10 +225,13 @@ store_open(struct store *s, const char *path, uint32_t worker,
 	}
 	if (take_ownership(s, err) == -1 ||
 	    read_meta(s, worker, m, err) == -1 ||
-	    number_steps(s, steps, err) == -1)
+	    number_steps(s, steps, err) == -1 ||
+	    delta_bytes(s, &s->delta, err) == -1)
 		goto fail;
 	if (prepare(s, &s->put_row, "INSERT INTO state VALUES (?, ?, ?) "
 	    "ON CONFLICT DO UPDATE SET value = excluded.value", err) == -1 ||
+	    prepare(s, &s->put_delta, "INSERT INTO delta (sum, steps, rows) "
+	    "VALUES (?, ?, ?)", err) == -1 ||
 	    prepare(s, &s->put_meta, "UPDATE meta SET has_checkpoint = 1, "
 	    "clean = ?, lineage = ?, position = ?, automaton = ? "
 	    "WHERE owner = ? AND position <= ?3", err) == -1)
@@ -214,33 +243,115 @@ fail:
 	return (-1);
 }
 
-int
-store_rows(struct store *s, int (*row)(void *, size_t, struct slice,
+/* --- rows, oldest first ------------------------------------------------ */
+
+struct item {			/* of job->rows, job->boxes and delta.rows */
+	uint32_t	number;
+	uint32_t	first;		/* bytes of key or head */
+	uint32_t	second;		/* bytes of value or body */
+};
+
+/* The item at *p, moving *p behind it; false at the end or if it is torn. */
+static bool
+next_item(const uint8_t **p, const uint8_t *end, struct item *i,
+    struct slice *first, struct slice *second)
+{
+	if ((size_t)(end - *p) < sizeof(*i))
+		return (false);
+	memcpy(i, *p, sizeof(*i));
+	if ((size_t)(end - *p) - sizeof(*i) < (size_t)i->first + i->second)
+		return (false);
+	*first = slice_of(*p + sizeof(*i), i->first);
+	*second = slice_of(first->data + i->first, i->second);
+	*p = second->data + i->second;
+	return (true);
+}
+
+/* Over the columns of a delta row: what was written is what is read. */
+static uint64_t
+delta_sum(struct slice steps, struct slice rows)
+{
+	return ((part_hash(steps) ^ part_hash(rows)) & INT64_MAX);
+}
+
+static struct slice
+column(sqlite3_stmt *st, int i)
+{
+	return (slice_of(sqlite3_column_blob(st, i),
+	    (size_t)sqlite3_column_bytes(st, i)));
+}
+
+/* Every row of one delta, by the number that the file gives its step. */
+static int
+delta_rows(struct store *s, uint64_t sum, struct slice steps,
+    struct slice rows, int (*row)(void *, int64_t, struct slice,
     struct slice), void *arg, struct err *err)
 {
-	sqlite3_stmt *st;
-	size_t i;
-	int rc = SQLITE_DONE;
+	const uint8_t *p = rows.data, *end = rows.data + rows.len;
+	struct slice key, value;
+	struct item i;
+	int64_t id;
 
-	if (prepare(s, &st, "SELECT key, value FROM state WHERE step = ?",
-	    err) == -1)
-		return (-1);
-	for (i = 0; i < s->nsteps && rc == SQLITE_DONE; i++) {
-		if (s->step_id[i] == -1)
-			continue;
-		sqlite3_bind_int64(st, 1, s->step_id[i]);
-		while ((rc = sqlite3_step(st)) == SQLITE_ROW)
-			if (row(arg, i, slice_of(sqlite3_column_blob(st, 0),
-			    (size_t)sqlite3_column_bytes(st, 0)),
-			    slice_of(sqlite3_column_blob(st, 1),
-			    (size_t)sqlite3_column_bytes(st, 1))) == -1)
-				break;
-		if (rc != SQLITE_DONE)
-			(void)db_err(s, err, "read state");
-		sqlite3_reset(st);
+	if (delta_sum(steps, rows) != sum)
+		goto torn;
+	while (p < end) {
+		if (!next_item(&p, end, &i, &key, &value) ||
+		    i.number >= steps.len / sizeof(id))
+			goto torn;
+		memcpy(&id, steps.data + i.number * sizeof(id), sizeof(id));
+		if (row(arg, id, key, value) == -1)
+			return (-1);
 	}
+	return (0);
+torn:
+	return (err_set(err, ERR_CORRUPT, "%s: saved state does not match "
+	    "its checksum", s->path));
+}
+
+struct known_rows {		/* store_rows: rows of steps that are known */
+	struct store	*s;
+	int		(*row)(void *, size_t, struct slice, struct slice);
+	void		*arg;
+};
+
+static int
+known_row(void *arg, int64_t id, struct slice key, struct slice value)
+{
+	struct known_rows *k = arg;
+	size_t i;
+
+	for (i = 0; i < k->s->nsteps; i++)
+		if (k->s->step_id[i] == id)
+			return (k->row(k->arg, i, key, value));
+	return (0);
+}
+
+int
+store_rows(struct store *s, int (*row)(void *, size_t step,
+    struct slice, struct slice), void *arg, struct err *err)
+{
+	struct known_rows k = { s, row, arg };
+	sqlite3_stmt *st;
+	int rc, r = 0;
+
+	if (prepare(s, &st, "SELECT step, key, value FROM state", err) == -1)
+		return (-1);
+	while (r == 0 && (rc = sqlite3_step(st)) == SQLITE_ROW)
+		r = known_row(&k, sqlite3_column_int64(st, 0), column(st, 1),
+		    column(st, 2));
+	if (r == 0 && rc != SQLITE_DONE)
+		r = db_err(s, err, "read state");
 	sqlite3_finalize(st);
-	return (rc == SQLITE_DONE ? 0 : -1);
+	if (r == -1 || prepare(s, &st, "SELECT sum, steps, rows FROM delta "
+	    "ORDER BY id", err) == -1)
+		return (-1);
+	while (r == 0 && (rc = sqlite3_step(st)) == SQLITE_ROW)
+		r = delta_rows(s, (uint64_t)sqlite3_column_int64(st, 0),
+		    column(st, 1), column(st, 2), known_row, &k, err);
+	if (r == 0 && rc != SQLITE_DONE)
+		r = db_err(s, err, "read state");
+	sqlite3_finalize(st);
+	return (r);
 }
 
 int
@@ -267,12 +378,6 @@ store_boxes(struct store *s, int (*frame)(void *, uint32_t, struct slice,
 }
 
 /* --- jobs -------------------------------------------------------------- */
-
-struct item {			/* of job->rows and job->boxes */
-	uint32_t	number;
-	uint32_t	first;		/* bytes of key or head */
-	uint32_t	second;		/* bytes of value or body */
-};
 
 static void
 add_item(struct buf *b, uint32_t number, struct slice first,
@@ -312,44 +417,197 @@ store_job_free(struct store_job *j)
 }
 
 static int
-put_items(struct store *s, sqlite3_stmt *st, const struct buf *b,
-    bool rows, struct err *err)
+put_item(struct store *s, sqlite3_stmt *st, int64_t number,
+    struct slice first, struct slice second, struct err *err)
 {
-	const uint8_t *p = b->data, *end = b->data + b->len;
-	struct item i;
 	int rc;
 
-	while (p < end) {
-		memcpy(&i, p, sizeof(i));
-		p += sizeof(i);
-		sqlite3_bind_int64(st, 1, rows ? s->step_id[i.number] :
-		    (sqlite3_int64)i.number);
-		/* A zero-length blob needs a pointer, or it would be NULL. */
-		sqlite3_bind_blob(st, 2, p, (int)i.first, SQLITE_STATIC);
-		sqlite3_bind_blob(st, 3, p + i.first, (int)i.second,
-		    SQLITE_STATIC);
-		rc = sqlite3_step(st);
-		sqlite3_reset(st);
-		if (rc != SQLITE_DONE)
-			return (db_err(s, err, "write"));
-		p += i.first + i.second;
-	}
-	return (0);
+	sqlite3_bind_int64(st, 1, number);
+	/* A zero-length blob needs a pointer, or it would be NULL. */
+	sqlite3_bind_blob(st, 2, first.data, (int)first.len, SQLITE_STATIC);
+	sqlite3_bind_blob(st, 3, second.data, (int)second.len, SQLITE_STATIC);
+	rc = sqlite3_step(st);
+	sqlite3_reset(st);
+	return (rc == SQLITE_DONE ? 0 : db_err(s, err, "write"));
 }
 
 static int
 put_boxes(struct store *s, struct store_job *j, struct err *err)
 {
+	const uint8_t *p = j->boxes.data, *end = p + j->boxes.len;
+	struct slice head, body;
 	sqlite3_stmt *st;
-	int r;
+	struct item i;
+	int r = 0;
 
 	if (exec(s, "DELETE FROM outbox", "write", err) == -1)
 		return (-1);
 	if (prepare(s, &st, "INSERT INTO outbox (box, head, body) "
 	    "VALUES (?, ?, ?)", err) == -1)
 		return (-1);
-	r = put_items(s, st, &j->boxes, false, err);
+	while (r == 0 && next_item(&p, end, &i, &head, &body))
+		r = put_item(s, st, i.number, head, body, err);
 	sqlite3_finalize(st);
+	return (r);
+}
+
+/* --- deltas ------------------------------------------------------------ */
+
+/*
+ * A commit appends what changed as one blob; an upsert per key would cost
+ * more than the user's own functions.  When enough has come together it goes
+ * into the table, each key once, in the table's order; always at a clean
+ * stop, so that whoever reads a stopped worker's file finds all in `state`.
+ */
+static int
+put_delta(struct store *s, struct slice rows, struct err *err)
+{
+	struct slice steps = slice_of(s->step_id,
+	    s->nsteps * sizeof(*s->step_id));
+
+	return (put_item(s, s->put_delta, (int64_t)delta_sum(steps, rows),
+	    steps, rows, err));
+}
+
+static int
+put_deltas(struct store *s, const struct buf *rows, struct err *err)
+{
+	const uint8_t *p = rows->data, *end = p + rows->len, *from = p;
+	struct slice key, value;
+	struct item i;
+
+	while (next_item(&p, end, &i, &key, &value))
+		if ((size_t)(p - from) > DELTA_ROWS || p == end) {
+			if (put_delta(s, slice_of(from, (size_t)(p - from)),
+			    err) == -1)
+				return (-1);
+			from = p;
+		}
+	return (0);
+}
+
+struct newer {
+	int64_t		 step;
+	struct slice	 key;
+	struct slice	 value;
+	size_t		 seq;
+};
+
+struct merge {
+	const struct store *s;
+	struct newer	*row;
+	size_t		 n, cap;
+	struct buf	*kept;		/* what the rows point into */
+	size_t		 nkept;
+};
+
+static int
+merge_row(void *arg, int64_t step, struct slice key, struct slice value)
+{
+	struct merge *m = arg;
+	size_t i;
+
+	for (i = 0; i < m->s->nsteps && m->s->step_id[i] != step; i++)
+		continue;
+	if (i == m->s->nsteps)
+		return (0);		/* of a step that was dropped */
+	if (m->n == m->cap) {
+		m->cap = m->cap == 0 ? 1024 : m->cap * 2;
+		m->row = xreallocarray(m->row, m->cap, sizeof(*m->row));
+	}
+	m->row[m->n] = (struct newer){ step, key, value, m->n };
+	m->n++;
+	return (0);
+}
+
+/* By step and key, the newest first. */
+static int
+by_key(const void *a, const void *b)
+{
+	const struct newer *x = a, *y = b;
+	size_t len = x->key.len < y->key.len ? x->key.len : y->key.len;
+	int c;
+
+	if (x->step != y->step)
+		return (x->step < y->step ? -1 : 1);
+	c = len == 0 ? 0 : memcmp(x->key.data, y->key.data, len);
+	if (c != 0)
+		return (c);
+	if (x->key.len != y->key.len)
+		return (x->key.len < y->key.len ? -1 : 1);
+	return (x->seq > y->seq ? -1 : 1);
+}
+
+static bool
+same_key(const struct newer *x, const struct newer *y)
+{
+	return (x->step == y->step && x->key.len == y->key.len &&
+	    (x->key.len == 0 ||
+	    memcmp(x->key.data, y->key.data, x->key.len) == 0));
+}
+
+static int
+merge_put(struct store *s, struct merge *m, struct err *err)
+{
+	size_t i;
+
+	qsort(m->row, m->n, sizeof(*m->row), by_key);
+	for (i = 0; i < m->n; i++)
+		if ((i == 0 || !same_key(&m->row[i - 1], &m->row[i])) &&
+		    put_item(s, s->put_row, m->row[i].step, m->row[i].key,
+		    m->row[i].value, err) == -1)
+			return (-1);
+	return (exec(s, "DELETE FROM delta", "write", err));
+}
+
+/* Bytes of a column are gone at the next sqlite3_step: keep them. */
+static struct slice
+merge_keep(struct merge *m, struct slice bytes)
+{
+	m->kept = xreallocarray(m->kept, m->nkept + 1, sizeof(*m->kept));
+	memset(&m->kept[m->nkept], 0, sizeof(*m->kept));
+	buf_add(&m->kept[m->nkept], bytes.data, bytes.len);
+	return (buf_slice(&m->kept[m->nkept++]));
+}
+
+static int
+merge_read(struct store *s, struct merge *m, struct err *err)
+{
+	sqlite3_stmt *st;
+	int rc, r = 0;
+
+	if (prepare(s, &st, "SELECT sum, steps, rows FROM delta ORDER BY id",
+	    err) == -1)
+		return (-1);
+	while (r == 0 && (rc = sqlite3_step(st)) == SQLITE_ROW)
+		r = delta_rows(s, (uint64_t)sqlite3_column_int64(st, 0),
+		    column(st, 1), merge_keep(m, column(st, 2)), merge_row, m,
+		    err);
+	if (r == 0 && rc != SQLITE_DONE)
+		r = db_err(s, err, "read state");
+	sqlite3_finalize(st);
+	return (r);
+}
+
+static int
+merge_deltas(struct store *s, const struct store_job *j, struct err *err)
+{
+	struct slice steps = slice_of(s->step_id,
+	    s->nsteps * sizeof(*s->step_id)), rows = buf_slice(&j->rows);
+	struct merge m = { .s = s };
+	size_t i;
+	int r;
+
+	r = merge_read(s, &m, err);
+	if (r == 0)
+		r = delta_rows(s, delta_sum(steps, rows), steps, rows,
+		    merge_row, &m, err);
+	if (r == 0)
+		r = merge_put(s, &m, err);
+	for (i = 0; i < m.nkept; i++)
+		buf_fini(&m.kept[i]);
+	free(m.kept);
+	free(m.row);
 	return (r);
 }
 
@@ -375,20 +633,30 @@ put_meta(struct store *s, struct store_job *j, struct err *err)
 	return (0);
 }
 
+static int
+put_rows(struct store *s, struct store_job *j, bool merge, struct err *err)
+{
+	if (merge)
+		return (merge_deltas(s, j, err));
+	return (put_deltas(s, &j->rows, err));
+}
+
 int
 store_commit(struct store *s, struct store_job *j, struct err *err)
 {
+	bool merge = j->clean || s->delta + j->rows.len > DELTA_LIMIT;
+
 	if (exec(s, j->sync ? "PRAGMA synchronous = FULL" :
 	    "PRAGMA synchronous = NORMAL", "write", err) == -1 ||
 	    exec(s, "BEGIN IMMEDIATE", "begin a checkpoint", err) == -1)
 		return (-1);
-	if (put_meta(s, j, err) == -1 ||
-	    put_items(s, s->put_row, &j->rows, true, err) == -1 ||
+	if (put_meta(s, j, err) == -1 || put_rows(s, j, merge, err) == -1 ||
 	    (j->remake && put_boxes(s, j, err) == -1) ||
 	    exec(s, "COMMIT", "commit a checkpoint", err) == -1) {
 		sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
 		return (-1);
 	}
+	s->delta = merge ? 0 : s->delta + j->rows.len;
 	return (0);
 }
 
@@ -479,6 +747,7 @@ store_close(struct store *s)
 	store_stop(s);
 	store_job_free(s->job);
 	sqlite3_finalize(s->put_row);
+	sqlite3_finalize(s->put_delta);
 	sqlite3_finalize(s->put_meta);
 	sqlite3_close(s->db);
 	free(s->step_id);

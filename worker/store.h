@@ -47,7 +47,8 @@ struct store {
 	uint64_t	 owner;
 	int64_t		*step_id;	/* of topology stage i, or -1 */
 	size_t		 nsteps;
-	sqlite3_stmt	*put_row, *put_meta, *check;
+	uint64_t	 delta;		/* bytes of rows not yet merged */
+	sqlite3_stmt	*put_row, *put_delta, *put_meta;
 	pthread_t	 thread;
 	pthread_mutex_t	 lock;
 	pthread_cond_t	 wake;
@@ -62,7 +63,8 @@ struct store {
 int	store_open(struct store *, const char *path, uint32_t worker,
 	    const char *const *steps, size_t nsteps, struct store_meta *,
 	    struct err *);
-/* All state rows of known steps, in no order. */
+/* All state rows of known steps.  A key may come more than once: the last
+ * one counts. */
 int	store_rows(struct store *, int (*row)(void *, size_t step,
 	    struct slice key, struct slice value), void *, struct err *);
 /* What was saved of outbox `box`, frame by frame: header and body. */

@@ -1,0 +1,338 @@
+/* Checkpoints in SQLite: what is committed is what is read, newest first to
+ * count; what is torn, foreign or somebody else's is refused. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/mem.h"
+#include "tests/unit/unit.h"
+#include "worker/store.h"
+
+static char dir[64], path[96];
+static const char *const steps[] = { "count", NULL, "total" };
+
+static void
+make_path(void)
+{
+	snprintf(dir, sizeof(dir), "/tmp/check_store.XXXXXX");
+	ck_assert_ptr_nonnull(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/s", dir);
+}
+
+static void
+remove_path(void)
+{
+	static const char *const ends[] = { "", "-wal", "-shm" };
+	char name[128];
+	size_t i;
+
+	for (i = 0; i < 3; i++) {
+		snprintf(name, sizeof(name), "%s%s", path, ends[i]);
+		unlink(name);
+	}
+	rmdir(dir);
+}
+
+static void
+open_store(struct store *s, struct store_meta *m)
+{
+	struct err err;
+
+	ck_assert_int_eq(store_open(s, path, 1, steps, 3, m, &err), 0);
+}
+
+static struct store_job *
+job(uint64_t position)
+{
+	struct store_job *j = xcalloc(1, sizeof(*j));
+
+	j->position = position;
+	j->lineage = 7;
+	buf_add(&j->automaton, "automaton", 9);
+	return (j);
+}
+
+static void
+add(struct store_job *j, size_t step, const char *key, const char *value)
+{
+	store_job_row(j, step, slice_of(key, strlen(key)),
+	    slice_of(value, strlen(value)));
+}
+
+static void
+commit(struct store *s, struct store_job *j)
+{
+	struct err err;
+
+	ck_assert_int_eq(store_commit(s, j, &err), 0);
+	store_job_free(j);
+}
+
+/* "step/key=value " of every key as it stands in the end, as they came. */
+struct seen {
+	struct { size_t step; char key[32], value[32]; } row[64];
+	size_t n;
+};
+
+static int
+see(void *arg, size_t step, struct slice key, struct slice value)
+{
+	struct seen *s = arg;
+	size_t i;
+
+	ck_assert_uint_lt(key.len, 32);
+	ck_assert_uint_lt(value.len, 32);
+	for (i = 0; i < s->n; i++)
+		if (s->row[i].step == step &&
+		    strlen(s->row[i].key) == key.len &&
+		    memcmp(s->row[i].key, key.data, key.len) == 0)
+			break;
+	ck_assert_uint_lt(i, 64);
+	s->row[i].step = step;
+	memcpy(s->row[i].key, key.data, key.len);
+	s->row[i].key[key.len] = '\0';
+	memcpy(s->row[i].value, value.data, value.len);
+	s->row[i].value[value.len] = '\0';
+	if (i == s->n)
+		s->n++;
+	return (0);
+}
+
+static const char *
+value_of(struct store *s, size_t step, const char *key)
+{
+	static struct seen seen;
+	struct err err;
+	size_t i;
+
+	memset(&seen, 0, sizeof(seen));
+	ck_assert_int_eq(store_rows(s, see, &seen, &err), 0);
+	for (i = 0; i < seen.n; i++)
+		if (seen.row[i].step == step &&
+		    strcmp(seen.row[i].key, key) == 0)
+			return (seen.row[i].value);
+	return ("-");
+}
+
+static int
+integer(const char *sql)
+{
+	sqlite3_stmt *st;
+	sqlite3 *db;
+	int v;
+
+	ck_assert_int_eq(sqlite3_open(path, &db), SQLITE_OK);
+	ck_assert_int_eq(sqlite3_prepare_v2(db, sql, -1, &st, NULL),
+	    SQLITE_OK);
+	ck_assert_int_eq(sqlite3_step(st), SQLITE_ROW);
+	v = sqlite3_column_int(st, 0);
+	sqlite3_finalize(st);
+	sqlite3_close(db);
+	return (v);
+}
+
+static void
+execute(const char *sql)
+{
+	sqlite3 *db;
+
+	ck_assert_int_eq(sqlite3_open(path, &db), SQLITE_OK);
+	ck_assert_int_eq(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
+	sqlite3_close(db);
+}
+
+START_TEST(test_the_newest_counts)
+{
+	struct store_job *j;
+	struct store_meta m;
+	struct store s;
+
+	make_path();
+	open_store(&s, &m);
+	ck_assert(!m.exists);
+	add(j = job(8), 0, "a", "1");
+	add(j, 2, "a", "10");
+	add(j, 0, "", "empty");
+	commit(&s, j);
+	add(j = job(16), 0, "a", "2");
+	add(j, 0, "b", "");
+	commit(&s, j);
+	store_close(&s);
+	open_store(&s, &m);
+	ck_assert(m.exists && !m.clean);
+	ck_assert_uint_eq(m.position, 16);
+	ck_assert_uint_eq(m.lineage, 7);
+	ck_assert_uint_eq(m.automaton.len, 9);
+	buf_fini(&m.automaton);
+	ck_assert_str_eq(value_of(&s, 0, "a"), "2");
+	ck_assert_str_eq(value_of(&s, 2, "a"), "10");
+	ck_assert_str_eq(value_of(&s, 0, ""), "empty");
+	ck_assert_str_eq(value_of(&s, 0, "b"), "");
+	store_close(&s);
+	remove_path();
+}
+END_TEST
+
+START_TEST(test_a_clean_file_has_all_in_one_table)
+{
+	struct store_job *j;
+	struct store_meta m;
+	struct store s;
+
+	make_path();
+	open_store(&s, &m);
+	add(j = job(8), 0, "a", "1");
+	add(j, 0, "b", "1");
+	commit(&s, j);
+	add(j = job(16), 0, "a", "2");
+	commit(&s, j);
+	ck_assert_int_eq(integer("SELECT count(*) FROM delta"), 2);
+	ck_assert_int_eq(integer("SELECT count(*) FROM state"), 0);
+	add(j = job(24), 0, "c", "3");
+	add(j, 0, "c", "4");
+	j->clean = j->sync = true;
+	commit(&s, j);
+	ck_assert_int_eq(integer("SELECT count(*) FROM delta"), 0);
+	ck_assert_int_eq(integer("SELECT count(*) FROM state"), 3);
+	ck_assert_str_eq(value_of(&s, 0, "a"), "2");
+	ck_assert_str_eq(value_of(&s, 0, "b"), "1");
+	ck_assert_str_eq(value_of(&s, 0, "c"), "4");
+	store_close(&s);
+	remove_path();
+}
+END_TEST
+
+START_TEST(test_many_rows_are_merged)
+{
+	char key[16], value[24];
+	struct store_job *j;
+	struct store_meta m;
+	struct store s;
+	int round, i;
+
+	make_path();
+	open_store(&s, &m);
+	for (round = 0; round < 40; round++) {
+		j = job((uint64_t)(round + 1) * 8);
+		for (i = 0; i < 20000; i++) {
+			snprintf(key, sizeof(key), "k%d", i % 40);
+			snprintf(value, sizeof(value), "%d.%d", round, i);
+			add(j, 0, key, value);
+		}
+		commit(&s, j);
+	}
+	/* Bounded: what waits to be merged is less than was written. */
+	ck_assert_uint_gt(s.delta, 0);
+	ck_assert_int_lt(integer("SELECT count(*) FROM delta"), 40);
+	ck_assert_int_eq(integer("SELECT count(*) FROM state"), 40);
+	ck_assert_str_eq(value_of(&s, 0, "k39"), "39.19999");
+	store_close(&s);
+	remove_path();
+}
+END_TEST
+
+START_TEST(test_a_dropped_step_stays_away)
+{
+	struct store_job *j;
+	struct store_meta m;
+	struct store s;
+
+	make_path();
+	open_store(&s, &m);
+	add(j = job(8), 2, "old", "1");
+	commit(&s, j);
+	store_close(&s);
+	execute("DELETE FROM steps WHERE name = 'total'");
+	open_store(&s, &m);		/* a new step of that name */
+	buf_fini(&m.automaton);
+	ck_assert_str_eq(value_of(&s, 2, "old"), "-");
+	j = job(16);
+	j->clean = true;
+	commit(&s, j);
+	ck_assert_int_eq(integer("SELECT count(*) FROM state"), 0);
+	store_close(&s);
+	remove_path();
+}
+END_TEST
+
+START_TEST(test_torn_rows_are_refused)
+{
+	struct store_job *j;
+	struct store_meta m;
+	struct seen seen;
+	struct store s;
+	struct err err;
+
+	make_path();
+	open_store(&s, &m);
+	add(j = job(8), 0, "a", "1");
+	commit(&s, j);
+	execute("UPDATE delta SET rows = substr(rows, 1, length(rows) - 1)");
+	memset(&seen, 0, sizeof(seen));
+	ck_assert_int_eq(store_rows(&s, see, &seen, &err), -1);
+	ck_assert_int_eq(err.code, ERR_CORRUPT);
+	ck_assert_ptr_nonnull(strstr(err.text, path));
+	j = job(16);
+	j->clean = true;
+	ck_assert_int_eq(store_commit(&s, j, &err), -1);
+	ck_assert_int_eq(err.code, ERR_CORRUPT);
+	store_job_free(j);
+	store_close(&s);
+	remove_path();
+}
+END_TEST
+
+START_TEST(test_one_owner)
+{
+	struct store_meta m;
+	struct store old, s;
+	struct store_job *j;
+	struct err err;
+
+	make_path();
+	open_store(&old, &m);
+	open_store(&s, &m);
+	add(j = job(8), 0, "a", "1");
+	ck_assert_int_eq(store_commit(&old, j, &err), -1);
+	ck_assert_int_eq(err.code, ERR_REFUSED);
+	store_job_free(j);
+	add(j = job(8), 0, "a", "2");
+	commit(&s, j);
+	ck_assert_str_eq(value_of(&old, 0, "a"), "2");
+	store_close(&old);
+	store_close(&s);
+	remove_path();
+}
+END_TEST
+
+START_TEST(test_foreign_files_are_refused)
+{
+	struct store_meta m;
+	struct store s;
+	struct err err;
+	FILE *f;
+
+	make_path();
+	f = fopen(path, "w");
+	fprintf(f, "%5000s", "not a database");
+	fclose(f);
+	ck_assert_int_eq(store_open(&s, path, 1, steps, 3, &m, &err), -1);
+	ck_assert_int_eq(err.code, ERR_CORRUPT);
+	unlink(path);
+	open_store(&s, &m);
+	store_close(&s);
+	ck_assert_int_eq(store_open(&s, path, 2, steps, 3, &m, &err), -1);
+	ck_assert_int_eq(err.code, ERR_CORRUPT);
+	execute("PRAGMA user_version = 9");
+	ck_assert_int_eq(store_open(&s, path, 1, steps, 3, &m, &err), -1);
+	ck_assert_int_eq(err.code, ERR_CORRUPT);
+	ck_assert_ptr_nonnull(strstr(err.text, "version 9"));
+	remove_path();
+}
+END_TEST
+
+UNIT_MAIN("store", test_the_newest_counts,
+    test_a_clean_file_has_all_in_one_table, test_many_rows_are_merged,
+    test_a_dropped_step_stays_away, test_torn_rows_are_refused,
+    test_one_owner, test_foreign_files_are_refused)
