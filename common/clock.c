@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/fault.h"
 
 static int
 clock_kernel(clockid_t id, struct timespec *ts)
@@ -50,7 +51,7 @@ clock_ns(clockid_t id)
 uint64_t
 clock_wall_ns(void)
 {
-	return (clock_ns(CLOCK_REALTIME));
+	return (clock_ns(CLOCK_REALTIME) + (uint64_t)fault_clock_ns());
 }
 
 uint64_t

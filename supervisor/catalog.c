@@ -15,6 +15,7 @@
 
 #include "common/clock.h"
 #include "common/log.h"
+#include "common/fault.h"
 #include "common/mem.h"
 #include "supervisor/supervisor.h"
 
@@ -74,9 +75,12 @@ cat_err(const struct catalog *c, struct err *err)
 static int
 exec(struct catalog *c, const char *sql, struct err *err)
 {
-	if (sqlite3_exec(c->db, sql, NULL, NULL, NULL) != SQLITE_OK)
-		return (cat_err(c, err));
-	return (0);
+	int rc;
+
+	FAULT_POINT(catalog_write_before);
+	rc = sqlite3_exec(c->db, sql, NULL, NULL, NULL);
+	FAULT_POINT(catalog_write_after);
+	return (rc == SQLITE_OK ? 0 : cat_err(c, err));
 }
 
 /* A statement that is stepped once and has no rows. */
@@ -85,8 +89,10 @@ finish(struct catalog *c, sqlite3_stmt *st, struct err *err)
 {
 	int r = 0;
 
+	FAULT_POINT(catalog_write_before);
 	if (st == NULL || sqlite3_step(st) != SQLITE_DONE)
 		r = cat_err(c, err);
+	FAULT_POINT(catalog_write_after);
 	sqlite3_finalize(st);
 	return (r);
 }

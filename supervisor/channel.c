@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/fault.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "supervisor/supervisor.h"
@@ -58,7 +59,7 @@ send_one(struct child *c, const struct out_msg *m)
 	struct iovec iov;
 	struct msghdr h = { .msg_iov = &iov, .msg_iovlen = 1 };
 	const struct held *held;
-	int fd = m->fd;
+	int fd = m->fd, r;
 
 	if (m->held != 0) {
 		if ((held = hold_find(c->s, m->held)) == NULL)
@@ -76,9 +77,14 @@ send_one(struct child *c, const struct out_msg *m)
 		h.msg_control = &control;
 		h.msg_controllen = sizeof(control);
 	}
-	while (sendmsg(c->fd, &h, MSG_NOSIGNAL | MSG_DONTWAIT) == -1) {
-		if (errno == EINTR)
-			continue;
+	if (fd != -1)
+		FAULT_POINT(hand_over_before);
+	do
+		r = (int)sendmsg(c->fd, &h, MSG_NOSIGNAL | MSG_DONTWAIT);
+	while (r == -1 && errno == EINTR);
+	if (fd != -1)
+		FAULT_POINT(hand_over_after);
+	if (r == -1) {
 		if (errno == EAGAIN)
 			return (0);
 		if (errno == ETOOMANYREFS || errno == ENOBUFS ||

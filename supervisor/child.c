@@ -27,6 +27,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/fault.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "supervisor/supervisor.h"
@@ -264,7 +265,9 @@ child_run(struct child *c)
 
 	child_move(c, CHILD_RECOVERING);
 	msg_put_run(&b, &m);
+	FAULT_POINT(child_run_before);
 	channel_send(c, &b, -1);
+	FAULT_POINT(child_run_after);
 	buf_fini(&b);
 }
 
@@ -276,7 +279,9 @@ say_finish(struct child *c, uint32_t why)
 
 	c->told_finish = true;
 	msg_put_finish(&b, &m);
+	FAULT_POINT(child_finish_before);
 	channel_send(c, &b, -1);
+	FAULT_POINT(child_finish_after);
 	buf_fini(&b);
 }
 
@@ -373,7 +378,9 @@ on_close(void *arg, const struct msg_close *m, struct err *err)
 		(void)snprintf(why, sizeof(why), "%.*s", (int)(m->reason.len <
 		    sizeof(why) ? m->reason.len : sizeof(why) - 1),
 		    (const char *)m->reason.data);
+		FAULT_POINT(conn_drop_before);
 		hold_drop(c->s, h, why);
+		FAULT_POINT(conn_drop_after);
 		listen_update(c->s);
 	}
 	msg_put_dropped(&b, &r);
@@ -467,6 +474,7 @@ child_read(struct child *c, int most)
 	int r;
 
 	while (c->fd != -1 && most-- > 0) {
+		FAULT_POINT(child_receive_before);
 		r = channel_receive(c->fd, &b);
 		if (r == -1)
 			return;
@@ -474,6 +482,7 @@ child_read(struct child *c, int most)
 			ev_io_stop(c->s->loop, &c->io);
 			return;
 		}
+		FAULT_POINT(child_receive_after);
 		if (b.len >= MSG_HEADER && msg_dispatch(&handlers, c,
 		    FROM_WORKER, slice_of(b.data + MSG_HEADER, b.len -
 		    MSG_HEADER), &err) == 0)
@@ -551,11 +560,13 @@ on_reaped(struct ev_loop *loop, ev_child *w, int events)
 		return;				/* stopped or continued */
 	ev_child_stop(loop, w);
 	c->status = w->rstatus;
+	FAULT_POINT(reap_before);
 	/* Its last words. */
 	child_read(c, INT32_MAX);
 	log_death(c);
 	channel_close(c);
 	child_move(c, CHILD_DYING);
+	FAULT_POINT(reap_after);
 	look_what_is_left(c);
 }
 

@@ -18,6 +18,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/fault.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "supervisor/supervisor.h"
@@ -143,11 +144,13 @@ accept_one(struct listener *l)
 		listen_update(s);
 		return (false);
 	}
+	FAULT_POINT(accept_before);
 	set_options(fd);
 	address_text((struct sockaddr *)&ss, len, remote, sizeof(remote));
 	w = pick_worker(s, l->source);
 	s->turn[l->source] = ((uint32_t)w + 1) % s->n;
 	h = hold_take(s, false, 0, (uint32_t)w, l->source, 0, &fd, remote);
+	FAULT_POINT(accept_after);
 	log_debug("connection begins id=%" PRIu64 " worker=%d source=%u "
 	    "remote=%s", h->id, w, l->source, remote);
 	hold_send(h, s);
@@ -516,8 +519,10 @@ connected(struct attempt *a)
 	log_info("connected sink=\"%s\" address=%s worker=%u", k->name,
 	    remote, a->worker);
 	ev_io_stop(s->loop, &a->io);
+	FAULT_POINT(connected_before);
 	h = hold_take(s, true, 0, a->worker, a->sink, baseline, &a->fd,
 	    remote);
+	FAULT_POINT(connected_after);
 	attempt_free(a);
 	hold_send(h, s);
 }

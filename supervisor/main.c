@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/fault.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "supervisor/supervisor.h"
@@ -117,6 +118,8 @@ main(int argc, char *argv[])
 	bool check = false;
 	int ch;
 
+	if (fault_listed(argc, argv))
+		return (0);
 	log_init("supervisor", LOG_INFO);
 	while ((ch = getopt_long(argc, argv, "c:nx:Vh", long_options,
 	    NULL)) != -1)

@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/fault.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "supervisor/supervisor.h"
@@ -144,6 +145,7 @@ spawn_worker(struct child *c, struct err *err)
 	c->mark = xasprintf(MARK "%s.%" PRIu64 ".%" PRIu64, s->instance,
 	    s->catalog.epoch, c->serial);
 	env = make_environment(c);
+	FAULT_POINT(spawn_before);
 	pid = fork();
 	if (pid == 0)
 		become(s->program, env, fd[1], null);
@@ -154,6 +156,7 @@ spawn_worker(struct child *c, struct err *err)
 		close(fd[0]);
 		return (err_sys(err, ERR_SYSTEM, "fork"));
 	}
+	FAULT_POINT(spawn_after);
 	c->pid = pid;
 	(void)fcntl(fd[0], F_SETFL, O_NONBLOCK);
 	channel_open(c, fd[0]);

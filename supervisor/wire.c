@@ -9,6 +9,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "common/fault.h"
 #include "common/log.h"
 #include "supervisor/supervisor.h"
 
@@ -37,6 +38,7 @@ wire_pair(struct child *a, struct child *b)
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0,
 	    fd) == -1)
 		return (-1);
+	FAULT_POINT(wire_before);
 	/* First the one that is at work, then the new one. */
 	if (a->serial > b->serial) {
 		tell(b, a, fd[0]);
@@ -45,6 +47,7 @@ wire_pair(struct child *a, struct child *b)
 		tell(a, b, fd[0]);
 		tell(b, a, fd[1]);
 	}
+	FAULT_POINT(wire_after);
 	return (0);
 }
 

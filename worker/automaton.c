@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/fault.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "common/mp.h"
@@ -1119,10 +1120,12 @@ automaton_run(struct automaton *a, uint64_t (*now)(void),
 		from = a->pos == a->entry ? 0 :
 		    (size_t)(a->pos - a->entry - ENTRY_HEADER);
 		a->stamp = 0;
+		FAULT_POINT(apply_before);
 		if (dispatch(a, e, from, &used, err) == -1) {
 			undo_record(a);
 			return (-1);
 		}
+		FAULT_POINT(apply_after);
 		assert(used > from || used == e->len);
 		if (used >= e->len)
 			a->entry = a->pos = entry_end(e);

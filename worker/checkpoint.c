@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/fault.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "common/mp.h"
@@ -233,6 +234,7 @@ make_job(struct worker *w)
 	struct store_job *j = xcalloc(1, sizeof(*j));
 	size_t i;
 
+	FAULT_POINT(checkpoint_take_before);
 	j->position = w->a.pos;
 	j->lineage = w->lineage;
 	j->request = w->want_checkpoint;
@@ -241,6 +243,7 @@ make_job(struct worker *w)
 		if (w->topo.stages[i].kind == STAGE_STATE)
 			save_keys(w, i, j);
 	checkpoint_pack(w, &j->automaton);
+	FAULT_POINT(checkpoint_take_after);
 	return (j);
 }
 
@@ -288,7 +291,9 @@ checkpoint_begin(struct worker *w)
 			checkpoint_free(w, j->position);
 			usleep(20000);
 		}
+		FAULT_POINT(checkpoint_give_before);
 		store_give(&w->store, j);
+		FAULT_POINT(checkpoint_give_after);
 	}
 	w->checkpointing = true;
 }
@@ -334,6 +339,7 @@ checkpoint_done(struct worker *w)
 	if (j == NULL)
 		return;
 	w->checkpointing = false;
+	FAULT_POINT(checkpoint_end_before);
 	answer(w, j);
 	if (!j->ok) {
 		if (j->err.code != ERR_STORAGE)
@@ -353,6 +359,7 @@ checkpoint_done(struct worker *w)
 	checkpoint_free(w, j->position);
 	STAT_ADD(w->stats, checkpoints, 1);
 	STAT_SET(w->stats, checkpoint_position, j->position);
+	FAULT_POINT(checkpoint_end_after);
 	store_job_free(j);
 	if (w->want_checkpoint != 0 && !w->finishing)
 		checkpoint_begin(w);
@@ -456,11 +463,15 @@ checkpoint_finish(struct worker *w)
 	j = make_job(w);
 	j->clean = j->sync = j->remake = true;
 	save_boxes(w, j);
+	FAULT_POINT(finish_commit_before);
 	if (store_commit(&w->store, j, &err) == -1)
 		worker_fatal_err(w, &err);
+	FAULT_POINT(finish_commit_after);
 	store_job_free(j);
 	store_close(&w->store);
+	FAULT_POINT(finish_unlink_before);
 	recover_unlink(w);
+	FAULT_POINT(finish_unlink_after);
 	say_finished(w, true);
 	exit(0);
 }

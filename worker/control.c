@@ -12,6 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/fault.h"
 #include "common/log.h"
 #include "worker/planted.h"
 #include "worker/worker.h"
@@ -363,6 +364,7 @@ on_channel(struct ev_loop *loop, ev_io *io, int events)
 	static struct buf b;
 	struct delivery d = { io->data, -1 };
 	struct err err;
+	bool with_fd;
 	int r, i;
 
 	(void)loop;
@@ -371,6 +373,7 @@ on_channel(struct ev_loop *loop, ev_io *io, int events)
 		watch(d.w);
 	}
 	for (i = 0; i < 64; i++) {
+		FAULT_POINT(channel_receive_before);
 		r = control_receive(WORKER_CHANNEL, &b, &d.fd);
 		if (r == -1 && errno == EAGAIN)
 			return;
@@ -381,11 +384,17 @@ on_channel(struct ev_loop *loop, ev_io *io, int events)
 			}
 			_exit(EXIT_TEMPORARY);	/* no supervisor, no work */
 		}
+		FAULT_POINT(channel_receive_after);
+		with_fd = d.fd != -1;
+		if (with_fd)
+			FAULT_POINT(take_over_before);
 		if (b.len < MSG_HEADER || msg_dispatch(&handlers, &d,
 		    FROM_SUP, slice_of(b.data + MSG_HEADER, b.len -
 		    MSG_HEADER), &err) == -1)
 			worker_fatal(d.w, EXIT_TEMPORARY, "message from the "
 			    "supervisor: %s", err.text);
+		if (with_fd)
+			FAULT_POINT(take_over_after);
 		if (d.fd != -1)
 			close(d.fd);
 	}

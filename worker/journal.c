@@ -10,6 +10,7 @@
 
 #include "common/buf.h"
 #include "common/clock.h"
+#include "common/fault.h"
 #include "common/part.h"
 #include "worker/journal.h"
 #include "worker/mapped.h"
@@ -289,15 +290,19 @@ journal_publish(struct journal *j, uint32_t len)
 	struct entry *e = slot(j, tail);
 
 	assert(e->pos == tail && len <= e->room && len > 0);
+	FAULT_POINT(publish_before);
 	e->len = len;
 	STORE(j->h->tail, tail + entry_size(len));
+	FAULT_POINT(publish_after);
 }
 
 void
 journal_release(struct journal *j, uint64_t done)
 {
 	assert(done >= LOAD(j->h->done) && done <= LOAD(j->h->tail));
+	FAULT_POINT(release_before);
 	STORE(j->h->done, done);
+	FAULT_POINT(release_after);
 }
 
 void
@@ -309,5 +314,7 @@ journal_free(struct journal *j, uint64_t pos)
 	while (head < pos && (e = journal_at(j, head)) != NULL &&
 	    entry_end(e) <= pos)
 		head = entry_end(e);
+	FAULT_POINT(journal_trim_before);
 	STORE(j->h->head, head);
+	FAULT_POINT(journal_trim_after);
 }

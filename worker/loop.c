@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/fault.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "worker/planted.h"
@@ -144,6 +145,7 @@ loop_flush(struct worker *w)
 	if (w->stalled)
 		log_info("there is space again");
 	w->stalled = false;
+	FAULT_POINT(turn_put_before);
 	for (i = 0; i < n; i++)
 		if (w->a.to_peer[i].nframes > 0) {
 			put_turn(&w->peer_box[i], &w->a.to_peer[i],
@@ -155,6 +157,7 @@ loop_flush(struct worker *w)
 		if (w->a.to_sink[i].nframes > 0)
 			put_turn(&w->sinks[i].box, &w->a.to_sink[i], -1,
 			    &scratch);
+	FAULT_POINT(turn_put_after);
 	automaton_turn_clear(&w->a);
 	if (w->a.pos > journal_done(&w->journal))
 		journal_release(&w->journal, w->a.pos);

@@ -17,6 +17,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/fault.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "common/part.h"
@@ -99,6 +100,7 @@ on_start(void *arg, const struct msg_start *m, struct err *err)
 	struct worker *w = s->w;
 
 	w->me = m->worker;
+	fault_worker(w->me);
 	w->n = m->workers;
 	w->epoch = m->epoch;
 	w->generation = m->generation;
@@ -332,12 +334,14 @@ raise_limit(void)
 }
 
 int
-main(void)
+main(int argc, char *argv[])
 {
 	struct worker *w = &worker;
 	char role[32];
 	pid_t parent = getppid();
 
+	if (fault_listed(argc, argv))
+		return (0);
 	raise_limit();
 	signal(SIGPIPE, SIG_IGN);
 	log_init("worker", LOG_INFO);

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/fault.h"
 #include "common/mem.h"
 #include "worker/mapped.h"
 #include "worker/outbox.h"
@@ -76,6 +77,7 @@ grow(struct outbox *o, struct err *err)
 
 	if (phys >= o->nslots)
 		return (err_set(err, ERR_LIMIT, "%s is full", what(o)));
+	FAULT_POINT(outbox_grow_before);
 	if (mapped_allocate(o->fd, what(o),
 	    o->head_size + (uint64_t)phys * SEGMENT, SEGMENT, err) == -1 ||
 	    map_segment(o, phys, err) == -1)
@@ -84,6 +86,7 @@ grow(struct outbox *o, struct err *err)
 		o->nhollow--;
 	else
 		o->h->physical = phys + 1;
+	FAULT_POINT(outbox_grow_after);
 	o->spare[o->nspare++] = phys;
 	return (0);
 }
@@ -372,7 +375,9 @@ outbox_append(struct outbox *o, struct frame *f, struct slice body,
 	if (lens != NULL)
 		off = put(o, off, lens, f->lens);
 	o->payload_tail += body.len;
+	FAULT_POINT(frame_put_before);
 	STORE(o->h->tail, off);
+	FAULT_POINT(frame_put_after);
 }
 
 int
@@ -432,9 +437,11 @@ outbox_free(struct outbox *o, uint64_t off)
 		payload = f.payload + f.len;
 		head = end;
 	}
+	FAULT_POINT(outbox_trim_before);
 	/* payload first: read only when head has reached tail */
 	STORE(o->h->payload, payload);
 	STORE(o->h->head, head);
+	FAULT_POINT(outbox_trim_after);
 	/* The segment that the tail is in stays, even when it is empty. */
 	for (; s < head / SEGMENT && s < end_segment(o); s++)
 		o->spare[o->nspare++] = table(o)[s % o->nslots];

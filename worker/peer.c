@@ -16,6 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/fault.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "worker/planted.h"
@@ -170,7 +171,9 @@ acked(struct worker *w, uint32_t peer, uint32_t x, uint64_t pos,
 			break;
 		off = next;
 	}
+	FAULT_POINT(peer_acked_before);
 	outbox_free(o, off);
+	FAULT_POINT(peer_acked_after);
 }
 
 static int
@@ -342,7 +345,9 @@ on_readable(struct ev_loop *loop, ev_io *io, int events)
 
 	(void)loop;
 	(void)events;
+	FAULT_POINT(peer_read_before);
 	n = read(p->fd, buf_reserve(&p->in, READ_BYTES), READ_BYTES);
+	FAULT_POINT(peer_read_after);
 	if (n == -1 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (n <= 0) {
@@ -393,8 +398,10 @@ put_ack(struct peer *p, uint32_t x)
 
 	if (!p->x[x].ack)
 		return;
+	FAULT_POINT(peer_ack_before);
 	p->x[x].ack = false;
 	msg_put_ack(&p->out, &k);
+	FAULT_POINT(peer_ack_after);
 }
 
 static void
@@ -440,8 +447,10 @@ flush(struct peer *p)
 			ev_io_stop(w->loop, &p->wr);
 			return;
 		}
+		FAULT_POINT(peer_send_before);
 		n = send(p->fd, p->out.data, p->out.len,
 		    MSG_NOSIGNAL | MSG_DONTWAIT);
+		FAULT_POINT(peer_send_after);
 		if (n == -1 && (errno == EAGAIN || errno == EINTR))
 			break;
 		if (n == -1) {

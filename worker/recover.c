@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/fault.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "common/part.h"
@@ -172,11 +173,15 @@ create_files(struct worker *w, uint64_t start, struct err *err)
 		return (-1);
 	path = worker_path(w, "journal");
 	recover_unlink(w);
+	FAULT_POINT(files_create_before);
 	r = journal_create(&w->journal, path,
 	    (uint64_t)w->conf.journal_size, w->me, w->lineage, start, err);
 	free(path);
 	w->journal.clock_ns = w->saved_clock_ns;
-	return (r == -1 ? -1 : create_boxes(w, err));
+	if (r == 0)
+		r = create_boxes(w, err);
+	FAULT_POINT(files_create_after);
+	return (r);
 }
 
 static int
@@ -262,7 +267,9 @@ mark_open(struct worker *w, struct err *err)
 	j->position = w->a.pos;
 	j->lineage = w->lineage;
 	checkpoint_pack(w, &j->automaton);
+	FAULT_POINT(mark_open_before);
 	r = store_commit(&w->store, j, err);
+	FAULT_POINT(mark_open_after);
 	store_job_free(j);
 	return (r);
 }
@@ -460,6 +467,7 @@ start_unclean(struct worker *w, const struct store_meta *m, struct buf *text,
 	if (checkpoint_unpack(w, buf_slice(&m->automaton), err) == -1)
 		return (-1);
 	path = worker_path(w, "journal");
+	FAULT_POINT(files_open_before);
 	r = journal_open(&w->journal, path, w->me, &missing, &old_boot, err);
 	if (r == -1)
 		describe_loss(w, text, err->text);
@@ -492,8 +500,11 @@ start_unclean(struct worker *w, const struct store_meta *m, struct buf *text,
 	if (check_positions(w, text, err) == -1 ||
 	    open_boxes(w, text, err) == -1)
 		return (-1);
+	FAULT_POINT(files_open_after);
 	w->a.drop = planted("RULE3") ? w->a.pos : released(w);
+	FAULT_POINT(boxes_cut_before);
 	cut_boxes(w);
+	FAULT_POINT(boxes_cut_after);
 	return (0);
 }
 
@@ -690,8 +701,11 @@ open_durable(struct worker *w, struct buf *text, struct err *err)
 			r = start_lossy(w, &m, err);
 	}
 	buf_fini(&m.automaton);
-	if (r == 0)
-		r = store_rows(&w->store, load_row, w, err);
+	if (r == -1)
+		return (-1);
+	FAULT_POINT(rows_load_before);
+	r = store_rows(&w->store, load_row, w, err);
+	FAULT_POINT(rows_load_after);
 	return (r);
 }
 

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/fault.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "worker/worker.h"
@@ -235,7 +236,9 @@ settle(struct sink *s)
 	if (tcp_sent(s->fd, &acked, &accepted, &err) == -1 ||
 	    acked < k->baseline)
 		return;
+	FAULT_POINT(sink_settle_before);
 	trim(s, k->conn_base + (acked - k->baseline));
+	FAULT_POINT(sink_settle_after);
 }
 
 static void
@@ -268,7 +271,9 @@ flush_tcp(struct sink *s)
 			watch(s, EV_READ);
 			return;
 		}
+		FAULT_POINT(sink_send_before);
 		n = sendmsg(s->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+		FAULT_POINT(sink_send_after);
 		if (n == -1 && errno == EINTR)
 			continue;
 		if (n == -1 && (errno == EAGAIN || errno == ENOBUFS)) {
@@ -353,12 +358,14 @@ sink_conn(struct worker *w, const struct msg_sinkconn *m, int fd)
 			    "survive, what it had not acknowledged is sent "
 			    "again sink=\"%s\"", name(s));
 		}
+		FAULT_POINT(sink_attach_before);
 		k->conn = 0;
 		atomic_signal_fence(memory_order_seq_cst);
 		k->conn_base = k->resume;
 		k->baseline = m->baseline;
 		atomic_signal_fence(memory_order_seq_cst);
 		k->conn = m->id;
+		FAULT_POINT(sink_attach_after);
 		seek(s, k->resume);
 	}
 	watch(s, EV_READ | EV_WRITE);
@@ -473,7 +480,9 @@ flush_file(struct sink *s)
 		k = gather(s, iov, 1024 * 1024, &total);
 		if (total == 0)
 			return;
+		FAULT_POINT(file_write_before);
 		n = writev(s->fd, iov, k);
+		FAULT_POINT(file_write_after);
 		if (n == -1 && errno == EINTR)
 			continue;
 		if (n == -1) {
@@ -481,7 +490,9 @@ flush_file(struct sink *s)
 			return;
 		}
 		advance(s, (uint64_t)n);
+		FAULT_POINT(file_settle_before);
 		trim(s, s->written);
+		FAULT_POINT(file_settle_after);
 	}
 }
 

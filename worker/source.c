@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/fault.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "worker/planted.h"
@@ -121,7 +122,9 @@ on_readable(struct ev_loop *loop, ev_io *io, int events)
 		room = READ_BYTES;
 	to = journal_stage(&w->journal, ENTRY_BYTES, c->id, c->journaled,
 	    (uint32_t)room, 0);
+	FAULT_POINT(client_read_before);
 	n = read(c->fd, to, room);
+	FAULT_POINT(client_read_after);
 	if (planted("RULE6"))
 		usleep(3000);			/* a wider window for kills */
 	if (n > 0) {
@@ -245,7 +248,9 @@ recover_conn(struct worker *w, struct conn *c)
 		c->broken = true;
 		return;
 	}
+	FAULT_POINT(staged_publish_before);
 	journal_publish(&w->journal, (uint32_t)surplus);
+	FAULT_POINT(staged_publish_after);
 	c->journaled = consumed;
 	log_debug("published what was read before the kill bytes=%" PRIu64,
 	    surplus);
@@ -340,7 +345,9 @@ pump_file(struct worker *w, size_t i)
 		room = FILE_BYTES;
 	to = journal_stage(&w->journal, ENTRY_FILE, i, s->journaled,
 	    (uint32_t)room, 0);
+	FAULT_POINT(file_read_before);
 	n = pread(s->fd, to, room, (off_t)(s->journaled - s->base));
+	FAULT_POINT(file_read_after);
 	if (n > 0) {
 		journal_publish(&w->journal, (uint32_t)n);
 		s->journaled += (uint64_t)n;

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "common/clock.h"
+#include "common/fault.h"
 #include "common/mem.h"
 #include "common/part.h"
 #include "worker/planted.h"
@@ -634,11 +635,39 @@ put_meta(struct store *s, struct store_job *j, struct err *err)
 }
 
 static int
-put_rows(struct store *s, struct store_job *j, bool merge, struct err *err)
+begin(struct store *s, struct err *err)
 {
-	if (merge)
-		return (merge_deltas(s, j, err));
-	return (put_deltas(s, &j->rows, err));
+	int r;
+
+	FAULT_POINT(store_begin_before);
+	r = exec(s, "BEGIN IMMEDIATE", "begin a checkpoint", err);
+	FAULT_POINT(store_begin_after);
+	return (r);
+}
+
+static int
+put_job(struct store *s, struct store_job *j, bool merge, struct err *err)
+{
+	int r;
+
+	FAULT_POINT(store_rows_before);
+	r = put_meta(s, j, err) == -1 ||
+	    (merge ? merge_deltas(s, j, err) :
+	    put_deltas(s, &j->rows, err)) == -1 ||
+	    (j->remake && put_boxes(s, j, err) == -1) ? -1 : 0;
+	FAULT_POINT(store_rows_after);
+	return (r);
+}
+
+static int
+commit(struct store *s, struct err *err)
+{
+	int r;
+
+	FAULT_POINT(store_commit_before);
+	r = exec(s, "COMMIT", "commit a checkpoint", err);
+	FAULT_POINT(store_commit_after);
+	return (r);
 }
 
 int
@@ -648,11 +677,9 @@ store_commit(struct store *s, struct store_job *j, struct err *err)
 
 	if (exec(s, j->sync ? "PRAGMA synchronous = FULL" :
 	    "PRAGMA synchronous = NORMAL", "write", err) == -1 ||
-	    exec(s, "BEGIN IMMEDIATE", "begin a checkpoint", err) == -1)
+	    begin(s, err) == -1)
 		return (-1);
-	if (put_meta(s, j, err) == -1 || put_rows(s, j, merge, err) == -1 ||
-	    (j->remake && put_boxes(s, j, err) == -1) ||
-	    exec(s, "COMMIT", "commit a checkpoint", err) == -1) {
+	if (put_job(s, j, merge, err) == -1 || commit(s, err) == -1) {
 		sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
 		return (-1);
 	}
