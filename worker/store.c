@@ -15,8 +15,8 @@
 #include "worker/store.h"
 
 #define STORE_VERSION	1
-#define DELTA_LIMIT	(16 << 20)	/* bytes of rows, then they are merged */
-#define DELTA_ROWS	(64 << 20)	/* bytes in one row of `delta` */
+#define DELTA_LIMIT	(16 << 20)	/* bytes of rows until merged */
+#define DELTA_ROWS	(64 << 20)	/* bytes in a row of `delta` */
 
 static const char schema[] =
     "CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1),"
