@@ -552,7 +552,8 @@ merge_put(struct store *s, struct merge *m, struct err *err)
 {
 	size_t i;
 
-	qsort(m->row, m->n, sizeof(*m->row), by_key);
+	if (m->n > 0)
+		qsort(m->row, m->n, sizeof(*m->row), by_key);
 	for (i = 0; i < m->n; i++)
 		if ((i == 0 || !same_key(&m->row[i - 1], &m->row[i])) &&
 		    put_item(s, s->put_row, m->row[i].step, m->row[i].key,

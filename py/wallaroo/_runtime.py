@@ -15,7 +15,7 @@ import random
 import sys
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, Optional, Protocol
+from typing import Any, NamedTuple, Optional, Protocol, TextIO, cast
 
 import wallaroo
 
@@ -84,8 +84,8 @@ def serialization_hooks(
 
 def install(host: Host) -> None:
     """Make this interpreter a worker's; call before load()."""
-    sys.stdout = LineWriter(host, INFO, "stdout", 1)
-    sys.stderr = LineWriter(host, NOTICE, "stderr", 2)
+    sys.stdout = cast(TextIO, LineWriter(host, INFO, "stdout", 1))
+    sys.stderr = cast(TextIO, LineWriter(host, NOTICE, "stderr", 2))
     atexit.register(sys.stdout.close)
     atexit.register(sys.stderr.close)
     root = logging.getLogger()

@@ -30,7 +30,7 @@ def test_version_is_that_of_the_whole():
 
 def test_wheel(tmp_path):
     tools = (
-        "import pip, setuptools; n = setuptools.__version__.split('.')[0]\n"
+        "import setuptools, pip; n = setuptools.__version__.split('.')[0]\n"
         "assert int(n) >= 61\n"
         "if int(n) < 71: import wheel"
     )
