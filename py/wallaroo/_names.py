@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Optional
 
+from . import _windows
 from ._errors import api_error
 
 # The current key of a message that no key_by or collect has seen yet.
@@ -72,13 +73,31 @@ def rest_of_path(
     return path
 
 
+def window_names(vertices: list[Any]) -> dict[Position, str]:
+    """The name of each stage of windows: its aggregation's.
+
+    A repeated one is numbered, since nobody gives aggregations names to
+    tell stages apart.
+    """
+    states = set()
+    found: dict[Position, str] = {}
+    for branch, stages in enumerate(vertices):
+        for place, stage in enumerate(stages):
+            if stage[0] == "to_state":
+                states.add(part_name(stage[1]))
+            elif stage[0] in _windows.KINDS:
+                aggregation = _windows.aggregation_of(stage)
+                found[branch, place] = part_name(aggregation)
+    return dict(zip(found, unique(found.values(), " (%d)", states)))
+
+
 def collect_keys(
     vertices: list[Any], edges: list[list[int]]
 ) -> dict[Position, str]:
     """The constant key of each collect().
 
-    It is made of the name of the stateful stage that it serves, so that
-    the state is found again when other stages come or go.
+    It is made of the name of the stage with state or windows that it
+    serves, so that the state is found again when other stages come or go.
     """
     keys: dict[Position, str] = {}
     for branch, stages in enumerate(vertices):
@@ -98,6 +117,9 @@ def _collect_key(
             return "collect-key-unused"
         if stage[0] == "to_state":
             return "collect-key-" + part_name(stage[1])
+        if stage[0] in _windows.KINDS:
+            name = window_names(vertices)[branch, place]
+            return "collect-key-" + name
     return "collect-key"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Generic, TypeVar, overload
 
 from ._errors import api_error
+from ._windows import CountWindows, RangeWindows, stage_of
 from ._wrapped import Computation, KeyExtractor, StateComputation
 
 T = TypeVar("T")
@@ -87,7 +88,9 @@ class Pipeline(Generic[T]):
     @overload
     def to(self, computation: Any) -> Pipeline[Any]: ...
     def to(self, computation: Any) -> Pipeline[Any]:
-        """Add a computation."""
+        """Add a computation, or windows (the result of .over())."""
+        if isinstance(computation, (RangeWindows, CountWindows)):
+            return self._with_tuple(stage_of(computation))
         if isinstance(computation, StateComputation):
             return self._with_stage("to_state", computation)
         return self._with_stage("to", computation)
@@ -131,10 +134,13 @@ class Pipeline(Generic[T]):
         return self._with_stage("to_sinks", configs)
 
     def _with_stage(self, kind: str, what: Any) -> Pipeline[Any]:
+        return self._with_tuple((kind, what))
+
+    def _with_tuple(self, stage: tuple[Any, ...]) -> Pipeline[Any]:
         if self._is_closed():
             api_error("You can't add stages after to_sink/s.")
         result: Pipeline[Any] = self.clone()
-        result._pipeline_tree.add_stage((kind, what))
+        result._pipeline_tree.add_stage(stage)
         return result
 
     def _is_closed(self) -> bool:

@@ -3,7 +3,8 @@
 One record after the other goes from its source to the sinks, each output of
 a step as far as it gets before the next one (depth first), in one thread of
 one process.  It reads the application tuple itself, without the worker's
-compiler, so each is a check of the other.
+compiler, so each is a check of the other.  Its clock stands still until
+somebody moves it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Optional, Union
 
-from . import _names
+from . import _names, _windows
 from ._errors import api_error, check_policy
 
 Key = bytes
@@ -62,6 +63,86 @@ class Source(NamedTuple):
         return size
 
 
+class Moment(NamedTuple):
+    """What time it is for a message; all in nanoseconds."""
+
+    # When its source took it in; of a window's output: the window's end.
+    time: int
+    # Nothing older is expected to follow it on the way that it came.
+    watermark: int
+    # That way: where its key was set last, or the windows it comes out of.
+    via: Any
+
+
+class Windowing:
+    """A stage of windows at work."""
+
+    def __init__(self, stage: Any, states: dict[Key, Any]) -> None:
+        self.arithmetic = _windows.arithmetic_of(stage)
+        self.aggregation = _windows.aggregation_of(stage)
+        self.states = states
+        # By key: when its next window is complete, or for count windows
+        # the number of the record that began it.
+        self.due: dict[Key, int] = {}
+        self.open: set[Key] = set()
+        # By way: the last watermark, and when it came.
+        self.heard: dict[Any, tuple[int, int]] = {}
+        self.watermark = 0
+        self.forwarded = 0
+        self.timer: Optional[int] = None
+
+    @property
+    def by_count(self) -> bool:
+        return isinstance(self.arithmetic, _windows.CountArithmetic)
+
+    def hear(self, now: int, when: Moment) -> int:
+        """The stage's watermark with this message."""
+        last = self.heard.get(when.via, (0, 0))[0]
+        self.heard[when.via] = (max(last, when.watermark), now)
+        if self.timer is None and self.arithmetic.interval is not None:
+            self.timer = now + self.arithmetic.interval
+        return self.effective(now)
+
+    def effective(self, now: int) -> int:
+        """The lowest watermark of those that are not silent for long."""
+        live = [
+            watermark for watermark, heard in self.heard.values()
+            if now - heard <= self.arithmetic.patience
+        ]
+        if not live:
+            return _windows.ENDLESS
+        self.watermark = max(self.watermark, min(live))
+        return self.watermark
+
+    def ripe(self, watermark: int) -> list[Key]:
+        """Keys that a timeout fires, in order."""
+        if self.by_count or watermark == _windows.ENDLESS:
+            keys = self.open
+        else:
+            keys = {key for key in self.due if self.due[key] <= watermark}
+        return sorted(keys, key=lambda key: (self.due[key], key))
+
+    def waits(self, now: int) -> bool:
+        """Whether a later timeout may have something to do."""
+        if self.open or self.by_count:
+            return bool(self.open)
+        if self.effective(now) == _windows.ENDLESS:
+            return False
+        highest = max(watermark for watermark, _ in self.heard.values())
+        return any(due <= highest for due in self.due.values())
+
+    def note(self, key: Key, fired: _windows.Fired, record: int) -> None:
+        """What is known of the key's windows now."""
+        if self.by_count and key not in self.open:
+            self.due[key] = record
+        elif not self.by_count:
+            self.due[key] = fired.due
+        if fired.open:
+            self.open.add(key)
+        else:
+            self.open.discard(key)
+
+
 class Executor:
     """An application being run; push values in, see what comes out."""
 
@@ -76,23 +157,45 @@ class Executor:
         self.on_error = check_policy(on_error) or "fail"
         self.on_output = on_output
         self.collect_keys = _names.collect_keys(self.vertices, self.edges)
+        self.window_names = _names.window_names(self.vertices)
+        self.clock = 0
+        self.records = 0
+        self.watermarks: dict[str, int] = {}
         self.sources = self._find_sources()
         self.sink_configs = _names.sinks_of(self.vertices[self.root][-1])
         self.sink_names = _names.sink_names(self.sink_configs)
         # By stateful step and key: the state.
         self.states: dict[str, dict[Key, Any]] = {}
         self._check_state_names()
+        self.windowing = self._make_windowing()
+        self.entrances = self._find_entrances()
         # By sink: what its encoder made; the messages that came to all.
         self.outputs: list[list[bytes]] = [[] for _ in self.sink_configs]
         self.values: list[Any] = []
         self.dead_letters: list[DeadLetter] = []
 
-    def push(self, source: Source, value: Any) -> None:
-        """One decoded message."""
-        key = _names.SOURCE_KEYS[source.config[0]]
-        self._flow(source.path, value, key)
+    def push(
+        self,
+        source: Source,
+        value: Any,
+        time: Optional[int] = None,
+        watermark: Optional[int] = None,
+    ) -> None:
+        """One decoded message, taken in now unless a time is given.
 
-    def push_payload(self, source: Source, payload: bytes) -> None:
+        The clock does not go on by itself.
+        """
+        key = _names.SOURCE_KEYS[source.config[0]]
+        self._flow(source.path, value, key, self._moment(
+            source, time, watermark))
+
+    def push_payload(
+        self,
+        source: Source,
+        payload: bytes,
+        time: Optional[int] = None,
+        watermark: Optional[int] = None,
+    ) -> None:
         """One payload, through the source's decoder."""
         key = _names.SOURCE_KEYS[source.config[0]]
         decoder = source.decoder
@@ -100,7 +203,37 @@ class Executor:
             source.name, decoder, key, payload, decoder.decode, payload
         )
         if value is not None:
-            self.push(source, value)
+            self.push(source, value, time, watermark)
+
+    def advance(self, to: int) -> None:
+        """Let the clock go on; timers of windows ring on the way."""
+        while True:
+            timer, position = min(
+                ((windowing.timer, position)
+                 for position, windowing in self.windowing.items()
+                 if windowing.timer is not None),
+                default=(None, (0, 0)),
+            )
+            if timer is None or timer > to:
+                break
+            self.clock = max(self.clock, timer)
+            self._timeout(position)
+        self.clock = max(self.clock, to)
+
+    def next_timer(self) -> Optional[int]:
+        """When the next timer rings, if one is set."""
+        return min(
+            (windowing.timer for windowing in self.windowing.values()
+             if windowing.timer is not None),
+            default=None,
+        )
+
+    def finish(self) -> None:
+        """Let the clock go on until no timer is left."""
+        timer = self.next_timer()
+        while timer is not None:
+            self.advance(timer)
+            timer = self.next_timer()
 
     def apply_state(self, step: str, key: Union[str, Key], value: Any) -> Any:
         """One input of one stateful step: the list of its outputs."""
@@ -109,6 +242,18 @@ class Executor:
                 if kind == "to_state" and _names.part_name(rest[0]) == step:
                     return self._step_state(rest[0], as_key(key), value)
         raise KeyError(step)
+
+    def _moment(
+        self, source: Source, time: Optional[int], watermark: Optional[int]
+    ) -> Moment:
+        self.records += 1
+        if time is None:
+            time = self.clock
+        highest = max(self.watermarks.get(source.name, 0), time)
+        self.watermarks[source.name] = highest
+        return Moment(
+            time, highest if watermark is None else watermark, "source"
+        )
 
     def _find_sources(self) -> list[Source]:
         found = [
@@ -140,28 +285,62 @@ class Executor:
                         )
                     self.states[name] = {}
 
+    def _make_windowing(self) -> dict[_names.Position, Windowing]:
+        result = {}
+        for (branch, place), name in self.window_names.items():
+            self.states[name] = {}
+            result[branch, place] = Windowing(
+                self.vertices[branch][place], self.states[name]
+            )
+        return result
+
+    def _find_entrances(self) -> set[_names.Position]:
+        """Stages with state that messages reach from a source with no
+        key_by or collect in between: there they are brought together."""
+        found = set()
+        for source in self.sources:
+            for branch, place in source.path:
+                kind = self.vertices[branch][place][0]
+                if kind in ("key_by", "collect"):
+                    break
+                if kind == "to_state" or kind in _windows.KINDS:
+                    found.add((branch, place))
+                    break
+        return found
+
     def _flow(
-        self, path: list[_names.Position], value: Any, key: Key
+        self,
+        path: list[_names.Position],
+        value: Any,
+        key: Key,
+        when: Moment,
     ) -> None:
         """Send a message through the first place of path, then the rest."""
         branch, place = path[0]
         stage = self.vertices[branch][place]
         kind, what = stage[0], stage[1]
+        if kind in ("key_by", "collect"):
+            when = when._replace(via=path[0])
+        elif path[0] in self.entrances:
+            when = when._replace(via=("entrance of", path[0]))
         if kind in ("to_sink", "to_sinks"):
             self._write(value, key)
         elif kind == "collect":
-            self._flow(path[1:], value, as_key(self.collect_keys[path[0]]))
+            constant = as_key(self.collect_keys[path[0]])
+            self._flow(path[1:], value, constant, when)
         elif kind == "key_by":
             new_key = self._key_by(what, key, value)
             if new_key is not None:
-                self._flow(path[1:], value, new_key)
+                self._flow(path[1:], value, new_key, when)
+        elif kind in _windows.KINDS:
+            self._to_windows(path, value, key, when)
         elif kind in ("to", "to_state"):
             if kind == "to_state":
                 outputs = self._step_state(what, key, value)
             else:
                 outputs = self._step(what, key, value)
             for output in outputs:
-                self._flow(path[1:], output, key)
+                self._flow(path[1:], output, key, when)
         else:
             api_error("Unknown kind of stage: %r." % (kind,))
 
@@ -188,6 +367,61 @@ class Executor:
             return [what.compute(value, states[key])]
 
         return present(self._call(name, what, key, value, step))
+
+    def _to_windows(
+        self,
+        path: list[_names.Position],
+        value: Any,
+        key: Key,
+        when: Moment,
+    ) -> None:
+        windowing = self.windowing[path[0]]
+        watermark = windowing.hear(self.clock, when)
+        if key not in windowing.states:
+            windowing.states[key] = windowing.arithmetic.state()
+        fired = windowing.arithmetic.apply(
+            windowing.states[key], show_key(key), value, when.time, watermark
+        )
+        self._from_windows(path, key, value, fired)
+
+    def _timeout(self, position: _names.Position) -> None:
+        """The timer of a stage of windows rings."""
+        windowing = self.windowing[position]
+        rest = _names.rest_of_path(position, self.vertices, self.edges)
+        self.records += 1
+        watermark = windowing.effective(self.clock)
+        for key in windowing.ripe(watermark):
+            fired = windowing.arithmetic.timeout(
+                windowing.states[key], show_key(key), watermark
+            )
+            self._from_windows([position] + rest, key, None, fired)
+        windowing.timer = None
+        if windowing.waits(self.clock):
+            assert windowing.arithmetic.interval is not None
+            windowing.timer = self.clock + windowing.arithmetic.interval
+
+    def _from_windows(
+        self,
+        path: list[_names.Position],
+        key: Key,
+        value: Any,
+        fired: _windows.Fired,
+    ) -> None:
+        """Of several outputs only the last one carries the new watermark:
+        no output comes late because of another one."""
+        windowing = self.windowing[path[0]]
+        windowing.note(key, fired, self.records)
+        name = self.window_names[path[0]]
+        for error in fired.errors:
+            self._failed(name, windowing.aggregation, key, value, error)
+        before = windowing.forwarded
+        windowing.forwarded = max(before, fired.watermark)
+        for n, (output, time) in enumerate(fired.outputs, 1):
+            last = n == len(fired.outputs)
+            watermark = windowing.forwarded if last else before
+            self._flow(
+                path[1:], output, key, Moment(time, watermark, path[0])
+            )
 
     def _key_by(self, what: Any, key: Key, value: Any) -> Optional[Key]:
         def extract() -> Key:
@@ -223,17 +457,25 @@ class Executor:
         try:
             return function(*args)
         except Exception as error:
-            policy = check_policy(getattr(what, "on_error", None))
-            policy = policy or self.on_error
-            if policy == "fail":
-                raise UserFunctionError(step, key, error) from error
-            if policy == "dead-letter":
-                self.dead_letters.append(DeadLetter(
-                    step, show_key(key),
-                    "%s: %s" % (type(error).__name__, error),
-                    traceback.format_exc(), value,
-                ))
+            self._failed(step, what, key, value, error)
             return None
+
+    def _failed(
+        self, step: str, what: Any, key: Key, value: Any, error: Exception
+    ) -> None:
+        """A user function raised: what the policy says."""
+        policy = check_policy(getattr(what, "on_error", None))
+        policy = policy or self.on_error
+        if policy == "fail":
+            raise UserFunctionError(step, key, error) from error
+        if policy == "dead-letter":
+            self.dead_letters.append(DeadLetter(
+                step, show_key(key),
+                "%s: %s" % (type(error).__name__, error),
+                "".join(traceback.format_exception(
+                    type(error), error, error.__traceback__)),
+                value,
+            ))
 
 
 def generated(generator: Any) -> Iterator[Any]:

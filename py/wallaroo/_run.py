@@ -142,25 +142,37 @@ class Runner:
                 self.open_source(source)
             while self.turns or self.readers:
                 self.turn()
+            # All is in: the windows need not wait for more.
+            self.executor.finish()
+            self.report_dead_letters()
         finally:
             for sink in self.sinks:
                 sink.close()
 
     def turn(self) -> None:
         """A record of each source that has one at hand; what arrived."""
+        self.executor.advance(time.time_ns())
         for turn in list(self.turns):
             if next(turn, self) is self:
                 self.turns.remove(turn)
         ready: list[Any] = []
         if self.readers:
-            wait = 0.0 if self.turns else None
+            wait = 0.0 if self.turns else self.patience()
             ready = select.select(list(self.readers), [], [], wait)[0]
+            self.executor.advance(time.time_ns())
         for readable in ready:
             if not self.readers[readable]():
                 del self.readers[readable]
                 readable.close()
         self.executor.values.clear()
         self.report_dead_letters()
+
+    def patience(self) -> Optional[float]:
+        """Seconds until a timer rings."""
+        timer = self.executor.next_timer()
+        if timer is None:
+            return None
+        return max(0.0, (timer - time.time_ns()) / 10**9)
 
     def open_source(self, source: Source) -> None:
         config = source.config

@@ -116,6 +116,22 @@ class StateComputationMulti(
         def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
+class Aggregation(BaseWrapped):
+    """What windows do with their messages; made to be derived from.
+
+    initial_accumulator() gives what combine() leaves as it is,
+    update(data, accumulator) changes the accumulator in place,
+    combine(a, b) gives that of both without changing them, and
+    output(key, accumulator) what leaves the window, None for nothing.
+    """
+
+    # What a raised exception does; None is the application's setting.
+    on_error: ClassVar[Optional[str]] = None
+
+    def name(self) -> str:
+        return type(self).__name__
+
+
 class KeyExtractor(BaseWrapped, Generic[In]):
     """Gives the key by which messages are partitioned."""
 
@@ -205,6 +221,15 @@ def _validate_takes_one(func: Any) -> None:
             "Incompatible function arity, your function %s must have 1 "
             "parameter." % name
         )
+
+
+def _validate_aggregation(obj: Any) -> None:
+    """Refuse what lacks a method that windows call."""
+    for method in (
+        "name", "initial_accumulator", "update", "combine", "output"
+    ):
+        if not callable(getattr(obj, method, None)):
+            api_error("Aggregation must have method '%s'." % method)
 
 
 def attach_to_module(

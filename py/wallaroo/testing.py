@@ -7,13 +7,18 @@
     assert result.values[-1] == ("line", 2)
     assert result.outputs["127.0.0.1:7002"][-1] == b"line => 2\\n"
     assert result.states["Count"]["line"].n == 2
+
+Windows need times, which At gives; after the last input the clock goes on
+until all windows have closed:
+
+    At(seconds(5), "a line")
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import chain, islice
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple, Optional, Union
 
 from ._errors import WallarooParameterError
 from ._framing import Cutter
@@ -26,7 +31,9 @@ from ._reference import (
     show_key,
 )
 
-__all__ = ["DeadLetter", "Decoded", "Result", "UserFunctionError", "run"]
+__all__ = [
+    "At", "DeadLetter", "Decoded", "Result", "UserFunctionError", "run",
+]
 
 Inputs = Union[Iterable[Any], bytes, int, None]
 
@@ -35,6 +42,20 @@ class Decoded(NamedTuple):
     """An input that is not to be decoded though it is bytes."""
 
     value: Any
+
+
+class At(NamedTuple):
+    """An input and the time at which its source takes it in.
+
+    Times are nanoseconds on a clock that begins at 0 and goes on to the
+    time of each input; one that is older than the clock comes late.  An
+    item of None only moves the clock.  The watermark, if given, is what the
+    source then says of itself, instead of its newest time.
+    """
+
+    time: float
+    item: Any
+    watermark: Optional[int] = None
 
 
 class Result(NamedTuple):
@@ -55,6 +76,7 @@ def run(
     application: Any,
     inputs: Union[Mapping[str, Inputs], Iterable[tuple[str, Any]]],
     on_error: str = "fail",
+    until: Optional[float] = None,
 ) -> Result:
     """Run what application_setup returned on the given inputs.
 
@@ -69,7 +91,8 @@ def run(
     - for a generator a number: so many of its values; None: all of them.
 
     Instead of a mapping it may be pairs (source's name, item of its list),
-    where the order among sources matters.  on_error is what an exception in
+    where the order among sources matters.  In the end the clock goes on
+    until nothing happens any more, or to the time `until`.  on_error is what an exception in
     a user function does if its decorator doesn't say: "fail" raises
     UserFunctionError.
     """
@@ -80,6 +103,10 @@ def run(
     else:
         for name, item in inputs:
             _push(executor, _find(executor, name), item)
+    if until is None:
+        executor.finish()
+    else:
+        executor.advance(int(until))
     return Result(
         dict(zip(executor.sink_names, executor.outputs)),
         executor.values,
@@ -120,9 +147,15 @@ def _push_all(executor: Executor, source: Source, given: Inputs) -> None:
 
 
 def _push(executor: Executor, source: Source, item: Any) -> None:
+    time: Optional[int] = None
+    watermark: Optional[int] = None
+    if isinstance(item, At):
+        time, watermark = int(item.time), item.watermark
+        item = item.item
+        executor.advance(time)
     if isinstance(item, Decoded):
-        executor.push(source, item.value)
+        executor.push(source, item.value, time, watermark)
     elif isinstance(item, (bytes, bytearray)) and source.decoder is not None:
-        executor.push_payload(source, bytes(item))
+        executor.push_payload(source, bytes(item), time, watermark)
     elif item is not None:
-        executor.push(source, item)
+        executor.push(source, item, time, watermark)

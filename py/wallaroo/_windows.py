@@ -1,0 +1,519 @@
+"""Windows over the messages of a key: their description and arithmetic.
+
+The arithmetic is here alone: the reference executor and the worker's host
+call the same classes.  All times are whole nanoseconds.
+
+A range window with range R and slide S is made of panes of gcd(R, S).  Only
+panes that hold something exist; the others are where the arithmetic says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, Optional, Union
+
+from ._errors import api_error
+from ._wrapped import _validate_aggregation
+
+# The watermark of a stage whose sources have all fallen silent.
+ENDLESS = (1 << 64) - 1
+
+DROP = "drop"
+FIRE_PER_MESSAGE = "fire-per-message"
+PLACE_IN_OLDEST_WINDOW = "place-in-oldest-window"
+LATE_DATA_POLICIES = (DROP, FIRE_PER_MESSAGE, PLACE_IN_OLDEST_WINDOW)
+
+# After so long a count window that is not full is put out as it is.
+COUNT_TIMEOUT = 5 * 10**9
+
+# A key cannot have more windows than this open from the beginning.
+MOST_WINDOWS = 1_000_000
+LONGEST = 1 << 62
+
+Number = Union[int, float]
+
+
+def nanoseconds(x: Number) -> Number:
+    """Nanoseconds, the unit of all times."""
+    return x
+
+
+def microseconds(x: Number) -> Number:
+    """Microseconds as nanoseconds."""
+    return x * 1000
+
+
+def milliseconds(x: Number) -> Number:
+    """Milliseconds as nanoseconds."""
+    return x * 1000000
+
+
+def seconds(x: Number) -> Number:
+    """Seconds as nanoseconds."""
+    return x * 1000000000
+
+
+def minutes(x: Number) -> Number:
+    """Minutes as nanoseconds."""
+    return x * 60000000000
+
+
+def hours(x: Number) -> Number:
+    """Hours as nanoseconds."""
+    return x * 3600000000000
+
+
+class RangeWindows:
+    """Windows of a length in time; what RangeWindowsBuilder.over() gives."""
+
+    def __init__(
+        self,
+        range: int,
+        slide: int,
+        delay: int,
+        aggregation: Any,
+        late_data_policy: str,
+    ) -> None:
+        self.range = range
+        self.slide = slide
+        self.delay = delay
+        self.aggregation = aggregation
+        self.late_data_policy = late_data_policy
+
+
+class CountWindows:
+    """Windows of a number of messages; CountWindowsBuilder.over()."""
+
+    def __init__(
+        self,
+        count: int,
+        aggregation: Any,
+        timeout: Optional[int] = COUNT_TIMEOUT,
+    ) -> None:
+        self.count = count
+        self.aggregation = aggregation
+        self.timeout = timeout
+
+
+class RangeWindowsBuilder:
+    """Describes windows of a length in time, step by step."""
+
+    def __init__(self, range: Number) -> None:
+        self.range = _duration("range_windows", range, 1)
+        self.slide: Optional[int] = None
+        self.delay: Optional[int] = None
+        self.default_slide = self.range
+        self.default_delay = 0
+        self.late_data_policy = ""
+
+    def with_slide(self, slide: Number) -> RangeWindowsBuilder:
+        """A window begins every `slide`; without it windows do not overlap."""
+        _once("with_slide", self.slide is None)
+        slide = _duration("with_slide", slide, 1)
+        if slide > self.range:
+            api_error(
+                "A window's slide cannot be greater than its range. But "
+                "found slide %d for range %d." % (slide, self.range)
+            )
+        self.slide = slide
+        return self
+
+    def with_delay(self, delay: Number) -> RangeWindowsBuilder:
+        """How long after its end a window waits for late messages."""
+        _once("with_delay", self.delay is None)
+        self.delay = _duration("with_delay", delay, 0)
+        return self
+
+    def with_late_data_policy(self, policy: str) -> RangeWindowsBuilder:
+        """What happens to a message whose windows are gone: "drop",
+        "fire-per-message" or "place-in-oldest-window"."""
+        _once("with_late_data_policy", not self.late_data_policy)
+        if policy not in LATE_DATA_POLICIES:
+            api_error(
+                "Invalid value for late_data_policy: %r. It must be one of "
+                "%s." % (policy, ", ".join(map(repr, LATE_DATA_POLICIES)))
+            )
+        self.late_data_policy = policy
+        return self
+
+    def over(self, aggregation: Any) -> RangeWindows:
+        """Aggregate with this class; the result is for Pipeline.to()."""
+        slide = self.default_slide if self.slide is None else self.slide
+        delay = self.default_delay if self.delay is None else self.delay
+        if self.range // slide + delay // slide > MOST_WINDOWS:
+            api_error(
+                "A key would have more than %d windows at once: range %d and "
+                "delay %d are too long for slide %d."
+                % (MOST_WINDOWS, self.range, delay, slide)
+            )
+        return RangeWindows(
+            self.range, slide, delay, _aggregation(aggregation),
+            self.late_data_policy or DROP,
+        )
+
+
+class CountWindowsBuilder:
+    """Describes windows of a number of messages."""
+
+    def __init__(self, count: int) -> None:
+        if type(count) is not int or not 0 < count < 1 << 63:
+            api_error(
+                "count_windows() takes a whole number from 1 on, not %r."
+                % (count,)
+            )
+        self.count = count
+        self.timeout: Optional[int] = COUNT_TIMEOUT
+        self._timeout_is_set = False
+
+    def with_timeout(self, timeout: Optional[Number]) -> CountWindowsBuilder:
+        """How often windows that are not full are put out as they are;
+        None: never.  Without this call: every 5 seconds."""
+        _once("with_timeout", not self._timeout_is_set)
+        self._timeout_is_set = True
+        self.timeout = (
+            None if timeout is None
+            else _duration("with_timeout", timeout, 1)
+        )
+        return self
+
+    def over(self, aggregation: Any) -> CountWindows:
+        """Aggregate with this class; the result is for Pipeline.to()."""
+        return CountWindows(
+            self.count, _aggregation(aggregation), self.timeout
+        )
+
+
+def range_windows(range: Number) -> RangeWindowsBuilder:
+    """Begin to describe windows of a length in time."""
+    return RangeWindowsBuilder(range)
+
+
+def count_windows(count: int) -> CountWindowsBuilder:
+    """Begin to describe windows of a number of messages."""
+    return CountWindowsBuilder(count)
+
+
+def _once(method: str, first: bool) -> None:
+    if not first:
+        api_error(
+            "Only call `%s()` once per window specification." % method
+        )
+
+
+def _duration(method: str, value: Any, least: int) -> int:
+    """A number of nanoseconds, whole."""
+    if isinstance(value, float) and math.isfinite(value):
+        value = round(value)
+    if type(value) is not int or not least <= value <= LONGEST:
+        api_error(
+            "%s() takes nanoseconds (as from wallaroo.seconds()), at least "
+            "%d, not %r." % (method, least, value)
+        )
+    result: int = value
+    return result
+
+
+def _aggregation(what: Any) -> Any:
+    """An instance of what .over() was given; an instance is its own."""
+    instance = what()
+    _validate_aggregation(instance)
+    return instance
+
+
+class Fired(NamedTuple):
+    """What one message or timeout did to the windows of a key."""
+
+    # (output, its event time), in order.
+    outputs: list[tuple[Any, int]]
+    # Event time of the newest window that fired; 0: none did.
+    watermark: int
+    # What user code raised, each for one window or message.
+    errors: list[Exception]
+    # The watermark at which the next window is complete.
+    due: int
+    # Whether a timeout would find something here.
+    open: bool
+
+
+class RangeState:
+    """The range windows of one key."""
+
+    def __init__(self) -> None:
+        # Where the first window begins; None before the first message.
+        self.first: Optional[int] = None
+        # How many panes there are from there on, empty ones included.
+        self.count = 0
+        # The newest event time.
+        self.high = 0
+        # By its beginning: the accumulator of a pane that holds something.
+        self.panes: dict[int, Any] = {}
+
+
+class CountState:
+    """The count window of one key."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.high = 0
+        self.accumulator: Any = None
+
+
+Offset = Callable[[str], int]
+
+
+class RangeArithmetic:
+    """The rules of range windows."""
+
+    state = RangeState
+
+    def __init__(
+        self, windows: RangeWindows, offset: Optional[Offset] = None
+    ) -> None:
+        self.aggregation = windows.aggregation
+        self.range = windows.range
+        self.slide = windows.slide
+        self.late_data_policy = windows.late_data_policy
+        self.offset = offset or self.offset_of
+        self.pane = math.gcd(self.range, self.slide)
+        # The delay is rounded up to whole slides.
+        self.delay = -(-windows.delay // self.slide) * self.slide
+        self.panes_per_slide = self.slide // self.pane
+        self.panes_at_first = (self.range + self.delay) // self.pane
+        # Timeouts of the stage, and how long a silent source holds it up.
+        self.interval: Optional[int] = 2 * (windows.range + windows.delay)
+        self.patience = 2 * self.interval
+
+    def offset_of(self, key: str) -> int:
+        """How far a key's windows are shifted: from 0 to 0.8 ranges.
+
+        Windows of all keys that ended at the same moment would make load
+        come in bursts.  The number is derived from the key, so that it is
+        the same on every worker and in every run.
+        """
+        raw = key.encode("utf-8", "surrogateescape")
+        digest = hashlib.blake2b(raw, digest_size=8).digest()
+        return int.from_bytes(digest, "big") * self.range * 4 // (5 << 64)
+
+    def apply(
+        self, s: RangeState, key: str, value: Any, time: int, watermark: int
+    ) -> Fired:
+        """A message, at the watermark that its stage has with it."""
+        fired = Fired([], 0, [], 0, True)
+        if s.first is None:
+            begin = watermark - self.delay - self.offset(key)
+            s.first = max(0, begin)
+            s.count = self.panes_at_first
+            s.high = watermark
+        s.high = max(s.high, time)
+        late = False
+        early = time >= s.first + s.count * self.pane
+        if not early:
+            late = not self._put(s, value, time, fired)
+        newest = self._fire(s, key, watermark, fired)
+        if early:
+            self._grow(s, time)
+            late = not self._put(s, value, time, fired)
+        if late:
+            newest = max(newest, self._late(s, key, value, time, fired))
+        return self._result(s, fired, newest)
+
+    def timeout(self, s: RangeState, key: str, watermark: int) -> Fired:
+        """Fire what is complete; at ENDLESS all that holds something."""
+        fired = Fired([], 0, [], 0, True)
+        newest = self._fire(s, key, watermark, fired)
+        return self._result(s, fired, newest)
+
+    def _result(self, s: RangeState, fired: Fired, newest: int) -> Fired:
+        first = s.first or 0
+        return fired._replace(
+            watermark=newest,
+            due=first + self.range + self.delay,
+            open=first <= s.high,
+        )
+
+    def _put(self, s: RangeState, value: Any, time: int, fired: Fired) -> bool:
+        """False: it is late."""
+        assert s.first is not None
+        if time < s.first:
+            return False
+        start = s.first + (time - s.first) // self.pane * self.pane
+        try:
+            if start in s.panes:
+                self.aggregation.update(value, s.panes[start])
+            else:
+                accumulator = self.aggregation.initial_accumulator()
+                self.aggregation.update(value, accumulator)
+                s.panes[start] = accumulator
+        except Exception as error:
+            fired.errors.append(error)
+        return True
+
+    def _grow(self, s: RangeState, time: int) -> None:
+        """Append panes, by whole slides, so that one holds this time."""
+        assert s.first is not None
+        end = s.first + s.count * self.pane
+        if time < end:
+            return
+        need = (time - end) // self.pane + 1
+        per_slide = self.panes_per_slide
+        s.count += need * per_slide // math.gcd(need, per_slide)
+
+    def _fire(
+        self, s: RangeState, key: str, watermark: int, fired: Fired
+    ) -> int:
+        """Fire complete windows; the end of the newest, 0 if there is none.
+
+        A watermark that has leapt over all panes starts them anew behind
+        itself: windows in between have never existed.
+        """
+        if s.first is None:
+            return 0
+        if watermark == ENDLESS:
+            watermark = s.high + self.range + self.delay
+        # Windows that begin up to here are complete.
+        limit = watermark - self.delay - self.range
+        if limit < s.first:
+            return 0
+        last = s.first + (s.count - 1) * self.pane
+        begin = s.first
+        if limit > last:
+            n = -(-s.count // self.panes_per_slide)
+            surplus = n * self.panes_per_slide - s.count
+            first = limit + self.pane + surplus * self.pane
+        else:
+            n = (limit - s.first) // self.slide + 1
+            first = s.first + n * self.slide
+        for _ in range(n):
+            # It is gone before user code runs: what raises is not repeated.
+            panes = self._panes(s, begin)
+            s.first = begin + self.slide
+            for start in [p for p in s.panes if p < s.first]:
+                del s.panes[start]
+            self._output(
+                key, panes, begin + self.range - 1, fired
+            )
+            begin += self.slide
+        s.first = first
+        return begin - self.slide + self.range - 1
+
+    def _panes(self, s: RangeState, begin: int) -> list[Any]:
+        """The accumulators of one window, in order of time."""
+        if not s.panes:
+            return []
+        end = begin + self.range
+        starts = sorted(p for p in s.panes if begin <= p < end)
+        return [s.panes[start] for start in starts]
+
+    def _output(
+        self, key: str, panes: list[Any], time: int, fired: Fired
+    ) -> None:
+        try:
+            whole = self.aggregation.initial_accumulator()
+            for accumulator in panes:
+                whole = self.aggregation.combine(whole, accumulator)
+            output = self.aggregation.output(key, whole)
+        except Exception as error:
+            fired.errors.append(error)
+            return
+        if output is not None:
+            fired.outputs.append((output, time))
+
+    def _late(
+        self, s: RangeState, key: str, value: Any, time: int, fired: Fired
+    ) -> int:
+        """The event time of what it fired, 0 if nothing."""
+        if self.late_data_policy == PLACE_IN_OLDEST_WINDOW:
+            assert s.first is not None
+            self._put(s, value, s.first, fired)
+        elif self.late_data_policy == FIRE_PER_MESSAGE:
+            try:
+                accumulator = self.aggregation.initial_accumulator()
+                self.aggregation.update(value, accumulator)
+                output = self.aggregation.output(key, accumulator)
+            except Exception as error:
+                fired.errors.append(error)
+                return 0
+            if output is not None:
+                fired.outputs.append((output, time))
+            return time
+        return 0
+
+
+class CountArithmetic:
+    """The rules of count windows."""
+
+    state = CountState
+    patience = 0
+
+    def __init__(self, windows: CountWindows) -> None:
+        self.aggregation = windows.aggregation
+        self.count = windows.count
+        self.interval = windows.timeout
+
+    def apply(
+        self, s: CountState, key: str, value: Any, time: int, watermark: int
+    ) -> Fired:
+        """A message; it may fill the window."""
+        fired = Fired([], 0, [], 0, False)
+        try:
+            if s.count == 0:
+                s.accumulator = self.aggregation.initial_accumulator()
+            self.aggregation.update(value, s.accumulator)
+            s.count += 1
+            s.high = max(s.high, time)
+        except Exception as error:
+            fired.errors.append(error)
+        return self._fire(s, key, s.count >= self.count, fired)
+
+    def timeout(self, s: CountState, key: str, watermark: int) -> Fired:
+        """What there is, though it is less than a window."""
+        return self._fire(s, key, s.count > 0, Fired([], 0, [], 0, False))
+
+    def _fire(
+        self, s: CountState, key: str, full: bool, fired: Fired
+    ) -> Fired:
+        if not full:
+            return fired._replace(open=s.count > 0)
+        whole, s.accumulator, s.count = s.accumulator, None, 0
+        try:
+            output = self.aggregation.output(key, whole)
+        except Exception as error:
+            fired.errors.append(error)
+            return fired
+        if output is not None:
+            fired.outputs.append((output, s.high))
+        return fired._replace(watermark=s.high)
+
+
+Arithmetic = Union[RangeArithmetic, CountArithmetic]
+
+KINDS = ("to_range_windows", "to_count_windows")
+
+
+def stage_of(windows: Union[RangeWindows, CountWindows]) -> tuple[Any, ...]:
+    """The stage of an application tuple."""
+    if isinstance(windows, RangeWindows):
+        return (
+            "to_range_windows", windows.range, windows.slide, windows.delay,
+            windows.aggregation, windows.late_data_policy,
+        )
+    stage: tuple[Any, ...] = (
+        "to_count_windows", windows.count, windows.aggregation,
+    )
+    if windows.timeout == COUNT_TIMEOUT:
+        return stage
+    return stage + (windows.timeout,)
+
+
+def arithmetic_of(stage: tuple[Any, ...]) -> Arithmetic:
+    """The rules of a stage of an application tuple."""
+    if stage[0] == "to_range_windows":
+        return RangeArithmetic(RangeWindows(*stage[1:]))
+    return CountArithmetic(CountWindows(*stage[1:]))
+
+
+def aggregation_of(stage: tuple[Any, ...]) -> Any:
+    """The aggregation of a stage of an application tuple."""
+    return stage[4] if stage[0] == "to_range_windows" else stage[2]
