@@ -12,16 +12,22 @@ Windows need times, which At gives; after the last input the clock goes on
 until all windows have closed:
 
     At(seconds(5), "a line")
+
+And try what crashes do to it:
+
+    wallaroo.testing.simulate(application, {"Words": [...]})
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any, NamedTuple, Optional, Union
 
+from . import _simulate
 from ._errors import WallarooParameterError
 from ._framing import Cutter
+from ._machine import Machine
 from ._reference import (
     DeadLetter,
     Executor,
@@ -30,18 +36,15 @@ from ._reference import (
     generated,
     show_key,
 )
+from ._schedule import FAULTS
+from ._simulate import Decoded, Simulated, SimulationFailure
 
 __all__ = [
-    "At", "DeadLetter", "Decoded", "Result", "UserFunctionError", "run",
+    "At", "DeadLetter", "Decoded", "FAULTS", "Result", "Simulated",
+    "SimulationFailure", "UserFunctionError", "run", "simulate",
 ]
 
 Inputs = Union[Iterable[Any], bytes, int, None]
-
-
-class Decoded(NamedTuple):
-    """An input that is not to be decoded though it is bytes."""
-
-    value: Any
 
 
 class At(NamedTuple):
@@ -116,6 +119,80 @@ def run(
         },
         executor.dead_letters,
     )
+
+
+def simulate(
+    application: Any,
+    inputs: Union[Mapping[str, Inputs], Iterable[tuple[str, Any]]],
+    seed: Optional[int] = None,
+    *,
+    schedules: int = 1000,
+    faults: Sequence[str] = FAULTS,
+    workers: Union[int, Sequence[int]] = (1, 2, 3),
+    on_error: str = "fail",
+    check: Optional[Callable[[Result], None]] = None,
+    module: Any = None,
+    schedule: Optional[str] = None,
+) -> Simulated:
+    """Find out whether crashes could show in what an application gives.
+
+    Runs the application so many times, each time by another schedule: how
+    the inputs are spread over workers, in which order these work, when they
+    save checkpoints and when they die.  A worker that has died goes on as a
+    real one: from the states in its checkpoint, each pickled by itself, and
+    with its journal.  Then
+    - a record that is worked on again must give what it gave before,
+    - outputs and states must in the end be those of a run without a crash:
+      per key those of one worker where their order is determined, else those
+      that the same journals give.
+    Anything else raises SimulationFailure (an AssertionError) with the
+    smallest schedule and inputs that show it, a likely reason, and a line
+    that runs it again.  Typical mistakes that are found: state that does not
+    survive pickling, objects that two keys share, changing a message after
+    passing it on, variables of a module or class, the order of a set.
+
+    inputs is what wallaroo.testing.run takes; messages that are not bytes
+    must be picklable, and the values of a generator are a number.  Five or
+    ten records over a few keys find most, at thousands of schedules a second.
+
+    seed      run only this schedule: a number that a failure has named;
+              without it the seeds 0, 1, ... are run, always the same
+    schedules how many
+    faults    some of "kill" (a worker, between two records), "kill-in-step"
+              (while the functions run), "kill-all" (all at once)
+    workers   a number, or some to choose from
+    check     is called with the Result after each schedule, and may assert
+              what holds whatever the order (a sum that stays the same); the
+              order of its lists of outputs is that of no particular worker
+    module    the application's, if it has serialize() and deserialize()
+    schedule  run only this one: a text that a failure has printed
+
+    Clocks and randomness of the standard library follow the record, as in
+    workers, where the application's own modules use them.
+    """
+
+    def check_machine(machine: Machine) -> None:
+        if check is not None:
+            check(Result(
+                dict(zip(machine.sink_names, machine.all_outputs())),
+                [v for w in machine.workers for v in w.values],
+                _by_step(machine, machine.all_states()),
+                [letter for w in machine.workers for letter in w.letters],
+            ))
+
+    return _simulate.simulate(
+        application, inputs, _find, seed, schedule, schedules, faults,
+        workers, on_error, check_machine, module,
+    )
+
+
+def _by_step(
+    machine: Machine, states: dict[tuple[str, bytes], Any]
+) -> dict[str, dict[str, Any]]:
+    result: dict[str, dict[str, Any]] = {step: {} for step in machine.states}
+    for (step, key), state in states.items():
+        result[step][show_key(key)] = state
+    return result
 
 
 def _find(executor: Executor, name: str) -> Source:

@@ -33,6 +33,9 @@ def main():
     result = wallaroo.testing.run(app, {"Numbers": [1, b"2", 3]})
     check(result.values, [1, 2, 2, 4, 5, 8])
     check(result.outputs["127.0.0.1:7002"][-1], b"8\n")
+    done = wallaroo.testing.simulate(
+        app, {"Numbers": [1, b"2", 3]}, schedules=50)
+    check((done.schedules, done.replayed > 0), (50, True))
     check([s[1] for s in _topology.compile_application(app).topology[4]],
           ["step", "key_by", "state", "sinks"])
     again = pickle.loads(pickle.dumps(stages.add))

@@ -99,6 +99,17 @@ def test_stock(monkeypatch):
     assert [letter.step for letter in result.dead_letters] == ["Delivery"]
 
 
+def test_the_examples_own_tests(environment):
+    """As their head says."""
+    directory = os.path.join(EXAMPLES, "stock")
+    out = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
+         "test_stock.py"],
+        cwd=directory, env=environment, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, timeout=120)
+    assert out.returncode == 0 and "2 passed" in out.stdout, out.stdout
+
+
 @pytest.mark.parametrize("name", sorted(os.listdir(EXAMPLES)))
 def test_cluster_conf(name):
     """Each example has a configuration for its own module."""

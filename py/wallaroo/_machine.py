@@ -1,0 +1,487 @@
+"""Workers as they behave, without processes: for wallaroo.testing.simulate.
+
+Each worker has a journal that survives, states that don't, and a checkpoint
+in which each state is pickled by itself.  A killed worker goes back to its
+checkpoint, works on its journal again, and what that gives up to the last
+record that was done must be what it gave before.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple, Optional
+
+from . import _names
+from ._reference import DeadLetter, Executor, Key, as_key, listed, present, show_key
+from ._same import same_pickles, short
+from ._virtual import Origin, Virtual, origin_of
+
+MISSING = object()
+EMPTY_SET = b"\x8f"  # pickle's opcode
+
+Dumps = Callable[[Any], bytes]
+Loads = Callable[[bytes], Any]
+StateKey = tuple[str, Key]
+
+
+class Broken(Exception):
+    """A promise that does not hold for this application."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+class Op(NamedTuple):
+    """One place of a source's path."""
+
+    kind: str
+    what: Any
+    name: str
+    crosses: bool  # to the key's owner: after a keying, before a state
+    key: Key  # of collect
+
+
+class Input(NamedTuple):
+    """A record as its journal has it."""
+
+    data: bytes
+    payload: bool  # for the decoder, not a pickled value
+    shown: str
+
+
+class Entry(NamedTuple):
+    """A journal entry: a source's record, or one from another worker."""
+
+    path: list[Op]
+    place: int  # in the path; -1: from the source
+    source: int
+    key: Key
+    data: bytes
+    payload: bool
+    origin: Origin
+    shown: str
+
+
+class Hop(NamedTuple):
+    """What a record gives another worker."""
+
+    to: int
+    entry: Entry
+
+
+class Written(NamedTuple):
+    """What a record gives a sink."""
+
+    sink: int
+    key: Key
+    data: bytes
+
+
+class Dead(NamedTuple):
+    """A record set aside."""
+
+    step: str
+    key: str
+    error: str
+
+
+class Worker:
+    """One worker; what a kill takes is made by start()."""
+
+    def __init__(self, number: int, others: int) -> None:
+        self.number = number
+        self.journal: list[Entry] = []
+        self.done = 0  # records whose outputs have left
+        self.given: list[list[Any]] = []  # by record
+        self.values: list[Any] = []  # that reached the sinks
+        self.letters: list[DeadLetter] = []
+        self.channels: list[list[Entry]] = [[] for _ in range(others)]
+        self.saved: dict[StateKey, bytes] = {}
+        self.saved_position = 0
+        self.start()
+
+    def start(self) -> None:
+        self.position = self.saved_position
+        self.states: dict[StateKey, Any] = {}
+        self.dirty: set[StateKey] = set()
+
+
+class Machine(Executor):
+    """The workers of one application."""
+
+    def __init__(
+        self, application: Any, on_error: str, dumps: Dumps, loads: Loads,
+        virtual: Virtual,
+    ) -> None:
+        super().__init__(application, on_error)
+        self.dumps, self.loads = dumps, loads
+        self.virtual = virtual
+        self.paths = [self._ops(source.path) for source in self.sources]
+        self.on_save: Optional[Callable[[Worker], None]] = None
+        self.begin(1, [0] * len(self.sources), 0)
+
+    def begin(self, workers: int, readers: list[int], salt: int) -> None:
+        """New workers; readers[i] has source i, salt chooses keys' owners."""
+        self.workers = [Worker(i, workers) for i in range(workers)]
+        self.readers = readers
+        self.salt = salt
+        self.owners: dict[Key, int] = {}
+        self.arrived = [0] * len(self.sources)
+        self.replayed = 0
+
+    # -- what a schedule may do; each says whether there was anything to do
+
+    def arrive(self, source: int, record: Optional[Input]) -> bool:
+        """The next record of a source is journaled; None: passed over."""
+        number = self.arrived[source]
+        self.arrived[source] += 1
+        if record is not None:
+            worker = self.workers[self.readers[source]]
+            key = _names.SOURCE_KEYS[self.sources[source].config[0]]
+            worker.journal.append(Entry(
+                self.paths[source], -1, source, key, record.data,
+                record.payload, origin_of(source, number), record.shown,
+            ))
+        return True
+
+    def deliver(self, sender: int, receiver: int) -> bool:
+        """The next message of a channel is journaled by its receiver."""
+        channel = self.workers[sender].channels[receiver]
+        if not channel:
+            return False
+        self.workers[receiver].journal.append(channel.pop(0))
+        return True
+
+    def work(self, number: int) -> bool:
+        """A worker works on the next record of its journal."""
+        worker = self.workers[number]
+        if worker.position >= len(worker.journal):
+            return False
+        at = worker.position
+        given = self.process(worker, worker.journal[at])
+        worker.position = at + 1
+        if at < worker.done:
+            self.replayed += 1
+            if worker.given[at] != given:
+                self.compare(worker, at, given)
+            return True
+        worker.given.append(given)
+        worker.values += self.values
+        worker.letters += self.dead_letters
+        worker.done = at + 1
+        for output in given:
+            if type(output) is Hop:
+                worker.channels[output.to].append(output.entry)
+        return True
+
+    def save(self, number: int) -> bool:
+        """A checkpoint; none while a replay repeats what has left."""
+        worker = self.workers[number]
+        if worker.position < worker.done or (
+            worker.position == worker.saved_position
+        ):
+            return False
+        if self.on_save is not None:
+            self.on_save(worker)
+        saved = {
+            key: self.saved_form(key, worker.states[key])
+            for key in worker.dirty
+        }
+        worker.saved.update(saved)
+        worker.saved_position = worker.position
+        worker.dirty.clear()
+        return True
+
+    def kill(self, number: int) -> bool:
+        """Death between two records."""
+        self.workers[number].start()
+        return True
+
+    def kill_in_step(self, number: int) -> bool:
+        """Death with a record's functions run, and nothing of it done."""
+        worker = self.workers[number]
+        if worker.position >= len(worker.journal):
+            return False
+        self.process(worker, worker.journal[worker.position])
+        worker.start()
+        return True
+
+    # -- the states
+
+    def saved_form(self, key: StateKey, state: Any) -> bytes:
+        try:
+            return self.dumps(state)
+        except Exception as error:
+            raise Broken("not saved", (
+                "The state of step %r, key %r cannot be saved: %s: %s\n"
+                "    %s" % (
+                    key[0], show_key(key[1]), type(error).__name__, error,
+                    short(state))
+            )) from error
+
+    def loaded(self, key: StateKey, data: bytes) -> Any:
+        try:
+            state = self.loads(data)
+        except Exception as error:
+            raise Broken("not loaded", (
+                "The state of step %r, key %r was saved and cannot be loaded "
+                "again: %s: %s" % (
+                    key[0], show_key(key[1]), type(error).__name__, error)
+            )) from error
+        if EMPTY_SET in data:
+            reorder_sets(state)
+        return state
+
+    def state(self, worker: Worker, key: StateKey, what: Any = None) -> Any:
+        """A key's state, made or loaded if it isn't there."""
+        state = worker.states.get(key, MISSING)
+        if state is MISSING:
+            data = worker.saved.get(key)
+            if data is not None:
+                state = self.loaded(key, data)
+            else:
+                state = what.initial_state()
+            worker.states[key] = state
+        return state
+
+    def all_states(self) -> dict[StateKey, Any]:
+        """Of all workers, as they are now; loads what isn't."""
+        return {
+            key: self.state(worker, key)
+            for worker in self.workers
+            for key in {**worker.saved, **worker.states}
+        }
+
+    def all_outputs(self) -> list[list[bytes]]:
+        """By sink, one worker after the other."""
+        result: list[list[bytes]] = [[] for _ in self.sink_configs]
+        for worker in self.workers:
+            for given in worker.given:
+                for output in given:
+                    if type(output) is Written:
+                        result[output.sink].append(output.data)
+        return result
+
+    # -- one record
+
+    def process(self, worker: Worker, entry: Entry) -> list[Any]:
+        """What a record gives."""
+        self.worker = worker
+        self.given: list[Any] = []
+        self.origin = entry.origin
+        self.values.clear()
+        self.dead_letters.clear()
+        if entry.place >= 0:
+            value = pickle.loads(entry.data)
+            self.go(entry.path, entry.place, value, entry.key)
+        else:
+            value = self.decoded(entry)
+            if value is not None:
+                self.go(entry.path, 0, value, entry.key)
+        for letter in self.dead_letters:
+            self.given.append(Dead(letter.step, letter.key, letter.error))
+        return self.given
+
+    def decoded(self, entry: Entry) -> Any:
+        if not entry.payload:
+            return pickle.loads(entry.data)
+        source = self.sources[entry.source]
+        return self._call(
+            source.name, source.decoder, entry.key, entry.data,
+            source.decoder.decode, entry.data,
+        )
+
+    def go(self, path: list[Op], place: int, value: Any, key: Key) -> None:
+        """Send a message as far as it gets on this worker."""
+        while True:
+            op = path[place]
+            kind = op.kind
+            if kind == "state":
+                if op.crosses and self.owner(key) != self.worker.number:
+                    return self.send(path, place, value, key)
+                outputs = self.stateful(op, key, value)
+            elif kind == "step":
+                outputs = self._step(op.what, key, value)
+            elif kind == "sinks":
+                return self._write(value, key)
+            else:
+                new_key = op.key
+                if kind == "key_by":
+                    found = self._key_by(op.what, key, value)
+                    if found is None:
+                        return None
+                    new_key = found
+                key = new_key
+                place += 1
+                if op.crosses and self.owner(key) != self.worker.number:
+                    return self.send(path, place, value, key)
+                continue
+            place += 1
+            if len(outputs) != 1:
+                return self.go_each(path, place, outputs, key)
+            value = outputs[0]
+
+    def go_each(
+        self, path: list[Op], place: int, outputs: list[Any], key: Key
+    ) -> None:
+        origin = self.origin
+        for number, output in enumerate(outputs):
+            self.origin = origin.child(number)
+            self.go(path, place, output, key)
+        self.origin = origin
+
+    def stateful(self, op: Op, key: Key, value: Any) -> list[Any]:
+        what, worker, name = op.what, self.worker, (op.name, key)
+
+        def step() -> list[Any]:
+            state = worker.states.get(name, MISSING)
+            if state is MISSING:
+                state = self.state(worker, name, what)
+            worker.dirty.add(name)
+            if hasattr(what, "compute_multi"):
+                return listed(what.compute_multi, value, state)
+            return [what.compute(value, state)]
+
+        return present(self._call(op.name, what, key, value, step))
+
+    def _write(self, value: Any, key: Key) -> None:
+        super()._write(value, key)
+        for sink, written in enumerate(self.outputs):
+            if written:
+                self.given.append(Written(sink, key, written.pop()))
+
+    def send(
+        self, path: list[Op], place: int, value: Any, key: Key
+    ) -> None:
+        op = path[place]
+
+        def form() -> bytes:
+            return pickle.dumps(value)
+
+        data = self._call(op.name, op.what, key, value, form)
+        if data is not None:
+            self.given.append(Hop(self.owner(key), Entry(
+                path, place, -1, key, data, False, self.origin, "",
+            )))
+
+    def owner(self, key: Key) -> int:
+        owner = self.owners.get(key)
+        if owner is None:
+            owner = zlib.crc32(key, self.salt) % len(self.workers)
+            self.owners[key] = owner
+        return owner
+
+    def _call(
+        self, step: str, what: Any, key: Key, value: Any,
+        function: Callable[..., Any], *args: Any,
+    ) -> Any:
+        return super()._call(
+            step, what, key, value,
+            self.virtual.call, self.origin, step, function, args,
+        )
+
+    # -- a replay against what was before
+
+    def compare(self, worker: Worker, at: int, given: list[Any]) -> None:
+        """Raise if a record gives something else than the first time."""
+        first = worker.given[at]
+        for one, two in zip(first, given):
+            if not same_output(one, two):
+                raise self.broken(worker, at, one, two)
+        if len(first) != len(given):
+            least = min(len(first), len(given))
+            raise self.broken(
+                worker, at, (first[least:] + [None])[0],
+                (given[least:] + [None])[0],
+            )
+
+    def broken(self, worker: Worker, at: int, one: Any, two: Any) -> Broken:
+        return Broken("replay", (
+            "Worker %d was killed, worked on record %d of its journal again, "
+            "and that gave\nsomething else than the first time, which has "
+            "left already.\n"
+            "    first:  %s\n    replay: %s" % (
+                worker.number, at, self.shown(one), self.shown(two))
+        ))
+
+    def shown(self, output: Any) -> str:
+        """An output, for people."""
+        if output is None:
+            return "nothing"
+        if type(output) is Written:
+            return "to %s, key %r: %r" % (
+                self.sink_names[output.sink], show_key(output.key),
+                output.data,
+            )
+        if type(output) is Dead:
+            return "a dead letter: step %r, key %r: %s" % output
+        return "to step %r, key %r (worker %d): %s" % (
+            output.entry.path[output.entry.place].name,
+            show_key(output.entry.key), output.to,
+            short(pickle.loads(output.entry.data)),
+        )
+
+    # -- the pipeline
+
+    def _ops(self, positions: list[_names.Position]) -> list[Op]:
+        stages = [self.vertices[b][place] for b, place in positions]
+        ops = []
+        crossed = False
+        for i, (stage, position) in enumerate(zip(stages, positions)):
+            kind, what, key, crosses = stage[0], stage[1], b"", False
+            if kind in ("key_by", "collect"):
+                crosses = stages[i + 1][0] not in ("key_by", "collect")
+                crossed = crossed or crosses
+                if kind == "collect":
+                    key = as_key(self.collect_keys[position])
+            elif kind == "to_state":
+                crosses = not crossed
+                crossed = True
+            kind = {"to": "step", "to_state": "state"}.get(kind, kind)
+            if kind in ("to_sink", "to_sinks"):
+                kind, what = "sinks", None
+            name = "sinks" if what is None else _names.part_name(what)
+            ops.append(Op(kind, what, name, crosses, key))
+        return ops
+
+
+def same_output(one: Any, two: Any) -> bool:
+    if one == two:
+        return True
+    if type(one) is not Hop or type(two) is not Hop or one.to != two.to:
+        return False
+    return bool(
+        one.entry[:4] == two.entry[:4]
+        and same_pickles(one.entry.data, two.entry.data)
+    )
+
+
+def reorder_sets(state: Any) -> None:
+    """Give sets another order, as saving and loading them may do."""
+    seen: set[int] = set()
+    pending = [state]
+    while pending:
+        value = pending.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if type(value) is set:
+            reorder_set(value)
+        elif isinstance(value, (list, tuple)):
+            pending += value
+        elif isinstance(value, dict):
+            pending += value.values()
+        pending += getattr(value, "__dict__", {}).values()
+
+
+def reorder_set(members: set[Any]) -> None:
+    kept = list(members)
+    # What has been in a larger table stays there, in another order.
+    numbers = range(-(1 << 40), -(1 << 40) + 8 * len(kept))
+    members.clear()
+    members.update(numbers)
+    members.update(reversed(kept))
+    members.difference_update([n for n in numbers if n not in kept])
