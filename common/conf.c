@@ -30,6 +30,7 @@ const char *const conf_durability[] = { "none", "process", NULL };
 const char *const conf_on_error[] = { "fail", "skip", "dead-letter", NULL };
 const char *const conf_log_level[] = { "error", "warning", "info", "debug",
     NULL };
+const char *const conf_access[] = { "loopback", "any", NULL };
 
 enum conf_type { TYPE_STR, TYPE_LIST, TYPE_NUM, TYPE_SIZE, TYPE_MS,
     TYPE_CHOICE };

@@ -361,6 +361,20 @@ catalog_spread(struct catalog *c, uint32_t workers, struct err *err)
 }
 
 int
+catalog_discard(struct catalog *c, struct err *err)
+{
+	if (exec(c, "BEGIN IMMEDIATE; UPDATE meta SET workers = 0, "
+	    "generation = generation + 1, clean = 1, topology = x'', "
+	    "topology_text = ''; DELETE FROM renames; COMMIT", err) == -1)
+		return (-1);
+	c->workers = 0;
+	c->generation++;
+	c->clean = true;
+	buf_clear(&c->topology);
+	return (0);
+}
+
+int
 catalog_loss(struct catalog *c, uint32_t worker, const char *text,
     struct err *err)
 {

@@ -429,6 +429,14 @@ on_answer(void *arg, const struct msg_answer *m, struct err *err)
 }
 
 static int
+on_listed(void *arg, const struct msg_listed *m, struct err *err)
+{
+	(void)err;
+	external_listed(arg, m);
+	return (0);
+}
+
+static int
 on_fatal(void *arg, const struct msg_fatal *m, struct err *err)
 {
 	struct child *c = arg;
@@ -461,6 +469,7 @@ static const struct msg_handlers handlers = {
 	.finished = on_finished,
 	.checkpointed = on_checkpointed,
 	.answer = on_answer,
+	.listed = on_listed,
 	.fatal = on_fatal,
 	.topology = on_topology,
 };

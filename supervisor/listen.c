@@ -29,7 +29,7 @@
 
 /* --- addresses ----------------------------------------------------------- */
 
-static void
+void
 address_text(const struct sockaddr *sa, socklen_t len, char *text, size_t room)
 {
 	char host[NI_MAXHOST], port[NI_MAXSERV];
@@ -42,8 +42,9 @@ address_text(const struct sockaddr *sa, socklen_t len, char *text, size_t room)
 		    "[%.40s]:%.5s" : "%.40s:%.5s", host, port);
 }
 
-static int
-look_up(const char *host, uint32_t port, int flags, struct addrinfo **res)
+int
+address_look_up(const char *host, uint32_t port, int flags,
+    struct addrinfo **res)
 {
 	struct addrinfo hints = { .ai_socktype = SOCK_STREAM };
 	char service[16];
@@ -53,6 +54,26 @@ look_up(const char *host, uint32_t port, int flags, struct addrinfo **res)
 	(void)snprintf(service, sizeof(service), "%u", port);
 	return (getaddrinfo(host[0] == '\0' || strcmp(host, "*") == 0 ? NULL :
 	    host, service, &hints, res));
+}
+
+int
+address_parse(const char *text, char **host, uint32_t *port, struct err *err)
+{
+	const char *colon = strrchr(text, ':'), *p;
+	uint64_t n = 0;
+
+	for (p = colon == NULL ? "" : colon + 1; *p >= '0' && *p <= '9' &&
+	    n < 65536; p++)
+		n = n * 10 + (uint64_t)(*p - '0');
+	if (colon == NULL || *p != '\0' || n == 0 || n > 65535)
+		return (err_set(err, ERR_CONFIG, "\"%s\" is no address: "
+		    "HOST:PORT is, with a port from 1 to 65535", text));
+	*port = (uint32_t)n;
+	if (text[0] == '[' && colon > text + 1 && colon[-1] == ']')
+		*host = xstrndup(text + 1, (size_t)(colon - text - 2));
+	else
+		*host = xstrndup(text, (size_t)(colon - text));
+	return (0);
 }
 
 static void
@@ -226,8 +247,8 @@ find_inherited(struct supervisor *s, const struct sockaddr *sa, char **store)
 	return (-1);
 }
 
-static int
-bind_listener(const struct addrinfo *ai, const char *what, struct err *err)
+int
+address_listen(const struct addrinfo *ai, const char *what, struct err *err)
 {
 	char text[64];
 	int fd, on = 1, error;
@@ -262,7 +283,7 @@ add_listener(struct supervisor *s, uint32_t source, const struct addrinfo *ai,
 	int fd;
 
 	if ((fd = find_inherited(s, ai->ai_addr, &store)) == -1 &&
-	    (fd = bind_listener(ai, what, err)) == -1)
+	    (fd = address_listen(ai, what, err)) == -1)
 		return (-1);
 	l = xcalloc(1, sizeof(*l));
 	l->s = s;
@@ -315,7 +336,7 @@ open_source(struct supervisor *s, uint32_t i, struct err *err)
 	char *what = xasprintf("source \"%s\"", src->name);
 	int opened = 0, r;
 
-	r = look_up(src->host, src->port, AI_PASSIVE, &res);
+	r = address_look_up(src->host, src->port, AI_PASSIVE, &res);
 	if (r != 0) {
 		r = err_set(err, r == EAI_AGAIN ? ERR_SYSTEM : ERR_CONFIG,
 		    "%s: cannot resolve \"%s\": %s", what, src->host,
@@ -575,7 +596,7 @@ resolve(void *arg)
 {
 	struct lookup *l = arg;
 
-	l->error = look_up(l->host, l->port, AI_ADDRCONFIG, &l->res);
+	l->error = address_look_up(l->host, l->port, AI_ADDRCONFIG, &l->res);
 	(void)pthread_mutex_lock(&resolver.lock);
 	l->link = resolver.done;
 	resolver.done = l;
@@ -683,7 +704,7 @@ attempt_begin(struct attempt *a)
 {
 	const struct topo_sink *k = &a->s->topo.sinks[a->sink];
 
-	if (look_up(k->host, k->port, AI_NUMERICHOST, &a->res) != 0) {
+	if (address_look_up(k->host, k->port, AI_NUMERICHOST, &a->res) != 0) {
 		look_up_in_thread(a);
 		return;
 	}

@@ -7,6 +7,7 @@
 #include <sys/statfs.h>
 
 #include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -67,6 +68,8 @@ place_check_fds(struct supervisor *s, struct err *err)
 			sinks++;
 	need = place_fds(s->n, sources, sinks,
 	    (uint64_t)s->conf.connections);
+	if (s->conf.external_address[0] != '\0')
+		need += EXTERNAL_FDS;
 	if (getrlimit(RLIMIT_NOFILE, &files) == -1)
 		return (err_sys(err, ERR_SYSTEM, "getrlimit"));
 	if (files.rlim_cur >= need)
@@ -334,4 +337,32 @@ place_runtime(struct supervisor *s, struct err *err)
 		    "run was not stopped cleanly and its journals are there",
 		    before, s->run_dir);
 	return (catalog_run_dir(&s->catalog, s->run_dir, err));
+}
+
+/* --- nothing of the state is to be left ---------------------------------- */
+
+static void
+remove_workers_files(const char *path)
+{
+	struct dirent *d;
+	DIR *dir;
+
+	if ((dir = opendir(path)) == NULL) {
+		log_warn("cannot look for files in %s: %s", path,
+		    strerror(errno));
+		return;
+	}
+	while ((d = readdir(dir)) != NULL)
+		if (strncmp(d->d_name, "worker-", 7) == 0 &&
+		    unlinkat(dirfd(dir), d->d_name, 0) == -1)
+			log_warn("cannot remove %s/%s: %s", path, d->d_name,
+			    strerror(errno));
+	(void)closedir(dir);
+}
+
+void
+place_discard(struct supervisor *s)
+{
+	remove_workers_files(s->conf.state_directory);
+	remove_workers_files(s->run_dir);
 }

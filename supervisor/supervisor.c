@@ -575,6 +575,7 @@ app_child_ready(struct child *c)
 	uint32_t i;
 
 	ctl_child_ready(c);
+	external_child_ready(c);
 	listen_update(s);
 	if (s->state != APP_RECOVERING)
 		return;
@@ -766,6 +767,7 @@ app_child_died(struct child *c)
 		return;
 	}
 	ctl_child_died(c);
+	external_child_died(c);
 	if (s->state == APP_KILLING) {
 		child_end(c, CHILD_NONE);
 		check_killed(s);
@@ -880,7 +882,27 @@ make_loop(struct supervisor *s, struct err *err)
 	s->drain_timer.data = s;
 	listen_init(s);
 	notify_start(s);
-	return (ctl_open(s, err));
+	if (ctl_open(s, err) == -1)
+		return (-1);
+	return (external_open(s, err));
+}
+
+/* Who stopped it wanted no state to be kept: then it was a clean stop, too,
+ * if not everything inside was processed. */
+static void
+discard(struct supervisor *s)
+{
+	struct err err;
+
+	if (is_durable(s) && catalog_discard(&s->catalog, &err) == -1) {
+		log_error("%s", err.text);
+		s->exit_code = code_of(&err);
+		return;
+	}
+	place_discard(s);
+	s->exit_code = 0;
+	log_info("the state is removed app=%s state-directory=%s",
+	    s->conf.name, s->conf.state_directory);
 }
 
 int
@@ -896,6 +918,7 @@ supervisor_run(struct supervisor *s)
 	notify_init(s);
 	if (prepare(s, &err) == -1 || make_loop(s, &err) == -1) {
 		log_error("%s", err.text);
+		ctl_close(s);
 		return (code_of(&err));
 	}
 	log_info("application is starting app=%s epoch=%" PRIu64
@@ -907,6 +930,9 @@ supervisor_run(struct supervisor *s)
 		ev_run(s->loop, 0);
 	/* Also after a failure: clients must not wait for nobody. */
 	listen_cancel(s);
+	if (s->discard && s->why == NULL)
+		discard(s);
+	external_close(s);
 	ctl_close(s);
 	notify_flush(s);
 	catalog_close(&s->catalog);

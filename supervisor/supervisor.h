@@ -5,8 +5,8 @@
  * catalog (what is remembered), supervisor (life of the application), spawn
  * (fork and exec), child (life of one worker), channel (messages to it), wire
  * (sockets between workers), listen (clients and receivers), hold (duplicates
- * of their connections), drain (the stop), ctl (the operator), notify
- * (systemd).
+ * of their connections), drain (the stop), ctl (the operator), external
+ * and extquery (operators' programs, over TCP), notify (systemd).
  */
 #ifndef SUPERVISOR_SUPERVISOR_H
 #define SUPERVISOR_SUPERVISOR_H
@@ -71,6 +71,8 @@ int	catalog_begin(struct catalog *, uint32_t workers,
 int	catalog_topology(struct catalog *, struct slice, struct err *);
 int	catalog_clean(struct catalog *, struct err *);
 int	catalog_spread(struct catalog *, uint32_t workers, struct err *);
+/* There is no state any more; its files are of an earlier generation. */
+int	catalog_discard(struct catalog *, struct err *);
 int	catalog_loss(struct catalog *, uint32_t worker, const char *text,
 	    struct err *);
 int	catalog_losses(struct catalog *, void (*)(const struct loss *, void *),
@@ -274,6 +276,7 @@ struct listener {
 };
 TAILQ_HEAD(listeners, listener);
 
+struct addrinfo;
 struct attempt;				/* of an outgoing connection */
 TAILQ_HEAD(attempts, attempt);
 
@@ -284,6 +287,15 @@ void	listen_init(struct supervisor *);
 /* A worker wants a connection to its sink's receiver. */
 void	listen_connect(struct child *, uint32_t sink);
 void	listen_cancel(struct supervisor *);	/* all attempts */
+/* "host:port" or "[host]:port"; host is owned by the caller. */
+int	address_parse(const char *text, char **host, uint32_t *port,
+	    struct err *);
+int	address_look_up(const char *host, uint32_t port, int flags,
+	    struct addrinfo **);
+void	address_text(const struct sockaddr *, socklen_t, char *, size_t);
+/* A listening socket; -1 with errno. */
+int	address_listen(const struct addrinfo *, const char *what,
+	    struct err *);
 
 /* tcpcheck.c: do this kernel's counters say what was read and sent? */
 bool	tcpcheck_exact(void);
@@ -334,6 +346,60 @@ void	ctl_status(struct supervisor *, struct buf *);
 /* A JSON string with its quotes; what is not UTF-8 becomes U+FFFD. */
 void	ctl_json_str(struct buf *, struct slice);
 
+/* --- external.c: the external channel, operators' programs over TCP ------ */
+
+#define EXTERNAL_HEAD	6		/* u32 size, u16 id */
+#define EXTERNAL_FDS	72		/* connections, listeners */
+#define EXTERNAL_MOST	65536		/* bytes that size may count */
+
+/* Requests; what is answered to id has id + 1 but for those named here. */
+enum external_id {
+	EXT_PRINT = 1, EXT_ROTATE = 2, EXT_SHUTDOWN = 3, EXT_SHRINK = 4,
+	EXT_SHRINK_ANSWER = 5, EXT_SHRINK_ERROR = 6, EXT_PARTITIONS = 7,
+	EXT_STATUS = 9, EXT_STATUS_NOT_YET = 11, EXT_PARTITION_COUNT = 12,
+	EXT_SOURCES = 14, EXT_REPORT = 16, EXT_KEYS = 17, EXT_STATELESS = 19,
+	EXT_KEY_COUNT = 21, EXT_STATELESS_COUNT = 23, EXT_CLUSTER_COUNT = 25
+};
+struct external;			/* the listeners and who has come */
+struct ext_conn;			/* a program that has come */
+
+int	external_open(struct supervisor *, struct err *);
+void	external_close(struct supervisor *);
+/* Queue an answer; whoever calls may be using the connection. */
+void	external_reply(struct ext_conn *, unsigned int id, struct slice);
+/* The first frame of in: its whole length, 0: not all of it is there,
+ * -1: there is none.  Pure. */
+long	external_frame(struct slice in, unsigned int *id,
+	    struct slice *payload);
+
+/* --- extquery.c: what is answered there ---------------------------------- */
+
+struct ext_list {			/* keys that workers are asked for */
+	unsigned int	 id;		/* request; 0: none is at work */
+	uint32_t	 worker;	/* who is asked for what, now */
+	uint32_t	 stage;
+	uint64_t	 serial;	/* of the question; 0: not asked yet */
+	uint64_t	 from;		/* bytes of this list that came */
+	uint64_t	 sum;		/* of the workers before, of a count */
+	size_t		 at;		/* in text: where this list begins */
+	struct buf	 text;
+};
+
+/* false: nobody sends this.  A list that is begun is answered later. */
+bool	extquery_request(struct supervisor *, struct ext_conn *,
+	    struct ext_list *, unsigned int id, struct slice payload);
+/* Ask for the next piece; false: the worker cannot be asked now. */
+bool	extquery_ask(struct supervisor *, struct ext_list *);
+/* An answer; true: that was the last one, text is what is replied. */
+bool	extquery_listed(struct supervisor *, struct ext_list *,
+	    const struct msg_listed *);
+/* What a shrink asks for: 1 a query, 0 the deed, -1: no such JSON.  Pure. */
+int	extquery_shrink(struct slice json);
+/* An answer has come; a worker has died; it is back. */
+void	external_listed(struct child *, const struct msg_listed *);
+void	external_child_died(struct child *);
+void	external_child_ready(struct child *);
+
 /* --- usock.c: Unix sockets at paths of any length (wallarooctl, too) ----- */
 
 int	usock_listen(const char *path, struct err *);
@@ -370,6 +436,8 @@ int	place_runtime(struct supervisor *, struct err *);
 /* Descriptors that this configuration may need.  Pure. */
 uint64_t place_fds(uint64_t workers, uint64_t tcp_sources,
 	    uint64_t tcp_sinks, uint64_t connections);
+/* The files of a state that is no more. */
+void	place_discard(struct supervisor *);
 int	place_check_fds(struct supervisor *, struct err *);
 
 /* --- supervisor.c: the life of the application --------------------------- */
@@ -399,6 +467,7 @@ struct supervisor {
 	char			*why;		/* of a failure */
 	uint64_t		 drain_ns;	/* when the stop began */
 	bool			 was_quiet;	/* nothing inside was left */
+	bool			 discard;	/* the state goes, too */
 
 	struct catalog		 catalog;
 	int			 lock_fd;
@@ -441,6 +510,7 @@ struct supervisor {
 	size_t			 nctl;
 	uint64_t		 ctl_serial;
 	uint64_t		 checkpoint_id;	/* at work, 0 = none */
+	struct external		*external;	/* NULL: none */
 
 	int			 notify_fd;
 	struct sockaddr_storage	 notify_addr;

@@ -269,14 +269,13 @@ is_utf8(struct slice s)
 	return (true);
 }
 
-/* Bytes that are no text are shown as \xNN. */
-static void
-put_json(struct buf *b, const char *key, struct slice s)
+void
+control_json(struct buf *b, struct slice s)
 {
 	bool text = is_utf8(s);
 	size_t i;
 
-	buf_addf(b, "\"%s\": \"", key);
+	buf_addf(b, "\"");
 	for (i = 0; i < s.len; i++) {
 		if (s.data[i] == '"' || s.data[i] == '\\')
 			buf_addf(b, "\\%c", s.data[i]);
@@ -288,6 +287,13 @@ put_json(struct buf *b, const char *key, struct slice s)
 			buf_add(b, &s.data[i], 1);
 	}
 	buf_addf(b, "\"");
+}
+
+static void
+put_json(struct buf *b, const char *key, struct slice s)
+{
+	buf_addf(b, "\"%s\": ", key);
+	control_json(b, s);
 }
 
 static int
@@ -332,6 +338,16 @@ on_query(void *arg, const struct msg_query *m, struct err *err)
 }
 
 static int
+on_list(void *arg, const struct msg_list *m, struct err *err)
+{
+	struct delivery *d = arg;
+
+	(void)err;
+	list_answer(d->w, m);
+	return (0);
+}
+
+static int
 on_stdio(void *arg, const struct msg_stdio *m, struct err *err)
 {
 	struct delivery *d = arg;
@@ -355,6 +371,7 @@ static const struct msg_handlers handlers = {
 	.finish = on_finish,
 	.checkpoint = on_checkpoint,
 	.query = on_query,
+	.list = on_list,
 	.stdio = on_stdio,
 };
 

@@ -159,6 +159,9 @@ struct worker {
 	ev_timer	 settle;	/* receivers have not acknowledged */
 	ev_async	 committed;
 	struct buf	 control_out;	/* queued: u32 length, bytes */
+
+	struct buf	 list;		/* keys that are being given away */
+	uint64_t	 list_id;	/* 0: none */
 };
 
 static inline size_t
@@ -234,6 +237,11 @@ void	control_flush_blocking(struct worker *);
 /* One message from a SEQPACKET socket into buf, a passed descriptor or -1.
  * 1 message, 0 closed, -1 errno (EAGAIN). */
 int	control_receive(int fd, struct buf *, int *passed);
+/* A JSON string with its quotes; bytes that are no text as \xNN. */
+void	control_json(struct buf *, struct slice);
+
+/* list.c */
+void	list_answer(struct worker *, const struct msg_list *);
 
 /* tcpinfo.c */
 int	tcp_consumed(int fd, uint64_t *, bool *uncertain, struct err *);

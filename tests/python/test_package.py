@@ -41,7 +41,8 @@ def test_wheel(tmp_path):
     source = tmp_path / "py"
     shutil.copytree(
         PACKAGE, source, ignore=shutil.ignore_patterns("__pycache__"))
-    for directory in (source, source / "wallaroo"):  # may be read-only
+    for directory in (source, source / "wallaroo",
+                      source / "wallaroo" / "tools"):  # may be read-only
         directory.chmod(0o755)
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps",
@@ -56,8 +57,9 @@ def test_wheel(tmp_path):
         metadata = archive.read([
             n for n in names if n.endswith("METADATA")][0]).decode()
     ours = {
-        "wallaroo/" + name for name in os.listdir(
-            os.path.join(PACKAGE, "wallaroo")) if name != "__pycache__"
+        os.path.relpath(os.path.join(where, name), PACKAGE)
+        for where, _, names in os.walk(os.path.join(PACKAGE, "wallaroo"))
+        for name in names if not where.endswith("__pycache__")
     }
     assert {n for n in names if n.startswith("wallaroo/")} == ours
     assert "wallaroo/py.typed" in names

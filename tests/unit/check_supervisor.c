@@ -392,6 +392,150 @@ START_TEST(test_json)
 }
 END_TEST
 
+/* --- external channel ---------------------------------------------------- */
+
+static long
+cut(const void *p, size_t n, unsigned int *id, size_t *payload)
+{
+	struct slice s = unit_exact(p, n), body = slice_of("", 0);
+	long r = external_frame(s, id, &body);
+
+	*payload = body.len;
+	if (r > 0) {
+		ck_assert_uint_le((size_t)r, n);
+		ck_assert_ptr_eq(body.data, s.data + EXTERNAL_HEAD);
+		ck_assert_uint_eq(body.len, (size_t)r - EXTERNAL_HEAD);
+	}
+	unit_free(s);
+	return (r);
+}
+
+START_TEST(test_external_frame)
+{
+	static const uint8_t whole[] = { 0, 0, 0, 5, 0x12, 0x34, 'a', 'b',
+	    'c', 'x' };
+	static const uint8_t most[] = { 0, 1, 0, 0 }, over[] = { 0, 1, 0, 1 },
+	    none[] = { 0, 0, 0, 1 };
+	unsigned int id;
+	size_t payload, i;
+
+	for (i = 0; i < 9; i++)
+		ck_assert_int_eq(cut(whole, i, &id, &payload), 0);
+	ck_assert_int_eq(cut(whole, 9, &id, &payload), 9);
+	ck_assert_int_eq(cut(whole, 10, &id, &payload), 9);
+	ck_assert_uint_eq(id, 0x1234);
+	ck_assert_uint_eq(payload, 3);
+	/* Too large is known before the rest has come. */
+	ck_assert_int_eq(cut(most, 4, &id, &payload), 0);
+	ck_assert_int_eq(cut(over, 4, &id, &payload), -1);
+	ck_assert_int_eq(cut(none, 4, &id, &payload), -1);
+}
+END_TEST
+
+START_TEST(test_external_noise)
+{
+	uint64_t state = 5;
+	uint8_t bytes[40];
+	unsigned int id;
+	size_t payload, n;
+	int k;
+
+	for (k = 0; k < 200000; k++) {
+		for (n = 0; n < sizeof(bytes); n++)
+			bytes[n] = (uint8_t)unit_random(&state);
+		bytes[0] = bytes[1] = bytes[2] = 0;
+		bytes[3] %= 48;
+		n = unit_random(&state) % (sizeof(bytes) + 1);
+		(void)cut(bytes, n, &id, &payload);
+	}
+}
+END_TEST
+
+static int
+asks(const void *p, size_t n)
+{
+	struct slice s = unit_exact(p, n);
+	int r = extquery_shrink(s);
+
+	unit_free(s);
+	return (r);
+}
+
+START_TEST(test_shrink_json)
+{
+	static const struct { const char *text; int wanted; } rows[] = {
+		{ "{\"query\":true,\"node_names\":[],\"node_count\":0}", 1 },
+		{ " { \"node_count\" : 1 , \"query\" : false } ", 0 },
+		{ "{}", 0 }, { "{\"other\":{\"query\":true}}", 0 },
+		{ "{\"node_names\":[\"a\",\"b\\\"\"],\"query\":true}",
+		    1 },
+		{ "{\"x\":-1.5e+3,\"y\":null,\"query\":true}", 1 },
+		{ "", -1 }, { " ", -1 }, { "[]", -1 }, { "true", -1 },
+		{ "{", -1 }, { "}", -1 }, { "{\"query\"", -1 },
+		{ "{\"query\":", -1 }, { "{\"query\":t}", -1 },
+		{ "{\"query\":truex}", -1 }, { "{\"query\":true} x", -1 },
+		{ "{\"query\":true,}", -1 }, { "{\"a\":\"b}", -1 },
+		{ "{\"a\":\"\\", -1 }, { "{\"a\":[1,]}", -1 },
+		{ "{1:2}", -1 }, { "{\"a\" 1}", -1 }
+	};
+	char deep[256];
+	size_t i;
+
+	for (i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+		ck_assert_msg(asks(rows[i].text, strlen(rows[i].text)) ==
+		    rows[i].wanted, "%s", rows[i].text);
+	memset(deep, '[', sizeof(deep));
+	memcpy(deep, "{\"a\":", 5);
+	ck_assert_int_eq(asks(deep, sizeof(deep)), -1);
+}
+END_TEST
+
+START_TEST(test_shrink_noise)
+{
+	static const char good[] = "{\"query\":true,\"node_names\":[\"a\"],"
+	    "\"node_count\":-10,\"x\":{\"y\":[null,\"\\\"\"]}}";
+	static const char letters[] = "{}[]\",:\\truefalsn0-+.e ";
+	char text[sizeof(good) - 1];
+	uint64_t state = 7;
+	int k, i;
+
+	for (k = 0; k < 200000; k++) {
+		memcpy(text, good, sizeof(text));
+		for (i = (int)(unit_random(&state) % 4); i >= 0; i--)
+			text[unit_random(&state) % sizeof(text)] = letters[
+			    unit_random(&state) % sizeof(letters)];
+		(void)asks(text, unit_random(&state) % (sizeof(text) + 1));
+	}
+}
+END_TEST
+
+START_TEST(test_addresses)
+{
+	static const struct { const char *text, *host; uint32_t port; } rows[]
+	    = { { "127.0.0.1:5050", "127.0.0.1", 5050 },
+		{ "localhost:1", "localhost", 1 }, { ":65535", "", 65535 },
+		{ "[::1]:5050", "::1", 5050 }, { "::1:5050", "::1", 5050 } };
+	static const char *const wrong[] = { "", "5050", "host", "host:",
+	    "host:0", "host:65536", "host:99999999999999999999", "host:1x",
+	    "host:-1", "host: 1", "host:http" };
+	struct err err;
+	uint32_t port;
+	char *host;
+	size_t i;
+
+	for (i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		ck_assert_int_eq(address_parse(rows[i].text, &host, &port,
+		    &err), 0);
+		ck_assert_str_eq(host, rows[i].host);
+		ck_assert_uint_eq(port, rows[i].port);
+		free(host);
+	}
+	for (i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
+		ck_assert_msg(address_parse(wrong[i], &host, &port, &err) ==
+		    -1, "%s", wrong[i]);
+}
+END_TEST
+
 /* --- limits -------------------------------------------------------------- */
 
 START_TEST(test_fds)
@@ -418,5 +562,6 @@ UNIT_MAIN("supervisor", test_own_doing, test_crash_backoff,
     test_quiet_needs_two_rounds, test_not_quiet,
     test_old_answers_do_not_count, test_death_while_draining,
     test_drain_times, test_compatible, test_incompatible, test_names,
-    test_wrong_names, test_json, test_fds,
+    test_wrong_names, test_json, test_external_frame, test_external_noise,
+    test_shrink_json, test_shrink_noise, test_addresses, test_fds,
     test_tcp_counters)

@@ -1,0 +1,1 @@
+"""The programs around an application: machida3, sender and the others."""
