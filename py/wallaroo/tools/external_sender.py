@@ -65,4 +65,5 @@ def text_of(options: argparse.Namespace) -> str:
     """The message's payload; a query has none."""
     if options.message is not None:
         return str(options.message)
-    return options.type if options.type == "boundary-count-status" else ""
+    return ("boundary-count-status"
+            if options.type == "boundary-count-status" else "")
