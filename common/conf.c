@@ -28,6 +28,7 @@
 
 const char *const conf_durability[] = { "none", "process", NULL };
 const char *const conf_on_error[] = { "fail", "skip", "dead-letter", NULL };
+const char *const conf_poison[] = { "set-aside", "stop", NULL };
 const char *const conf_log_level[] = { "error", "warning", "info", "debug",
     NULL };
 const char *const conf_access[] = { "loopback", "any", NULL };
@@ -821,6 +822,7 @@ resolve(struct conf_parse *p)
 	absolute(&a->control_socket, real);
 	absolute(&a->python, real);
 	absolute(&a->dead_letter_file, real);
+	absolute(&a->cgroup, real);
 	for (size_t i = 0; i < a->python_path.n; i++)
 		absolute(&a->python_path.item[i], real);
 	if (a->python_path.n == 0)

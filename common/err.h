@@ -20,7 +20,8 @@ enum err_code {
 	ERR_STORAGE,		/* disk or tmpfs: full, read-only, I/O error */
 	ERR_CORRUPT,		/* a file or frame is not what it must be */
 	ERR_REFUSED,		/* starting would lose or repeat input */
-	ERR_LIMIT		/* larger than a configured limit */
+	ERR_LIMIT,		/* larger than a configured limit */
+	ERR_POISON		/* a call that killed the process, not made */
 };
 
 struct err {

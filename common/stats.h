@@ -16,7 +16,8 @@
 #define STATS_TABLE(S)							\
 	S(turns, "turns of the event loop; stands still in a hang")	\
 	S(pid, "process id")						\
-	S(in_user, "1 while user code runs")				\
+	S(in_user, "1 while user code works on a record, 2 while other " \
+	    "user code runs")						\
 	S(in_stage, "number of the stage whose user code runs, plus 1")	\
 	S(records_in, "records taken from sources")			\
 	S(frames_in, "frames taken from other workers")			\
@@ -32,6 +33,7 @@
 	S(errors, "exceptions of user functions")			\
 	S(skipped, "records skipped after an exception")		\
 	S(dead_letters, "records given to the dead letters")		\
+	S(set_aside, "those of them that killed the process twice")	\
 	S(outbox_bytes, "bytes in outboxes")				\
 	S(connections, "open client connections")			\
 	S(repeats, "records that may have been sent twice")		\

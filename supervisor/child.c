@@ -37,6 +37,7 @@
 #define SPAWN_AGAIN_S	1.0	/* after a fork that failed */
 #define HANG_DUMP	1	/* checks between dump and kill */
 #define HANG_START	10	/* hang-timeouts that a start may take */
+#define CHARGED_MOST	8	/* deaths in a row that records explain */
 #define BACKOFF_FIRST	100	/* ms */
 #define BACKOFF_MOST	10000
 
@@ -108,8 +109,8 @@ crash_own_doing(int status)
 }
 
 int64_t
-crash_count(struct crash_loop *l, bool own_doing, uint64_t done,
-    uint32_t limit)
+crash_count(struct crash_loop *l, bool own_doing, bool charged,
+    uint64_t done, uint32_t limit)
 {
 	int64_t delay = BACKOFF_FIRST;
 	uint32_t i;
@@ -117,10 +118,10 @@ crash_count(struct crash_loop *l, bool own_doing, uint64_t done,
 	/* A replay goes back, so progress is beyond all lives before. */
 	if (done > l->best) {
 		l->best = done;
-		l->deaths = 0;
+		l->deaths = l->charged = 0;
 		return (0);
 	}
-	if (!own_doing)
+	if (!own_doing || (charged && ++l->charged <= CHARGED_MOST))
 		return (0);
 	if (++l->deaths >= limit)
 		return (-1);
@@ -146,6 +147,7 @@ send_start(struct child *c)
 	m.run_dir = msg_cstr(s->run_dir);
 	m.conf = buf_slice(&s->conf_bytes);
 	m.topology = buf_slice(&s->topo_bytes);
+	m.death = msg_cstr(c->death == NULL ? "" : c->death);
 	if (s->opt.accept_loss && !s->ran)
 		m.flags |= START_ACCEPT_LOSS;
 	if (s->state == APP_DRAINING || s->state == APP_FINISHING)
@@ -199,8 +201,10 @@ begin_life(struct child *c)
 	c->started_ns = clock_mono_ns();
 	c->turns = STAT_GET(c->stats, turns);
 	c->still = 0;
-	c->guilty = c->refused = c->finished = c->told_finish = false;
+	c->guilty = c->hung = c->charged = false;
+	c->refused = c->finished = c->told_finish = false;
 	c->dying_checks = 0;
+	c->oom_kills = cgroup_oom_kills(c);
 	c->conns = 0;
 	c->fatal_code = 0;
 	free(c->fatal_text);
@@ -330,6 +334,8 @@ on_opened(void *arg, const struct msg_opened *m, struct err *err)
 		return (unexpected(c, "opened", err));
 	free(c->open_text);
 	c->open_text = text_of(m->text);
+	free(c->death);			/* it knows, and has noted it */
+	c->death = NULL;
 	if (m->ok)
 		child_move(c, CHILD_OPENED);
 	else
@@ -532,6 +538,52 @@ log_death(const struct child *c)
 		    " killed_by=supervisor" : "");
 }
 
+/*
+ * By its own doing?  Then its replacement is told how, to compare with what
+ * the journal says about the record at work.  Death by a signal that anybody
+ * may send is somebody else's, unless it was ours for a hang.
+ */
+static char *
+own_death(const struct child *c)
+{
+	int status = c->status;
+
+	if (c->fatal_code != 0 || c->finished)
+		return (NULL);		/* it has said why */
+	if (c->hung && WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)
+		return (xasprintf("no turn of its loop for %" PRId64
+		    " seconds (hang-timeout)", (c->s->conf.hang_timeout +
+		    999) / 1000));
+	/* A child of it may have been the victim, but not in this second. */
+	if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL &&
+	    cgroup_oom_kills(c) > c->oom_kills)
+		return (xstrdup("signal 9 for want of memory (its cgroup "
+		    "counted it)"));
+	if (!crash_own_doing(status))
+		return (NULL);
+	if (WIFEXITED(status))
+		return (xasprintf("exit code %d", WEXITSTATUS(status)));
+	return (xasprintf("signal %d (%s)", WTERMSIG(status),
+	    strsignal(WTERMSIG(status))));
+}
+
+static void
+note_death(struct child *c)
+{
+	char *death = own_death(c);
+
+	c->own = death != NULL || crash_own_doing(c->status);
+	/* One that never opened its files was at work on no record, and has
+	 * not noted the death before. */
+	if (c->state == CHILD_STARTING) {
+		free(death);
+		return;
+	}
+	free(c->death);
+	c->death = death;
+	c->charged = death != NULL && STAT_GET(c->stats, in_user) == 1;
+}
+
 /* Nothing of it is left: what now? */
 static void
 gone(struct child *c)
@@ -573,6 +625,7 @@ on_reaped(struct ev_loop *loop, ev_child *w, int events)
 	/* Its last words. */
 	child_read(c, INT32_MAX);
 	log_death(c);
+	note_death(c);
 	channel_close(c);
 	child_move(c, CHILD_DYING);
 	FAULT_POINT(reap_after);
@@ -604,6 +657,7 @@ child_check(struct child *c)
 
 	if (!child_alive(c))
 		return;
+	c->oom_kills = cgroup_oom_kills(c);
 	if (!ev_is_active(&c->io)) {
 		/* It closed the channel and lives on. */
 		c->guilty = true;
@@ -629,6 +683,7 @@ child_check(struct child *c)
 	} else if (c->still >= limit + HANG_DUMP) {
 		log_error("killing %s", child_name(c, name, sizeof(name)));
 		c->still = 0;
+		c->hung = !spawn_stopped(c->pid);
 		child_kill(c);
 	}
 }
@@ -663,11 +718,13 @@ child_fini(struct child *c)
 	ev_timer_stop(c->s->loop, &c->timer);
 	ev_child_stop(c->s->loop, &c->reaper);
 	channel_close(c);
+	cgroup_close(c);
 	if (c->stats != NULL)
 		(void)munmap(c->stats, STATS_SIZE);
 	if (c->stats_fd != -1)
 		close(c->stats_fd);
 	free(c->mark);
+	free(c->death);
 	free(c->wired);
 	free(c->fatal_text);
 	free(c->open_text);

@@ -98,13 +98,15 @@ make_environment(const struct child *c)
 
 /* In the child: only what is allowed between fork and exec. */
 static void __attribute__((noreturn))
-become(const char *program, char **env, int channel, int null)
+become(const char *program, char **env, int channel, int null, int cgroup)
 {
 	char *const argv[] = { (char *)(uintptr_t)"wallaroo-worker", NULL };
 	static const char text[] = "wallaroo-worker cannot be executed\n";
 	sigset_t none;
 
 	(void)setsid();
+	if (cgroup != -1 && write(cgroup, "0", 1) != 1)
+		_exit(EXIT_TEMPORARY);
 	(void)signal(SIGPIPE, SIG_DFL);
 	sigemptyset(&none);
 	(void)sigprocmask(SIG_SETMASK, &none, NULL);
@@ -121,16 +123,28 @@ become(const char *program, char **env, int channel, int null)
 	_exit(127);
 }
 
+static int
+no_spawn(int cgroup, struct err *err, const char *what)
+{
+	(void)err_sys(err, ERR_SYSTEM, "%s", what);
+	if (cgroup != -1)
+		close(cgroup);
+	return (-1);
+}
+
 int
 spawn_worker(struct child *c, struct err *err)
 {
 	struct supervisor *s = c->s;
-	int fd[2], null, room = 2 * MSG_MAX_CONTROL;
+	int fd[2], null, cgroup, room = 2 * MSG_MAX_CONTROL;
 	char **env;
 	pid_t pid;
 
+	cgroup = cgroup_open(c, err);
+	if (cgroup == -1 && err->code != ERR_NONE)
+		return (-1);
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fd) == -1)
-		return (err_sys(err, ERR_SYSTEM, "socketpair"));
+		return (no_spawn(cgroup, err, "socketpair"));
 	/* The largest message must fit. */
 	(void)setsockopt(fd[0], SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
 	(void)setsockopt(fd[1], SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
@@ -138,7 +152,7 @@ spawn_worker(struct child *c, struct err *err)
 	if (null == -1) {
 		close(fd[0]);
 		close(fd[1]);
-		return (err_sys(err, ERR_SYSTEM, "cannot open /dev/null"));
+		return (no_spawn(cgroup, err, "cannot open /dev/null"));
 	}
 	free(c->mark);
 	c->serial = ++s->serial;
@@ -148,15 +162,17 @@ spawn_worker(struct child *c, struct err *err)
 	FAULT_POINT(spawn_before);
 	pid = fork();
 	if (pid == 0)
-		become(s->program, env, fd[1], null);
+		become(s->program, env, fd[1], null, cgroup);
 	free(env);
 	close(null);
 	close(fd[1]);
 	if (pid == -1) {
 		close(fd[0]);
-		return (err_sys(err, ERR_SYSTEM, "fork"));
+		return (no_spawn(cgroup, err, "fork"));
 	}
 	FAULT_POINT(spawn_after);
+	if (cgroup != -1)
+		close(cgroup);
 	c->pid = pid;
 	(void)fcntl(fd[0], F_SETFL, O_NONBLOCK);
 	channel_open(c, fd[0]);
@@ -212,6 +228,15 @@ read_stat(pid_t pid, struct proc_stat *st)
 	}
 	buf_fini(&b);
 	return (r);
+}
+
+bool
+spawn_stopped(pid_t pid)
+{
+	struct proc_stat st;
+
+	return (read_stat(pid, &st) == 0 && (st.state == 'T' ||
+	    st.state == 't'));
 }
 
 /* Is there an environment string that begins with the mark? */

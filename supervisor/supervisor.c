@@ -201,6 +201,21 @@ check_start_fits(struct supervisor *s, struct err *err)
 	return (0);
 }
 
+/* What cannot get better by itself is no reason to try again and again. */
+static int
+check_cgroup(struct supervisor *s, struct err *err)
+{
+	struct child c = { .s = s, .role = CHILD_WORKER };
+	int fd;
+
+	if (s->conf.worker_memory != 0 && s->conf.cgroup[0] == '\0')
+		return (err_set(err, ERR_CONFIG, "worker-memory needs cgroup, "
+		    "a directory for the workers' cgroups"));
+	if ((fd = cgroup_open(&c, err)) != -1)
+		close(fd);
+	return (fd == -1 && err->code != ERR_NONE ? -1 : 0);
+}
+
 static int
 make_workers(struct supervisor *s, uint32_t n, struct err *err)
 {
@@ -242,9 +257,9 @@ begin_workers(struct supervisor *s, uint32_t n)
 	struct err err;
 	uint32_t i;
 
-	if (make_workers(s, n, &err) == -1 || (is_durable(s) &&
-	    catalog_begin(&s->catalog, n, (uint32_t)s->conf.partitions,
-	    &err) == -1)) {
+	if (check_cgroup(s, &err) == -1 || make_workers(s, n, &err) == -1 ||
+	    (is_durable(s) && catalog_begin(&s->catalog, n,
+	    (uint32_t)s->conf.partitions, &err) == -1)) {
 		fail_err(s, &err);
 		return;
 	}
@@ -733,7 +748,7 @@ static void
 replace(struct child *c)
 {
 	struct supervisor *s = c->s;
-	bool own = c->guilty || crash_own_doing(c->status);
+	bool own = c->guilty || c->own;
 	uint64_t done = STAT_GET(c->stats, journal_done);
 	int64_t delay;
 
@@ -743,7 +758,7 @@ replace(struct child *c)
 		done = clock_mono_ns() - c->started_ns > NONE_LIFE_NS ?
 		    c->crash.best + 1 : 0;
 	}
-	delay = crash_count(&c->crash, own, done,
+	delay = crash_count(&c->crash, own, c->charged && is_durable(s), done,
 	    (uint32_t)s->conf.restart_limit);
 	if (delay < 0) {
 		child_end(c, CHILD_NONE);

@@ -111,14 +111,16 @@ enum child_state {
 /* Deaths by own doing without progress, in a row. */
 struct crash_loop {
 	uint32_t	deaths;
+	uint32_t	charged;	/* to a record, beside those */
 	uint64_t	best;		/* journal position ever reached */
 };
 /*
- * Count a death.  Returns the delay before the next start in ms, or -1: the
- * limit is reached.  Pure.
+ * Count a death.  charged: a record explains it, which will be set aside; so
+ * many that this cannot be so count as others do.  Returns the delay before
+ * the next start in ms, or -1: the limit is reached.  Pure.
  */
-int64_t	crash_count(struct crash_loop *, bool own_doing, uint64_t done,
-	    uint32_t limit);
+int64_t	crash_count(struct crash_loop *, bool own_doing, bool charged,
+	    uint64_t done, uint32_t limit);
 /* Did a process that ended with this wait status do it itself?  Pure. */
 bool	crash_own_doing(int status);
 
@@ -151,6 +153,12 @@ struct child {
 	uint64_t		 turns;		/* seen by the last check */
 	uint64_t		 still;		/* checks without a turn */
 	bool			 guilty;	/* we kill it for what it did */
+	bool			 hung;		/* its loop did not turn */
+	uint64_t		 oom_kills;	/* of its cgroup, at a look */
+	char			*death;		/* its own doing, and no life
+						   after it was told */
+	bool			 own;		/* died by its own doing */
+	bool			 charged;	/* in a record's user code */
 	bool			 refused;	/* opened with ok 0 */
 	bool			 finished;	/* said so */
 	bool			 told_finish;
@@ -195,9 +203,16 @@ int	spawn_stats(struct child *, struct err *);
 /* Kill what is left of a reaped child's process group and session, and what
  * escaped from it; false while something is still there. */
 bool	spawn_gone(struct child *);
+bool	spawn_stopped(pid_t);		/* by a signal or a debugger */
 void	spawn_record(struct supervisor *);	/* workers.pids */
 /* Kill what an earlier supervisor of this state directory left. */
 int	spawn_leftovers(struct supervisor *, struct err *);
+
+/* --- cgroup.c: a worker's own, if the operator gave a place --------------- */
+
+int	cgroup_open(struct child *, struct err *);
+uint64_t cgroup_oom_kills(const struct child *);
+void	cgroup_close(struct child *);
 
 /* --- channel.c: messages to a worker ------------------------------------- */
 

@@ -12,6 +12,10 @@
 #include "worker/automaton.h"
 
 #define FRAME_BYTES	(48 * 1024)	/* a frame is closed from here on */
+#define LETTER_FN	(-3)		/* determ's number of the two calls
+					   that show a record */
+#define SHOWN_BYTES	200		/* of a key or payload, to people */
+#define SEEN_KEYS	3		/* named when a replay differs */
 
 static int run(struct automaton *, int, host_val, struct slice, struct origin,
     uint32_t, struct err *);
@@ -28,6 +32,7 @@ automaton_init(struct automaton *a, struct err *err)
 		return (err_set(err, ERR_CONFIG, "a pipeline may have at most "
 		    "%d multi computations, this one has %u",
 		    AUTOMATON_DEPTH - 1, multi));
+	a->note = &a->no_note;
 	a->dead_sink = -1;
 	for (i = 0; i < a->topo->nsinks; i++)
 		if (a->topo->sinks[i].kind == SINK_DEAD)
@@ -49,6 +54,20 @@ drop_state(void *obj, void *arg)
 	struct automaton *a = arg;
 
 	a->host->state_free(a->app, obj);
+}
+
+static void
+free_aside(struct aside *s)
+{
+	free(s->death);
+	buf_fini(&s->letter);
+}
+
+void
+automaton_aside_forget(struct automaton *a)
+{
+	while (a->naside > 0)
+		free_aside(&a->aside[--a->naside]);
 }
 
 static void
@@ -83,7 +102,10 @@ automaton_fini(struct automaton *a)
 		buf_fini(&a->keybuf[i]);
 		free(a->out[i].val);
 	}
+	automaton_aside_forget(a);
+	free(a->aside);
 	buf_fini(&a->scratch);
+	buf_fini(&a->seen);
 	buf_fini(&a->garbage);
 	free(a->sources);
 	free(a->marks);
@@ -186,22 +208,141 @@ undo_record(struct automaton *a)
 		turn_undo(&a->to_sink[i], a->stamp);
 }
 
+/* --- user code, and the note of what it is at work on -------------------- */
+
+#define NOTE(w, v)	atomic_store_explicit(&(w), (v), memory_order_relaxed)
+
 static void
-enter_user(struct automaton *a, const struct origin *o, int stage, int fn)
+begin_record(struct automaton *a, uint64_t stamp)
+{
+	a->stamp = stamp;
+	a->index = 0;
+	a->call = 0;
+	NOTE(a->note->stamp, stamp);
+}
+
+static struct aside *
+find_aside(const struct automaton *a, uint64_t stamp, uint32_t call)
+{
+	size_t i;
+
+	for (i = 0; i < a->naside; i++)
+		if (a->aside[i].stamp == stamp && a->aside[i].call == call)
+			return (&a->aside[i]);
+	return (NULL);
+}
+
+uint32_t
+automaton_aside_level(const struct automaton *a, uint64_t stamp,
+    uint32_t call)
+{
+	uint32_t level = 0;
+	size_t i;
+
+	for (i = 0; i < a->naside; i++)
+		if (a->aside[i].stamp == stamp && a->aside[i].call == call &&
+		    a->aside[i].level > level)
+			level = a->aside[i].level;
+	return (level);
+}
+
+static void
+note_user(struct automaton *a, const struct origin *o, uint64_t call, int fn,
+    int stage)
 {
 	STAT_SET(a->stats, in_stage, (uint64_t)(stage + 1));
 	STAT_SET(a->stats, in_user, 1);
+	NOTE(a->note->call, call);
+	atomic_signal_fence(memory_order_seq_cst);
 	determ_enter(o, fn);
+}
+
+/*
+ * Around each call of user code for the record at work; -1: this call is not
+ * made, ERR_POISON.  Its number was taken by the caller, in all replays the
+ * same one: loading a state, which may be there already, takes none.
+ */
+static int
+enter_user(struct automaton *a, const struct origin *o, int stage, int fn,
+    struct err *err)
+{
+	const struct aside *s;
+
+	if (a->naside > 0 && (s = find_aside(a, a->stamp, a->call)) != NULL)
+		return (err_set(err, ERR_POISON, "set aside: twice the "
+		    "process died while this was done, at last by %s",
+		    s->death));
+	note_user(a, o, NOTE_CALL(a->call, stage), fn, stage);
+	return (0);
 }
 
 static void
 leave_user(struct automaton *a)
 {
 	determ_leave();
+	atomic_signal_fence(memory_order_seq_cst);
+	NOTE(a->note->call, 0);
 	STAT_SET(a->stats, in_user, 0);
 }
 
+/* User code that belongs to no record that could be set aside. */
+static void
+enter_other(struct automaton *a, const struct origin *o, int fn)
+{
+	STAT_SET(a->stats, in_stage, 0);
+	STAT_SET(a->stats, in_user, 2);
+	determ_enter(o, fn);
+}
+
+/* payload_length() is called before there is a record. */
+static int
+enter_framing(struct automaton *a, uint64_t pos, int fn, struct err *err)
+{
+	/* It is called whenever more bytes come: nothing may depend on it. */
+	static const struct origin fixed = { 0, 0 };
+	const struct aside *s;
+
+	if (a->naside > 0 && (s = find_aside(a, pos, FRAMING_CALL)) != NULL)
+		return (err_set(err, ERR_POISON, "set aside: twice the "
+		    "process died in payload_length(), at last by %s",
+		    s->death));
+	NOTE(a->note->stamp, pos);
+	note_user(a, &fixed, NOTE_CALL(FRAMING_CALL, -1), fn, -1);
+	return (0);
+}
+
 /* --- route: to another worker, to a sink -------------------------------- */
+
+/* Bytes for people. */
+static void
+add_bytes(struct buf *b, struct slice raw)
+{
+	size_t i;
+
+	for (i = 0; i < raw.len && i < SHOWN_BYTES; i++)
+		if (raw.data[i] >= 0x20 && raw.data[i] < 0x7f &&
+		    raw.data[i] != '\\')
+			buf_add(b, &raw.data[i], 1);
+		else
+			buf_addf(b, "\\x%02x", raw.data[i]);
+}
+
+/*
+ * An output of the entry at work, whether it leaves or has left already: a
+ * replay must come to the same sum.
+ */
+static void
+sum_output(struct automaton *a, uint64_t where, struct slice key,
+    struct slice value)
+{
+	uint64_t v[4] = { a->sum, where, part_hash(key), part_hash(value) };
+
+	a->sum = part_hash(slice_of(v, sizeof(v)));
+	if (a->stamp > a->drop || a->nseen >= SEEN_KEYS)
+		return;
+	buf_addf(&a->seen, a->nseen++ == 0 ? "" : ", ");
+	add_bytes(&a->seen, key);
+}
 
 /* A record for worker `to` through exchange x: value bytes are in scratch. */
 static void
@@ -289,94 +430,193 @@ json_text(struct buf *b, const char *key, const char *text, size_t len)
 	buf_addf(b, "\"");
 }
 
-static void
-add_repr(struct automaton *a, struct buf *b, const void *v, struct slice raw)
-{
-	size_t i;
+/* Where a record failed: what its letter and its policy go by. */
+struct spot {
+	enum letter_kind	 kind;
+	uint32_t		 index;
+	const char		*name;
+	enum topo_policy	 policy;
+};
 
-	if (v != NULL) {
-		a->host->repr(a->app, v, b);
-		return;
-	}
-	for (i = 0; i < raw.len && i < 200; i++)
-		if (raw.data[i] >= 0x20 && raw.data[i] < 0x7f &&
-		    raw.data[i] != '\\')
-			buf_add(b, &raw.data[i], 1);
-		else
-			buf_addf(b, "\\x%02x", raw.data[i]);
+/* The record as it came to the spot: what can be put back there. */
+static void
+add_record(struct buf *b, const struct spot *at, struct slice key,
+    struct slice value, const struct origin *o)
+{
+	struct letter l = { at->kind, at->index, slice_of(at->name,
+	    strlen(at->name)), key, o->time_ns, o->id, value };
+	struct buf packed = { 0 };
+
+	letter_pack(&packed, &l);
+	buf_addf(b, ", \"record\": \"");
+	letter_text(b, buf_slice(&packed));
+	buf_addf(b, "\"");
+	buf_fini(&packed);
 }
 
+/* repr() and pickling of the message: user code again, noted as the call
+ * that failed, and done without where it killed as well. */
 static void
-dead_letter(struct automaton *a, const char *step, struct slice key,
-    const void *v, struct slice raw, const struct origin *o,
+add_message(struct automaton *a, struct buf *b, const struct spot *at,
+    struct slice key, const void *v, const struct origin *o)
+{
+	struct buf shown = { 0 }, packed = { 0 };
+	int stage = at->kind == LETTER_STAGE ? (int)at->index : -1;
+	struct err err;
+	int r;
+
+	if (automaton_aside_level(a, a->stamp, a->call) >= ASIDE_BARE) {
+		buf_addf(b, ", \"input\": \"(not shown: repr() or pickling "
+		    "it killed the process, too)\"");
+		return;
+	}
+	note_user(a, o, NOTE_CALL(a->call, stage), LETTER_FN, stage);
+	a->host->repr(a->app, v, &shown);
+	r = a->host->pack(a->app, (host_val)(uintptr_t)v, &packed, &err);
+	leave_user(a);
+	json_text(b, "input", (const char *)shown.data, shown.len);
+	if (r == 0 && packed.len <= LETTER_VALUE)
+		add_record(b, at, key, buf_slice(&packed), o);
+	buf_fini(&shown);
+	buf_fini(&packed);
+}
+
+/* Stable over replays, and over all workers and lives of the state. */
+static uint64_t
+letter_id(const struct automaton *a, uint64_t stamp, uint32_t call)
+{
+	uint64_t v[4] = { journal_lineage(a->journal), a->worker, stamp,
+	    call };
+
+	return (part_hash(slice_of(v, sizeof(v))));
+}
+
+/* v NULL: raw has the bytes. */
+static void
+write_letter(struct automaton *a, struct buf *b, const struct spot *at,
+    struct slice key, const void *v, struct slice raw, const struct origin *o,
     const struct err *e)
 {
-	struct buf b = { 0 }, r = { 0 };
 	const char *last = strrchr(e->text, '\n');
+	struct buf r = { 0 };
 
 	/* The last line of a traceback says what was raised. */
 	last = last == NULL ? e->text : last + 1;
-	buf_addf(&b, "{\"time_ns\": %" PRIu64 ", \"worker\": %u, "
-	    "\"position\": %" PRIu64 ", \"origin\": \"%016" PRIx64 "\"",
-	    o->time_ns, a->worker, a->stamp, o->id);
-	json_text(&b, "step", step, strlen(step));
-	add_repr(a, &r, NULL, key);
-	json_text(&b, "key", (const char *)r.data, r.len);
-	buf_clear(&r);
-	add_repr(a, &r, v, raw);
-	json_text(&b, "input", (const char *)r.data, r.len);
-	json_text(&b, "error", last, strlen(last));
-	json_text(&b, "traceback", e->text, strlen(e->text));
-	buf_addf(&b, "}\n");
+	buf_addf(b, "{\"id\": \"%016" PRIx64 "\", \"time_ns\": %" PRIu64
+	    ", \"worker\": %u, \"position\": %" PRIu64
+	    ", \"origin\": \"%016" PRIx64 "\"", letter_id(a, a->stamp,
+	    a->call), o->time_ns, a->worker, a->stamp, o->id);
+	json_text(b, "step", at->name, strlen(at->name));
+	add_bytes(&r, key);
+	json_text(b, "key", (const char *)r.data, r.len);
+	if (v != NULL)
+		add_message(a, b, at, key, v, o);
+	else {
+		buf_clear(&r);
+		add_bytes(&r, raw);
+		json_text(b, "input", (const char *)r.data, r.len);
+		if (raw.len <= LETTER_VALUE && a->call != FRAMING_CALL)
+			add_record(b, at, key, raw, o);
+	}
+	json_text(b, "error", last, strlen(last));
+	json_text(b, "traceback", e->text, strlen(e->text));
+	buf_addf(b, "}\n");
+	buf_fini(&r);
+}
+
+static void
+dead_letter(struct automaton *a, const struct spot *at, struct slice key,
+    const void *v, struct slice raw, const struct origin *o,
+    const struct err *e)
+{
+	struct buf b = { 0 };
+
+	write_letter(a, &b, at, key, v, raw, o, e);
 	to_sink(a, (size_t)a->dead_sink, o, buf_slice(&b));
 	buf_fini(&b);
-	buf_fini(&r);
 	STAT_ADD(a->stats, dead_letters, 1);
 }
 
+/* This call is not made.  The letter waits for the entry that says so: what
+ * leaves with the record's own stamp may have left before, without it. */
+static void
+set_aside(struct automaton *a, const struct spot *at, struct slice key,
+    const void *v, struct slice raw, const struct origin *o, uint64_t stamp,
+    const struct err *e)
+{
+	struct buf k = { 0 }, b = { 0 };
+	struct aside *s;
+
+	add_bytes(&k, key);
+	log_error("record is set aside step=\"%s\" key=\"%s\" position=%"
+	    PRIu64 ": %s", at->name, buf_str(&k), stamp, e->text);
+	buf_fini(&k);
+	write_letter(a, &b, at, key, v, raw, o, e);
+	s = find_aside(a, stamp, a->call);
+	buf_fini(&s->letter);
+	s->letter = b;
+	a->passed = true;
+}
+
 /*
- * A user function raised.  0: the record is done with (skipped or put to the
- * dead letters); -1: the policy is to fail, or it was no user error.
+ * A user function raised.  0: the record is done with (skipped, put to the
+ * dead letters, or set aside); -1: the policy is to fail, or it was no user
+ * error.
  */
 static int
-user_error(struct automaton *a, const char *step, enum topo_policy policy,
-    struct slice key, const void *v, struct slice raw, const struct origin *o,
-    struct err *err)
+user_error(struct automaton *a, const struct spot *at, struct slice key,
+    const void *v, struct slice raw, const struct origin *o, struct err *err)
 {
 	static const char *const names[] = { "fail", "skip", "dead-letter" };
 	static struct log_rate rate;
 	struct buf k = { 0 };
 	int p;
 
+	if (err->code == ERR_POISON) {
+		set_aside(a, at, key, v, raw, o, a->stamp, err);
+		return (0);
+	}
 	if (err->code != ERR_USER)
 		return (-1);
-	p = policy == POLICY_DEFAULT ? a->conf->on_error :
-	    policy == POLICY_SKIP ? CONF_SKIP :
-	    policy == POLICY_DEAD_LETTER ? CONF_DEAD_LETTER : CONF_FAIL;
+	p = at->policy == POLICY_DEFAULT ? a->conf->on_error :
+	    at->policy == POLICY_SKIP ? CONF_SKIP :
+	    at->policy == POLICY_DEAD_LETTER ? CONF_DEAD_LETTER : CONF_FAIL;
 	if (p == CONF_DEAD_LETTER && a->dead_sink < 0)
 		p = CONF_FAIL;
-	add_repr(a, &k, NULL, key);
+	add_bytes(&k, key);
 	STAT_ADD(a->stats, errors, 1);
 	if (p == CONF_FAIL)
 		err_wrap(err, "user function failed step=\"%s\" key=\"%s\" "
-		    "policy=fail", step, buf_str(&k));
+		    "policy=fail", at->name, buf_str(&k));
 	else if (log_allowed(&rate))
 		log_error("user function failed step=\"%s\" key=\"%s\" "
-		    "policy=%s\n%s", step, buf_str(&k), names[p], err->text);
+		    "policy=%s\n%s", at->name, buf_str(&k), names[p],
+		    err->text);
 	if (p == CONF_SKIP)
 		STAT_ADD(a->stats, skipped, 1);
 	if (p == CONF_DEAD_LETTER)
-		dead_letter(a, step, key, v, raw, o, err);
+		dead_letter(a, at, key, v, raw, o, err);
 	buf_fini(&k);
 	return (p == CONF_FAIL ? -1 : 0);
 }
 
-static int
-stage_error(struct automaton *a, const struct topo_stage *st,
-    struct slice key, const void *v, const struct origin *o, struct err *err)
+static struct spot
+at_stage(const struct automaton *a, int stage)
 {
-	return (user_error(a, st->name, st->policy, key, v, slice_of(NULL, 0),
-	    o, err));
+	const struct topo_stage *st = &a->topo->stages[stage];
+	struct spot at = { LETTER_STAGE, (uint32_t)stage, st->name,
+	    st->policy };
+
+	return (at);
+}
+
+static int
+stage_error(struct automaton *a, int stage, struct slice key, const void *v,
+    const struct origin *o, struct err *err)
+{
+	struct spot at = at_stage(a, stage);
+
+	return (user_error(a, &at, key, v, slice_of(NULL, 0), o, err));
 }
 
 /* --- step and state ------------------------------------------------------ */
@@ -393,7 +633,8 @@ state_of(struct automaton *a, int stage, struct slice key,
 	int r;
 
 	if (e == NULL || e->obj == NULL) {
-		enter_user(a, o, stage, st->fn);
+		if (enter_user(a, o, stage, st->fn, err) == -1)
+			return (-1);
 		if (e == NULL)
 			r = a->host->state_new(a->app, st->fn, &obj, err);
 		else
@@ -425,10 +666,12 @@ call(struct automaton *a, int stage, host_val v, struct slice key,
 	struct kent *e = NULL;
 	int r;
 
-	if (st->kind == STAGE_STATE &&
-	    state_of(a, stage, key, o, &e, err) == -1)
+	a->call++;
+	a->steps |= 1ULL << (stage & 63);
+	if ((st->kind == STAGE_STATE &&
+	    state_of(a, stage, key, o, &e, err) == -1) ||
+	    enter_user(a, o, stage, st->fn, err) == -1)
 		return (-1);
-	enter_user(a, o, stage, st->fn);
 	r = a->host->step(a->app, st->fn, st->multi,
 	    e == NULL ? NULL : e->obj, v, out, err);
 	leave_user(a);
@@ -464,39 +707,48 @@ run_outputs(struct automaton *a, int next, int fn, struct host_out *out,
 
 /* --- encode and sinks ---------------------------------------------------- */
 
+static int
+run_sink(struct automaton *a, size_t i, int stage, host_val v,
+    struct slice key, const struct origin *o, struct err *err)
+{
+	const struct topo_sink *s = &a->topo->sinks[i];
+	struct spot at = { LETTER_SINK, (uint32_t)i, s->name, s->policy };
+	bool none = false;
+	int r;
+
+	a->call++;
+	buf_clear(&a->scratch);
+	r = enter_user(a, o, stage, s->fn, err);
+	if (r == 0) {
+		r = a->host->encode(a->app, s->fn, v, &a->scratch, &none,
+		    err);
+		leave_user(a);
+	}
+	if (r == 0 && !none)
+		r = check_size(a, a->scratch.len, "an output", err);
+	if (r == -1)
+		return (user_error(a, &at, key, v, slice_of(NULL, 0), o,
+		    err));
+	if (none)
+		return (0);
+	sum_output(a, i, key, buf_slice(&a->scratch));
+	if (a->stamp > a->drop)
+		STAT_ADD(a->stats, records_out, 1);
+	to_sink(a, i, o, buf_slice(&a->scratch));
+	return (0);
+}
+
 /* Takes v. */
 static int
 run_sinks(struct automaton *a, int stage, host_val v, struct slice key,
     const struct origin *o, struct err *err)
 {
-	const struct topo_sink *s;
-	bool none;
 	size_t i;
 	int r = 0;
 
-	for (i = 0; i < a->topo->nsinks && r == 0; i++) {
-		s = &a->topo->sinks[i];
-		if (s->kind == SINK_DEAD)
-			continue;
-		if (a->stamp <= a->drop) {	/* has left already */
-			a->index++;
-			continue;
-		}
-		buf_clear(&a->scratch);
-		none = false;
-		enter_user(a, o, stage, s->fn);
-		r = a->host->encode(a->app, s->fn, v, &a->scratch, &none, err);
-		leave_user(a);
-		if (r == 0 && !none)
-			r = check_size(a, a->scratch.len, "an output", err);
-		if (r == -1)
-			r = user_error(a, s->name, s->policy, key, v,
-			    slice_of(NULL, 0), o, err);
-		else if (!none) {
-			to_sink(a, i, o, buf_slice(&a->scratch));
-			STAT_ADD(a->stats, records_out, 1);
-		}
-	}
+	for (i = 0; i < a->topo->nsinks && r == 0; i++)
+		if (a->topo->sinks[i].kind != SINK_DEAD)
+			r = run_sink(a, i, stage, v, key, o, err);
 	a->host->val_free(a->app, v);
 	return (r);
 }
@@ -507,26 +759,31 @@ hop(struct automaton *a, int stage, uint32_t to, host_val v, struct slice key,
     const struct origin *o, struct err *err)
 {
 	const struct topo_stage *st = &a->topo->stages[stage];
-	int r = 0;
+	int r;
 
-	if (a->stamp <= a->drop) {
-		a->index++;
-		a->host->val_free(a->app, v);
-		return (0);
-	}
+	a->call++;
 	buf_clear(&a->scratch);
-	enter_user(a, o, stage, st->fn);
-	r = a->host->pack(a->app, v, &a->scratch, err);
-	leave_user(a);
+	r = enter_user(a, o, stage, st->fn, err);
+	if (r == 0) {
+		r = a->host->pack(a->app, v, &a->scratch, err);
+		leave_user(a);
+	}
 	if (r == 0)
 		r = check_size(a, a->scratch.len + key.len, "a message", err);
-	if (r == -1)
-		r = stage_error(a, st, key, v, o, err);
-	else
+	if (r == -1) {
+		r = stage_error(a, stage, key, v, o, err);
+		a->host->val_free(a->app, v);
+		return (r);
+	}
+	a->host->val_free(a->app, v);
+	sum_output(a, (uint64_t)(uint32_t)st->exchange << 32 | to, key,
+	    buf_slice(&a->scratch));
+	if (a->stamp > a->drop)
 		send_record(a, st->exchange, to, key, o,
 		    buf_slice(&a->scratch));
-	a->host->val_free(a->app, v);
-	return (r);
+	else				/* has left already */
+		a->index++;
+	return (0);
 }
 
 /* --- the pipeline: one message from stage s to where it leaves ---------- */
@@ -543,8 +800,10 @@ new_key(struct automaton *a, int stage, host_val v, struct slice *key,
 		*key = slice_of(st->name, strlen(st->name));
 		return (0);
 	}
+	a->call++;
 	buf_clear(b);
-	enter_user(a, o, stage, st->fn);
+	if (enter_user(a, o, stage, st->fn, err) == -1)
+		return (-1);
 	r = a->host->key(a->app, st->fn, v, b, err);
 	leave_user(a);
 	if (r == 0)
@@ -573,7 +832,7 @@ run(struct automaton *a, int s, host_val v, struct slice key, struct origin o,
 			r = call(a, s, v, key, &o, out, err);
 			if (r == -1) {
 				free_outputs(a, out, 0);
-				r = stage_error(a, st, key, v, &o, err);
+				r = stage_error(a, s, key, v, &o, err);
 				a->host->val_free(a->app, v);
 				return (r);
 			}
@@ -589,7 +848,7 @@ run(struct automaton *a, int s, host_val v, struct slice key, struct origin o,
 		case STAGE_KEY_BY:
 		case STAGE_COLLECT:
 			if (new_key(a, s, v, &key, &o, depth, err) == -1) {
-				r = stage_error(a, st, key, v, &o, err);
+				r = stage_error(a, s, key, v, &o, err);
 				a->host->val_free(a->app, v);
 				return (r);
 			}
@@ -624,16 +883,19 @@ record(struct automaton *a, uint32_t s, struct slice payload,
 {
 	const struct topo_source *src = &a->topo->sources[s];
 	struct slice key = slice_of(src->key, src->key_len);
+	struct spot at = { LETTER_SOURCE, s, src->name, POLICY_DEFAULT };
 	host_val v = NULL;
 	int r;
 
 	STAT_ADD(a->stats, records_in, 1);
-	enter_user(a, &o, -1, src->fn);
-	r = a->host->decode(a->app, src->fn, payload, &v, err);
-	leave_user(a);
+	a->call++;
+	r = enter_user(a, &o, -1, src->fn, err);
+	if (r == 0) {
+		r = a->host->decode(a->app, src->fn, payload, &v, err);
+		leave_user(a);
+	}
 	if (r == -1)
-		return (user_error(a, src->name, POLICY_DEFAULT, key, NULL,
-		    payload, &o, err));
+		return (user_error(a, &at, key, NULL, payload, &o, err));
 	if (v == NULL)
 		return (0);
 	return (run(a, src->next, v, key, o, 0, err));
@@ -663,10 +925,9 @@ struct cut {
 /* -1: no record can begin like this (*why says so). */
 static int
 cut_record(struct automaton *a, const struct topo_source *src, struct slice s,
-    size_t known, struct cut *c, const char **why, struct err *err)
+    uint64_t pos, size_t known, struct cut *c, const char **why,
+    struct err *err)
 {
-	/* It is called whenever more bytes come: nothing may depend on it. */
-	static const struct origin fixed = { 0, 0 };
 	const uint8_t *nl;
 	uint64_t len;
 	int r;
@@ -693,7 +954,8 @@ cut_record(struct automaton *a, const struct topo_source *src, struct slice s,
 	}
 	if (src->framing == FRAMING_CUSTOM) {
 		*why = "payload_length() failed";
-		enter_user(a, &fixed, -1, src->fn);
+		if (enter_framing(a, pos, src->fn, err) == -1)
+			return (-1);
 		r = a->host->frame_len(a->app, src->fn,
 		    slice_of(s.data, src->header_length), &len, err);
 		leave_user(a);
@@ -714,6 +976,12 @@ cut_record(struct automaton *a, const struct topo_source *src, struct slice s,
 	return (0);
 }
 
+static uint64_t
+position_of(const struct entry *e, struct slice data)
+{
+	return (e->pos + ENTRY_HEADER + (uint64_t)(data.data - e->data));
+}
+
 /*
  * Take one record from data (what is left of an entry), with what is in rem
  * before it.  *taken bytes of data are used; *had a record was processed.
@@ -726,6 +994,7 @@ take_record(struct automaton *a, uint32_t s, struct buf *rem,
     struct err *err)
 {
 	const struct topo_source *src = &a->topo->sources[s];
+	uint64_t pos = position_of(e, data);
 	struct origin o;
 	struct cut c;
 	size_t n, known;
@@ -735,7 +1004,7 @@ take_record(struct automaton *a, uint32_t s, struct buf *rem,
 	*had = false;
 	err->code = ERR_NONE;
 	if (rem->len == 0) {			/* the usual case: in place */
-		if (cut_record(a, src, data, 0, &c, why, err) == -1)
+		if (cut_record(a, src, data, pos, 0, &c, why, err) == -1)
 			return (-1);
 		if (c.total == 0) {		/* the rest is kept */
 			buf_add(rem, data.data, data.len);
@@ -744,9 +1013,7 @@ take_record(struct automaton *a, uint32_t s, struct buf *rem,
 		}
 		*taken = c.total;
 		*had = true;
-		a->stamp = e->pos + ENTRY_HEADER +
-		    (uint64_t)(data.data - e->data) + c.total;
-		a->index = 0;
+		begin_record(a, pos + c.total);
 		o.time_ns = e->time_ns;
 		o.id = origin_id(s, channel, stream_off + c.total);
 		return (record(a, s, slice_of(data.data + c.skip, c.len), o,
@@ -754,8 +1021,8 @@ take_record(struct automaton *a, uint32_t s, struct buf *rem,
 	}
 	known = 0;
 	for (;;) {
-		if (cut_record(a, src, buf_slice(rem), known, &c, why, err) ==
-		    -1)
+		if (cut_record(a, src, buf_slice(rem), pos, known, &c, why,
+		    err) == -1)
 			return (-1);
 		if (c.total != 0)
 			break;
@@ -775,9 +1042,7 @@ take_record(struct automaton *a, uint32_t s, struct buf *rem,
 		*taken += n;
 	}
 	*had = true;
-	a->stamp = e->pos + ENTRY_HEADER + (uint64_t)(data.data - e->data) +
-	    *taken;
-	a->index = 0;
+	begin_record(a, pos + *taken);
 	o.time_ns = e->time_ns;
 	o.id = origin_id(s, channel, stream_off + *taken);
 	r = record(a, s, slice_of(rem->data + c.skip, c.len), o, err);
@@ -815,6 +1080,21 @@ stream_garbage(struct automaton *a, struct in_conn *c, const char *why)
 		    c->off, why);
 }
 
+/* payload_length() killed: without it there are no records any more. */
+static void
+framing_aside(struct automaton *a, uint32_t s, const struct buf *rem,
+    const struct entry *e, size_t from, const struct err *err)
+{
+	const struct topo_source *src = &a->topo->sources[s];
+	struct spot at = { LETTER_SOURCE, s, src->name, POLICY_DEFAULT };
+	struct origin o = { e->time_ns, e->channel };
+
+	a->call = FRAMING_CALL;
+	set_aside(a, &at, slice_of(src->key, src->key_len), NULL,
+	    rem->len > 0 ? buf_slice(rem) : slice_of(e->data + from,
+	    e->len - from), &o, e->pos + ENTRY_HEADER + from, err);
+}
+
 static int
 on_bytes(struct automaton *a, struct entry *e, size_t from, size_t *used,
     struct err *err)
@@ -834,6 +1114,8 @@ on_bytes(struct automaton *a, struct entry *e, size_t from, size_t *used,
 	if (r == -1 && (err->code == ERR_NONE || !had)) {
 		if (err->code == ERR_USER)
 			log_error("%s", err->text);
+		if (err->code == ERR_POISON)
+			framing_aside(a, c->source, &c->rem, e, from, err);
 		stream_garbage(a, c, why);
 		return (0);
 	}
@@ -889,8 +1171,7 @@ on_eof(struct automaton *a, struct entry *e, struct err *err)
 	if (rem->len > 0 && !(c != NULL && c->bad)) {
 		if (a->topo->sources[s].framing == FRAMING_LINES &&
 		    !(e->flags & ENTRY_RESET)) {
-			a->stamp = e->pos + ENTRY_HEADER + 1;
-			a->index = 0;
+			begin_record(a, e->pos + ENTRY_HEADER + 1);
 			o.time_ns = e->time_ns;
 			o.id = origin_id(s, c == NULL ? 0 : e->channel,
 			    e->off);
@@ -954,11 +1235,10 @@ on_gen(struct automaton *a, struct entry *e, size_t from, size_t *used,
 		*used = e->len;
 		return (0);
 	}
-	a->stamp = e->pos + ENTRY_HEADER + from + 1;
-	a->index = 0;
+	begin_record(a, e->pos + ENTRY_HEADER + from + 1);
 	o.time_ns = e->time_ns;
 	o.id = origin_id(e->channel, 0, s->off);
-	enter_user(a, &o, -1, src->fn);
+	enter_other(a, &o, src->fn);
 	r = a->host->generate(a->app, src->fn, &v, err);
 	leave_user(a);
 	if (r == -1) {
@@ -985,6 +1265,26 @@ mark_covers(const struct mark *m, uint64_t pos, uint32_t index)
 	return (pos < m->pos || (pos == m->pos && index <= m->index));
 }
 
+/* A message as another worker packed it, from this stage on. */
+static int
+run_packed(struct automaton *a, int stage, struct slice value,
+    struct slice key, struct origin o, struct err *err)
+{
+	struct spot at = at_stage(a, stage);
+	host_val v = NULL;
+	int r;
+
+	a->call++;
+	r = enter_user(a, &o, stage, -1, err);
+	if (r == 0) {
+		r = a->host->unpack(a->app, value, &v, err);
+		leave_user(a);
+	}
+	if (r == -1)
+		return (user_error(a, &at, key, NULL, value, &o, err));
+	return (run(a, stage, v, key, o, 0, err));
+}
+
 /* One record of a frame, decoded by hand: see send_record. */
 static int
 on_frame_record(struct automaton *a, uint32_t x, struct mark *m,
@@ -994,8 +1294,7 @@ on_frame_record(struct automaton *a, uint32_t x, struct mark *m,
 	struct origin o;
 	uint64_t pos;
 	uint32_t index;
-	host_val v = NULL;
-	int stage = a->topo->exchange_stage[x], sink, r;
+	int stage = a->topo->exchange_stage[x], sink;
 
 	pos = mp_get_uint(c, UINT64_MAX);
 	index = (uint32_t)mp_get_uint(c, UINT32_MAX);
@@ -1012,15 +1311,7 @@ on_frame_record(struct automaton *a, uint32_t x, struct mark *m,
 		sink = a->topo->exchange_sink[x];
 		to_sink(a, (size_t)sink, &o, value);
 	} else {
-		enter_user(a, &o, stage, -1);
-		r = a->host->unpack(a->app, value, &v, err);
-		leave_user(a);
-		if (r == -1)
-			r = stage_error(a, &a->topo->stages[stage], key, NULL,
-			    &o, err);
-		else
-			r = run(a, stage, v, key, o, 0, err);
-		if (r == -1)
+		if (run_packed(a, stage, value, key, o, err) == -1)
 			return (-1);
 	}
 	m->pos = pos;
@@ -1061,9 +1352,8 @@ on_frame(struct automaton *a, struct entry *e, size_t from, size_t *used,
 
 		for (i = 0; i < 6; i++)
 			mp_skip(&probe);
-		a->stamp = e->pos + ENTRY_HEADER + from +
-		    (uint64_t)(probe.p - p);
-		a->index = 0;
+		begin_record(a, e->pos + ENTRY_HEADER + from +
+		    (uint64_t)(probe.p - p));
 		if (on_frame_record(a, x, m, &c, err) == -1)
 			return (-1);
 		*used = from + (size_t)(c.p - p);
@@ -1074,6 +1364,164 @@ on_frame(struct automaton *a, struct entry *e, size_t from, size_t *used,
 		m->index = h.index;
 	}
 	return (0);
+}
+
+/* --- records that are set aside ------------------------------------------ */
+
+void
+automaton_aside_pack(struct buf *b, uint64_t stamp, uint32_t call,
+    uint32_t level, const char *death)
+{
+	mp_put_array(b, 4);
+	mp_put_uint(b, stamp);
+	mp_put_uint(b, call);
+	mp_put_uint(b, level);
+	mp_put_str(b, death);
+}
+
+struct aside *
+automaton_aside_new(struct automaton *a, uint64_t at)
+{
+	size_t i;
+
+	for (i = 0; i < a->naside; i++)
+		if (a->aside[i].at == at)
+			return (NULL);
+	a->aside = xreallocarray(a->aside, a->naside + 1, sizeof(*a->aside));
+	memset(&a->aside[a->naside], 0, sizeof(*a->aside));
+	a->aside[a->naside].at = at;
+	return (&a->aside[a->naside++]);
+}
+
+int
+automaton_aside_add(struct automaton *a, const struct entry *e,
+    struct err *err)
+{
+	struct aside *s, in = { .at = e->pos };
+	struct mp c;
+
+	mp_init(&c, slice_of(e->data, e->len));
+	if (mp_get_array(&c) != 4)
+		c.bad = true;
+	in.stamp = mp_get_uint(&c, UINT64_MAX);
+	in.call = (uint32_t)mp_get_uint(&c, UINT32_MAX);
+	in.level = (uint32_t)mp_get_uint(&c, UINT32_MAX);
+	in.death = mp_get_strdup(&c);
+	if (!mp_end(&c)) {
+		free(in.death);
+		return (err_set(err, ERR_CORRUPT, "journal entry at %" PRIu64
+		    " cannot be read", e->pos));
+	}
+	if ((s = automaton_aside_new(a, e->pos)) == NULL)
+		free(in.death);		/* the checkpoint has it */
+	else
+		*s = in;
+	return (0);
+}
+
+/* The record lies before its entry: it has been passed, its letter leaves. */
+static void
+on_aside(struct automaton *a, struct entry *e)
+{
+	struct origin o = { e->time_ns, e->pos };
+	struct aside *s;
+	size_t i;
+
+	for (i = 0; i < a->naside && a->aside[i].at != e->pos; i++)
+		;
+	if (i == a->naside)
+		return;
+	s = &a->aside[i];
+	begin_record(a, e->pos + ENTRY_HEADER + 1);
+	if (s->letter.len > 0 && a->stamp > a->drop && a->dead_sink >= 0) {
+		STAT_ADD(a->stats, dead_letters, 1);
+		STAT_ADD(a->stats, set_aside, 1);
+		to_sink(a, (size_t)a->dead_sink, &o, buf_slice(&s->letter));
+	} else if (s->letter.len == 0 && s->level < ASIDE_BARE)
+		log_warn("a record that was to be set aside did not come to "
+		    "the call that had killed position=%" PRIu64, s->stamp);
+	free_aside(s);
+	memmove(s, s + 1, (a->naside - i - 1) * sizeof(*s));
+	a->naside--;
+}
+
+/* --- is the code deterministic? ------------------------------------------ */
+
+static void
+begin_entry(struct automaton *a)
+{
+	a->sum = 1;
+	a->steps = 0;
+	a->nseen = 0;
+	buf_clear(&a->seen);
+}
+
+/* Who has made the outputs of the entry at work, for people. */
+static void
+name_steps(struct automaton *a, struct buf *b)
+{
+	const char *comma = "";
+	size_t i;
+
+	for (i = 0; i < a->topo->nstages; i++)
+		if ((a->topo->stages[i].kind == STAGE_STEP ||
+		    a->topo->stages[i].kind == STAGE_STATE) &&
+		    (a->steps & 1ULL << (i & 63))) {
+			buf_addf(b, "%s%s", comma, a->topo->stages[i].name);
+			comma = ", ";
+		}
+}
+
+static const char *
+name_origin(const struct automaton *a, const struct entry *e)
+{
+	uint32_t x = (uint32_t)(e->channel & 0xffff);
+	struct in_conn *c;
+
+	switch ((enum entry_type)e->type) {
+	case ENTRY_FILE:
+	case ENTRY_GEN:
+		return (a->topo->sources[e->channel].name);
+	case ENTRY_BYTES:
+		HASH_FIND(hh, a->conns, &e->channel, sizeof(e->channel), c);
+		return (c == NULL ? "" : a->topo->sources[c->source].name);
+	case ENTRY_FRAME:
+		return (a->topo->exchange_stage[x] < 0 ? "" :
+		    a->topo->stages[a->topo->exchange_stage[x]].name);
+	default:
+		return ("");
+	}
+}
+
+/*
+ * The sum of the outputs is kept with the entry.  Processed again, all of it
+ * for outputs that have left, it must come to the same.
+ */
+static void
+end_entry(struct automaton *a, struct entry *e)
+{
+	uint32_t sum = (uint32_t)(a->sum ^ a->sum >> 32);
+	static struct log_rate rate;
+	struct buf steps = { 0 };
+
+	sum += sum == 0;		/* 0: not known */
+	if (entry_end(e) > a->drop || e->reserved == 0) {
+		e->reserved = sum;
+		return;
+	}
+	if (e->reserved == sum)
+		return;
+	STAT_ADD(a->stats, nondeterministic, 1);
+	if (!log_allowed(&rate))
+		return;
+	name_steps(a, &steps);
+	log_error("a replay gave other outputs than the run before it, which "
+	    "have left: the code is not deterministic from=\"%s\" "
+	    "steps=\"%s\" keys=\"%s%s\" position=%" PRIu64,
+	    name_origin(a, e), steps.len == 0 ? "" : buf_str(&steps),
+	    a->seen.len == 0 ? "" : buf_str(&a->seen),
+	    a->nseen >= SEEN_KEYS ? ", ..." : "", e->pos);
+	buf_fini(&steps);
 }
 
 static int
@@ -1098,6 +1546,9 @@ dispatch(struct automaton *a, struct entry *e, size_t from, size_t *used,
 	case ENTRY_FORGET:
 		on_forget(a, e);
 		return (0);
+	case ENTRY_ASIDE:
+		on_aside(a, e);
+		return (0);
 	case ENTRY_TYPES:
 		break;
 	}
@@ -1121,17 +1572,20 @@ automaton_run(struct automaton *a, uint64_t (*now)(void),
 		    (size_t)(a->pos - a->entry - ENTRY_HEADER);
 		a->stamp = 0;
 		FAULT_POINT(apply_before);
+		if (from == 0)
+			begin_entry(a);
 		if (dispatch(a, e, from, &used, err) == -1) {
 			undo_record(a);
 			return (-1);
 		}
 		FAULT_POINT(apply_after);
 		assert(used > from || used == e->len);
-		if (used >= e->len)
+		if (used >= e->len) {
+			end_entry(a, e);
 			a->entry = a->pos = entry_end(e);
-		else
+		} else
 			a->pos = a->entry + ENTRY_HEADER + used;
-		if (a->turn_bytes >= max_bytes ||
+		if (a->passed || a->turn_bytes >= max_bytes ||
 		    (deadline_ns != 0 && now() >= deadline_ns))
 			break;
 	}

@@ -18,6 +18,7 @@
 #include "common/buf.h"
 #include "common/conf.h"
 #include "common/err.h"
+#include "common/letter.h"
 #include "common/stats.h"
 #include "common/topo.h"
 #include "worker/determ.h"
@@ -26,6 +27,9 @@
 #include "worker/keytab.h"
 
 #define AUTOMATON_DEPTH	64	/* multi stages along one path */
+#define ASIDE_MOST	64	/* letters of set-aside records that wait */
+#define FRAMING_CALL	UINT32_MAX	/* number of a call before a record */
+#define ASIDE_BARE	2	/* level: no user code touches the record */
 
 /* Head of an ENTRY_FRAME's payload; encoded records follow. */
 struct frame_head {
@@ -82,6 +86,21 @@ struct turn {
 	struct turn_frame undo_last;
 };
 
+/*
+ * A call of user code that is not made, because it killed the process: call
+ * number `call` of the record with this stamp.  The decision is an entry of
+ * the journal behind the record, found by recovery before the replay begins;
+ * the record's letter waits for it, and leaves with its stamp.
+ */
+struct aside {
+	uint64_t	stamp;
+	uint32_t	call;
+	uint32_t	level;		/* ASIDE_BARE: its letter killed, too */
+	uint64_t	at;		/* position of the entry */
+	char		*death;		/* owned; how the process died */
+	struct buf	letter;		/* empty: the record did not come */
+};
+
 struct automaton {
 	const struct conf_app	*conf;
 	const struct topo	*topo;
@@ -107,6 +126,9 @@ struct automaton {
 	/* The record at work. */
 	uint64_t		 stamp;
 	uint32_t		 index;		/* of its next output */
+	uint32_t		 call;		/* calls of user code so far */
+	struct journal_note	*note;		/* says so after a death */
+	struct journal_note	 no_note;	/* where there is no file */
 	struct buf		 scratch;
 	struct buf		 keybuf[AUTOMATON_DEPTH];
 	struct host_out		 out[AUTOMATON_DEPTH];
@@ -119,6 +141,17 @@ struct automaton {
 	struct buf		 garbage;	/* u64 ids of connections that
 						   turned bad */
 	uint64_t		 nkeys;
+
+	/* The entry at work. */
+	uint64_t		 sum;		/* of its outputs */
+	uint64_t		 steps;		/* that it came to, bits */
+	struct buf		 seen;		/* keys, in a replay */
+	uint32_t		 nseen;
+
+	/* Records that are set aside. */
+	struct aside		*aside;		/* in the order of `at` */
+	size_t			 naside;
+	bool			 passed;	/* one was: end the turn */
 };
 
 /* Members conf .. bits are set before. */
@@ -143,6 +176,19 @@ int	automaton_run(struct automaton *, uint64_t (*now)(void),
 	    uint64_t deadline_ns, size_t max_bytes, struct err *);
 /* The turn has gone to the outboxes. */
 void	automaton_turn_clear(struct automaton *);
+
+/* An ENTRY_ASIDE for these; what its payload says, and learning of it. */
+void	automaton_aside_pack(struct buf *, uint64_t stamp, uint32_t call,
+	    uint32_t level, const char *death);
+int	automaton_aside_add(struct automaton *, const struct entry *,
+	    struct err *);
+/* Room for the one whose entry is at `at`; NULL: it is there. */
+struct aside *automaton_aside_new(struct automaton *, uint64_t at);
+/* Their letters are lost. */
+void	automaton_aside_forget(struct automaton *);
+/* How often this call was set aside already. */
+uint32_t automaton_aside_level(const struct automaton *, uint64_t stamp,
+	    uint32_t call);
 
 /* State object of a key for reading; *found false if there is none. */
 int	automaton_query(struct automaton *, struct slice step,

@@ -82,10 +82,30 @@ pack_marks(const struct worker *w, struct buf *b)
 	}
 }
 
+/* Those of a record that was passed, whose entry was not. */
+static void
+pack_asides(const struct automaton *a, struct buf *b)
+{
+	const struct aside *s;
+	size_t i;
+
+	mp_put_array(b, (uint32_t)a->naside);
+	for (i = 0; i < a->naside; i++) {
+		s = &a->aside[i];
+		mp_put_array(b, 6);
+		mp_put_uint(b, s->at);
+		mp_put_uint(b, s->stamp);
+		mp_put_uint(b, s->call);
+		mp_put_uint(b, s->level);
+		mp_put_str(b, s->death);
+		mp_put_bin(b, s->letter.data, s->letter.len);
+	}
+}
+
 void
 checkpoint_pack(const struct worker *w, struct buf *b)
 {
-	mp_put_array(b, 8);
+	mp_put_array(b, 10);
 	mp_put_uint(b, AUTOMATON_VERSION);
 	mp_put_uint(b, w->shape);
 	mp_put_uint(b, w->a.entry);
@@ -94,6 +114,8 @@ checkpoint_pack(const struct worker *w, struct buf *b)
 	pack_conns(&w->a, b);
 	pack_sources(w, b);
 	pack_marks(w, b);
+	pack_asides(&w->a, b);
+	mp_put_uint(b, w->a.sum);
 }
 
 static void
@@ -177,13 +199,39 @@ unpack_marks(struct worker *w, struct mp *c)
 	}
 }
 
+static void
+unpack_asides(struct worker *w, struct mp *c)
+{
+	struct aside in = { 0 }, *s;
+	struct slice letter;
+	uint32_t i, n = mp_get_array(c);
+
+	for (i = 0; i < n && mp_ok(c); i++) {
+		if (mp_get_array(c) != 6)
+			c->bad = true;
+		in.at = mp_get_uint(c, UINT64_MAX);
+		in.stamp = mp_get_uint(c, UINT64_MAX);
+		in.call = (uint32_t)mp_get_uint(c, UINT32_MAX);
+		in.level = (uint32_t)mp_get_uint(c, UINT32_MAX);
+		in.death = mp_get_strdup(c);
+		letter = mp_get_bin(c);
+		if (!mp_ok(c) || (s = automaton_aside_new(&w->a, in.at)) ==
+		    NULL) {
+			free(in.death);
+			continue;
+		}
+		*s = in;
+		buf_add(&s->letter, letter.data, letter.len);
+	}
+}
+
 int
 checkpoint_unpack(struct worker *w, struct slice s, struct err *err)
 {
 	struct mp c;
 
 	mp_init(&c, s);
-	if (mp_get_array(&c) != 8 ||
+	if (mp_get_array(&c) != 10 ||
 	    mp_get_uint(&c, UINT32_MAX) != AUTOMATON_VERSION)
 		return (err_set(err, ERR_CORRUPT,
 		    "the checkpoint is of another version"));
@@ -194,6 +242,8 @@ checkpoint_unpack(struct worker *w, struct slice s, struct err *err)
 	unpack_conns(w, &c);
 	unpack_sources(w, &c);
 	unpack_marks(w, &c);
+	unpack_asides(w, &c);
+	w->a.sum = mp_get_uint(&c, UINT64_MAX);
 	if (!mp_end(&c))
 		return (err_set(err, ERR_CORRUPT,
 		    "the checkpoint cannot be read"));
@@ -296,6 +346,17 @@ checkpoint_begin(struct worker *w)
 		FAULT_POINT(checkpoint_give_after);
 	}
 	w->checkpointing = true;
+}
+
+/* For the rare case that the next record must not find it undone. */
+void
+checkpoint_wait(struct worker *w)
+{
+	while (w->checkpointing) {
+		checkpoint_done(w);
+		if (w->checkpointing)
+			usleep(200);
+	}
 }
 
 /* Entries before pos are no longer needed: their room and credit return. */

@@ -187,6 +187,7 @@ on_run(void *arg, const struct msg_run *m, struct err *err)
 	if (w->running)
 		return (0);
 	source_recover(w);
+	poison_decide(w);
 	w->running = true;
 	w->replay_to = journal_tail(&w->journal);
 	for (i = 0; i < w->n; i++)

@@ -18,6 +18,7 @@
 #define JOURNAL_MAGIC	0x6c6e726a6f6c6177ULL	/* "walojrnl" */
 #define JOURNAL_VERSION	1
 #define HEAD_SIZE	4096
+#define NOTE_AT		2048	/* in the head */
 
 struct journal_head {
 	uint64_t		magic;
@@ -30,6 +31,9 @@ struct journal_head {
 	_Atomic uint64_t	done;
 	_Atomic uint64_t	tail;
 };
+
+_Static_assert(sizeof(struct journal_head) <= NOTE_AT &&
+    NOTE_AT + sizeof(struct journal_note) <= HEAD_SIZE, "room in the head");
 
 #define LOAD(w)		atomic_load_explicit(&(w), memory_order_acquire)
 #define STORE(w, v)	atomic_store_explicit(&(w), (v), memory_order_release)
@@ -205,6 +209,12 @@ journal_close(struct journal *j)
 	j->fd = -1;
 }
 
+struct journal_note *
+journal_note(const struct journal *j)
+{
+	return ((struct journal_note *)(void *)((uint8_t *)j->h + NOTE_AT));
+}
+
 uint64_t
 journal_lineage(const struct journal *j)
 {
@@ -263,6 +273,7 @@ journal_stage(struct journal *j, enum entry_type type, uint64_t channel,
 	e->room = room;
 	e->type = (uint16_t)type;
 	e->flags = flags;
+	e->reserved = 0;
 	e->check = entry_check(e);
 	/* Before the read(2) that follows, for whoever looks after a kill. */
 	atomic_signal_fence(memory_order_seq_cst);

@@ -33,6 +33,7 @@ enum entry_type {
 	ENTRY_FILE,		/* bytes of file or stdin source `channel` */
 	ENTRY_GEN,		/* len values of generator `channel` */
 	ENTRY_FRAME,		/* from worker channel>>16, exchange &0xffff */
+	ENTRY_ASIDE,		/* a record before it kills: automaton.h */
 	ENTRY_TYPES
 };
 
@@ -50,7 +51,7 @@ struct entry {
 	uint16_t	flags;
 	uint64_t	check;		/* hash of the members above */
 	uint32_t	len;		/* payload; nothing before publishing */
-	uint32_t	reserved;
+	uint32_t	reserved;	/* automaton.c: sum of its outputs */
 	uint8_t		data[];
 };
 #define ENTRY_HEADER	((uint64_t)sizeof(struct entry))
@@ -71,6 +72,27 @@ int	journal_create(struct journal *, const char *path, uint64_t size,
 int	journal_open(struct journal *, const char *path, uint32_t worker,
 	    bool *missing, bool *old_boot, struct err *);
 void	journal_close(struct journal *);
+
+/*
+ * In the file, beside the positions: what user code is at work on, so that
+ * whoever comes after a death knows.  Two plain stores per call of user code.
+ */
+#define JOURNAL_SUSPECTS 16
+struct journal_note {
+	_Atomic uint64_t stamp;		/* of the record */
+	_Atomic uint64_t call;		/* NOTE_CALL; 0 = no user code runs */
+	struct journal_suspect {
+		uint64_t	stamp;
+		uint64_t	call;
+		uint64_t	deaths;	/* 0: not in use */
+		char		how[64]; /* the last */
+	} suspect[JOURNAL_SUSPECTS];
+};
+/* Call number `n` of a record, in stage `stage` (-1 = at its source). */
+#define NOTE_CALL(n, stage)	((uint64_t)(n) << 32 | (uint32_t)((stage) + 2))
+#define NOTE_NUMBER(call)	((uint32_t)((call) >> 32))
+#define NOTE_STAGE(call)	((int)(uint32_t)(call) - 2)
+struct journal_note *journal_note(const struct journal *);
 
 uint64_t journal_lineage(const struct journal *);
 uint64_t journal_head_pos(const struct journal *);

@@ -213,6 +213,16 @@ update_stats(struct worker *w)
 	STAT_SET(w->stats, journal_tail, journal_tail(&w->journal));
 }
 
+/* A record was set aside: whatever kills next, it is behind us for good. */
+static void
+settle_aside(struct worker *w)
+{
+	w->a.passed = false;
+	checkpoint_wait(w);
+	checkpoint_begin(w);
+	checkpoint_wait(w);
+}
+
 static void
 on_turn(struct ev_loop *loop, ev_prepare *p, int events)
 {
@@ -234,6 +244,8 @@ on_turn(struct ev_loop *loop, ev_prepare *p, int events)
 	more = source_pump(w);
 	loop_process(w, TURN_NS);
 	loop_flush(w);
+	if (w->a.passed)
+		settle_aside(w);
 	update_stats(w);	/* what is owed is said before it is sent */
 	source_garbage(w);
 	if (sink_flush(w) && !ev_is_active(&w->settle)) {

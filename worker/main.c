@@ -107,6 +107,7 @@ on_start(void *arg, const struct msg_start *m, struct err *err)
 	w->start_time_ns = m->start_time_ns;
 	w->flags = m->flags;
 	w->run_dir = xstrndup((const char *)m->run_dir.data, m->run_dir.len);
+	w->death = xstrndup((const char *)m->death.data, m->death.len);
 	if (conf_unpack(&w->conf, m->conf, err) == -1)
 		return (-1);
 	if (m->topology.len > 0 && topo_parse(&w->topo, m->topology, err) ==

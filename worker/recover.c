@@ -524,6 +524,7 @@ start_lossy(struct worker *w, const struct store_meta *m, struct err *err)
 	journal_close(&w->journal);
 	if (!m->exists)
 		w->a.pos = 0;
+	automaton_aside_forget(&w->a);
 	memset(w->a.marks, 0, nboxes(w) * sizeof(*w->a.marks));
 	HASH_ITER(hh, w->a.conns, c, next) {
 		HASH_DEL(w->a.conns, c);
@@ -584,6 +585,7 @@ note_entry(struct worker *w, struct entry *e)
 {
 	struct conn *c;
 	uint32_t source = 0;
+	struct err err;
 
 	switch ((enum entry_type)e->type) {
 	case ENTRY_OPEN:
@@ -614,6 +616,10 @@ note_entry(struct worker *w, struct entry *e)
 		break;
 	case ENTRY_FRAME:
 		(void)peer_scan(w, e, 1);
+		break;
+	case ENTRY_ASIDE:
+		if (automaton_aside_add(&w->a, e, &err) == -1)
+			worker_fatal_err(w, &err);
 		break;
 	case ENTRY_TYPES:
 		break;
@@ -724,6 +730,8 @@ recover_open(struct worker *w, struct buf *text, struct err *err)
 		w->journal.clock_ns = w->saved_clock_ns;
 	w->replay_to = journal_tail(&w->journal);
 	note_journal(w);
+	if (w->durable)
+		poison_open(w);
 	STAT_SET(w->stats, keys, w->a.nkeys);
 	return (0);
 }

@@ -128,6 +128,8 @@ struct worker {
 	uint64_t	 saved_shape;	/* the checkpoint's */
 	uint64_t	 saved_clock_ns; /* the checkpoint's */
 	uint64_t	 replay_to;	/* tail that recovery found */
+	char		*death;		/* of the last process, if by its own
+					   doing, else "" */
 
 	struct peer	*peers;		/* [n] */
 	struct sink	*sinks;		/* [nsinks] */
@@ -196,10 +198,15 @@ char	*worker_db_path(const char *dir, uint32_t worker, uint64_t generation);
 void	checkpoint_pack(const struct worker *, struct buf *);
 int	checkpoint_unpack(struct worker *, struct slice, struct err *);
 void	checkpoint_begin(struct worker *);
+void	checkpoint_wait(struct worker *);	/* for the one at work */
 void	checkpoint_done(struct worker *);	/* writer has finished one */
 void	checkpoint_free(struct worker *, uint64_t pos);
 void	checkpoint_finish(struct worker *) __attribute__((noreturn));
 bool	checkpoint_urgent(const struct worker *);
+
+/* poison.c: records that kill */
+void	poison_open(struct worker *);
+void	poison_decide(struct worker *);	/* at `run`, after source_recover */
 
 /* source.c */
 void	source_open(struct worker *);

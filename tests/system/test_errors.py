@@ -672,12 +672,16 @@ DEATHS = {
 @pytest.mark.parametrize("name", ["abort"] + [
     pytest.param(name, marks=more) for name in DEATHS if name != "abort"])
 def test_crash_loop(cluster, receiver, feeder, name):
-    """After restart-limit deaths without progress the application stops,
-    state kept; repaired code goes on exactly."""
+    """After restart-limit deaths that no record explains, without progress,
+    the application stops, state kept; repaired code goes on exactly."""
     source = apps.WORD_COUNT.replace(
+        "        self.count = 0\n",
+        "        self.count = 0\n\n    def __getstate__(self):\n"
+        "        if self.__dict__.get('bad'):\n            %s\n"
+        "        return self.__dict__\n" % DEATHS[name]).replace(
         "    state.count += 1\n",
-        "    state.count += 1\n    if data == 'poison':\n        %s\n"
-        % DEATHS[name])
+        "    state.count += 1\n    if data == 'poison':\n"
+        "        state.bad = True\n")
     run = WordCount(cluster, receiver, feeder,
                     settings={"restart-limit": 3})
     run.app.start()

@@ -70,6 +70,8 @@ t_key(struct host_app *h, int fn, host_val v, struct buf *key,
 	return (0);
 }
 
+static const char *drift = "";	/* what no replay knows */
+
 static int
 t_encode(struct host_app *h, int fn, host_val v, struct buf *b, bool *none,
     struct err *err)
@@ -79,7 +81,7 @@ t_encode(struct host_app *h, int fn, host_val v, struct buf *b, bool *none,
 	(void)err;
 	*none = strcmp(v, "nothing=1") == 0;
 	if (!*none)
-		buf_addf(b, "%s\n", (char *)v);
+		buf_addf(b, "%s%s\n", (char *)v, drift);
 	return (0);
 }
 
@@ -197,16 +199,10 @@ struct bench {
 };
 
 static void
-begin(struct bench *b, uint32_t me, uint32_t n)
+make_automaton(struct bench *b, uint32_t me, uint32_t n)
 {
 	struct err err;
 
-	memset(b, 0, sizeof(*b));
-	b->conf.partitions = 256;
-	b->conf.max_message = 1000;
-	b->stats = xcalloc(1, STATS_SIZE);
-	ck_assert_int_eq(journal_create(&b->journal, NULL, 1 << 20, me, 1, 0,
-	    &err), 0);
 	b->a.conf = &b->conf;
 	b->a.topo = &topo;
 	b->a.host = &test_host;
@@ -218,6 +214,33 @@ begin(struct bench *b, uint32_t me, uint32_t n)
 	b->a.table = xcalloc(256, sizeof(*b->a.table));
 	part_assign(b->a.table, 256, n);
 	ck_assert_int_eq(automaton_init(&b->a, &err), 0);
+}
+
+static void
+begin(struct bench *b, uint32_t me, uint32_t n)
+{
+	struct err err;
+
+	memset(b, 0, sizeof(*b));
+	b->conf.partitions = 256;
+	b->conf.max_message = 1000;
+	b->stats = xcalloc(1, STATS_SIZE);
+	ck_assert_int_eq(journal_create(&b->journal, NULL, 1 << 20, me, 1, 0,
+	    &err), 0);
+	make_automaton(b, me, n);
+}
+
+/* A new life with the same journal, whose outputs up to drop have left. */
+static void
+again(struct bench *b, uint64_t drop)
+{
+	uint32_t me = b->a.worker, n = b->a.workers;
+
+	automaton_fini(&b->a);
+	free(b->a.table);
+	memset(&b->a, 0, sizeof(b->a));
+	make_automaton(b, me, n);
+	b->a.drop = drop;
 }
 
 static void
@@ -542,8 +565,163 @@ START_TEST(test_replay_drops_by_position)
 }
 END_TEST
 
+/* --- records that kill ------------------------------------------------- */
+
+static uint64_t
+decide(struct bench *b, uint64_t stamp, uint32_t call, uint32_t level)
+{
+	uint64_t at = journal_tail(&b->journal);
+	struct buf p = { 0 };
+
+	automaton_aside_pack(&p, stamp, call, level, "signal 11");
+	entry(b, ENTRY_ASIDE, 0, 0, p.data, p.len, 0);
+	buf_fini(&p);
+	return (at);
+}
+
+/* What recovery does before a replay. */
+static void
+learn(struct bench *b, uint64_t at)
+{
+	struct err err;
+
+	ck_assert_int_eq(automaton_aside_add(&b->a, journal_at(&b->journal,
+	    at), &err), 0);
+	/* A second time, as from a checkpoint, it is known. */
+	ck_assert_int_eq(automaton_aside_add(&b->a, journal_at(&b->journal,
+	    at), &err), 0);
+	ck_assert_uint_eq(b->a.naside, 1);
+}
+
+/*
+ * One call is left out, wherever the replay begins to let outputs leave; its
+ * letter leaves with the entry that decided it, once.
+ */
+START_TEST(test_set_aside)
+{
+	static const char text[] = "a\nb poison c\nd\n";
+	static const char whole[] = "a=1\nb=1\nc=1\nd=1\n";
+	struct bench b;
+	uint64_t first, at, stamp, drop;
+	size_t skip;
+
+	begin(&b, 0, 1);
+	open_conn(&b, 1, 0);
+	first = journal_tail(&b.journal) + ENTRY_HEADER;
+	bytes(&b, 1, text, strlen(text));
+	stamp = first + 13;
+	/* decode, split, then key, count and sink of "b": it is the 7th */
+	at = decide(&b, stamp, 7, 1);
+	for (drop = first; drop <= journal_tail(&b.journal); drop++) {
+		again(&b, drop);
+		learn(&b, at);
+		run(&b);
+		skip = drop < first + 2 ? 0 : drop < stamp ? 4 :
+		    drop < first + 15 ? 12 : 16;
+		sent(&b, 0, whole + skip);
+		ck_assert_uint_eq(b.a.naside, 0);
+		if (drop > at + ENTRY_HEADER) {
+			ck_assert_uint_eq(b.a.to_sink[1].data.len, 0);
+			continue;
+		}
+		ck_assert_uint_eq(b.a.to_sink[1].nframes, 1);
+		ck_assert_uint_eq(b.a.to_sink[1].frame[0].records, 1);
+		ck_assert_uint_gt(b.a.to_sink[1].frame[0].pos, at);
+		ck_assert_ptr_nonnull(strstr(buf_str(&b.a.to_sink[1].data),
+		    "\"step\": \"count\", \"key\": \"poison\""));
+		ck_assert_ptr_nonnull(strstr(buf_str(&b.a.to_sink[1].data),
+		    "signal 11"));
+	}
+	ck_assert_uint_eq(STAT_GET(b.stats, nondeterministic), 0);
+	end(&b);
+}
+END_TEST
+
+START_TEST(test_set_aside_bare)
+{
+	struct bench b;
+	uint64_t at, first;
+
+	begin(&b, 0, 1);
+	open_conn(&b, 1, 0);
+	first = journal_tail(&b.journal) + ENTRY_HEADER;
+	bytes(&b, 1, "poison\n", 7);
+	at = decide(&b, first + 7, 4, ASIDE_BARE);
+	learn(&b, at);
+	ck_assert_uint_eq(automaton_aside_level(&b.a, first + 7, 4),
+	    ASIDE_BARE);
+	run(&b);
+	ck_assert_ptr_nonnull(strstr(buf_str(&b.a.to_sink[1].data),
+	    "not shown"));
+	ck_assert_ptr_null(strstr(buf_str(&b.a.to_sink[1].data),
+	    "\"record\""));
+	/* A call that does not come: no letter, nothing left out. */
+	again(&b, 0);
+	at = decide(&b, first + 7, 40, 1);
+	learn(&b, at);
+	run(&b);
+	sent(&b, 0, "poison=1\n");
+	ck_assert_uint_eq(b.a.to_sink[1].data.len, 0);
+	end(&b);
+}
+END_TEST
+
+START_TEST(test_note_of_the_call)
+{
+	struct journal_note note;
+	struct bench b;
+
+	memset(&note, 0, sizeof(note));
+	begin(&b, 0, 1);
+	b.a.note = &note;
+	open_conn(&b, 1, 0);
+	bytes(&b, 1, "a b\n", 4);
+	run(&b);
+	ck_assert_uint_eq(note.call, 0);	/* nobody is in user code */
+	ck_assert_uint_gt(note.stamp, 0);
+	ck_assert_int_eq(NOTE_STAGE(NOTE_CALL(7, -1)), -1);
+	ck_assert_uint_eq(NOTE_NUMBER(NOTE_CALL(FRAMING_CALL, 3)),
+	    FRAMING_CALL);
+	end(&b);
+}
+END_TEST
+
+/* --- is it deterministic? ---------------------------------------------- */
+
+START_TEST(test_nondeterministic)
+{
+	struct bench b;
+	uint64_t tail;
+
+	begin(&b, 0, 1);
+	open_conn(&b, 1, 0);
+	bytes(&b, 1, "a b\nc\n", 6);
+	bytes(&b, 1, "d\n", 2);
+	run(&b);
+	tail = journal_tail(&b.journal);
+	again(&b, tail);
+	run(&b);
+	ck_assert_uint_eq(STAT_GET(b.stats, nondeterministic), 0);
+	drift = "!";
+	again(&b, tail);
+	run(&b);
+	ck_assert_uint_eq(STAT_GET(b.stats, nondeterministic), 2);
+	/* What has not left may change: nobody has seen it. */
+	again(&b, 0);
+	run(&b);
+	ck_assert_uint_eq(STAT_GET(b.stats, nondeterministic), 2);
+	again(&b, tail);
+	run(&b);
+	ck_assert_uint_eq(STAT_GET(b.stats, nondeterministic), 2);
+	drift = "";
+	end(&b);
+}
+END_TEST
+
 UNIT_MAIN("automaton", test_counts_words, test_streams_cut_at_every_byte,
     test_garbage_costs_its_own_connection, test_end_of_streams,
     test_generator_ends, test_policies,
     test_a_message_too_large_is_an_error_of_its_step,
-    test_exchange_and_duplicates, test_replay_drops_by_position)
+    test_exchange_and_duplicates, test_replay_drops_by_position,
+    test_set_aside, test_set_aside_bare, test_note_of_the_call,
+    test_nondeterministic)

@@ -36,8 +36,8 @@ START_TEST(test_crash_backoff)
 	size_t i;
 
 	for (i = 0; i < sizeof(delay) / sizeof(delay[0]); i++)
-		ck_assert_int_eq(crash_count(&l, true, 0, 11), delay[i]);
-	ck_assert_int_eq(crash_count(&l, true, 0, 11), -1);
+		ck_assert_int_eq(crash_count(&l, true, false, 0, 11), delay[i]);
+	ck_assert_int_eq(crash_count(&l, true, false, 0, 11), -1);
 }
 END_TEST
 
@@ -45,7 +45,7 @@ START_TEST(test_crash_limit_of_one)
 {
 	struct crash_loop l = { 0 };
 
-	ck_assert_int_eq(crash_count(&l, true, 0, 1), -1);
+	ck_assert_int_eq(crash_count(&l, true, false, 0, 1), -1);
 }
 END_TEST
 
@@ -55,13 +55,32 @@ START_TEST(test_kill_never_counts)
 	int i;
 
 	for (i = 0; i < 1000; i++)
-		ck_assert_int_eq(crash_count(&l, false, 0, 1), 0);
+		ck_assert_int_eq(crash_count(&l, false, false, 0, 1), 0);
 	ck_assert_int_eq(l.deaths, 0);
 	/* Nor does it excuse: between own deaths the count stays. */
-	ck_assert_int_eq(crash_count(&l, true, 0, 3), 100);
-	ck_assert_int_eq(crash_count(&l, false, 0, 3), 0);
-	ck_assert_int_eq(crash_count(&l, true, 0, 3), 200);
-	ck_assert_int_eq(crash_count(&l, true, 0, 3), -1);
+	ck_assert_int_eq(crash_count(&l, true, false, 0, 3), 100);
+	ck_assert_int_eq(crash_count(&l, false, false, 0, 3), 0);
+	ck_assert_int_eq(crash_count(&l, true, false, 0, 3), 200);
+	ck_assert_int_eq(crash_count(&l, true, false, 0, 3), -1);
+}
+END_TEST
+
+START_TEST(test_charged_to_a_record)
+{
+	struct crash_loop l = { 0 };
+	int i;
+
+	/* Two for the record, two for its letter, and as many again. */
+	for (i = 0; i < 8; i++)
+		ck_assert_int_eq(crash_count(&l, true, true, 0, 2), 0);
+	/* No record explains so many. */
+	ck_assert_int_eq(crash_count(&l, true, true, 0, 2), 100);
+	ck_assert_int_eq(crash_count(&l, true, true, 0, 2), -1);
+	/* A record that was set aside is progress. */
+	ck_assert_int_eq(crash_count(&l, true, true, 1, 2), 0);
+	for (i = 0; i < 8; i++)
+		ck_assert_int_eq(crash_count(&l, true, true, 1, 2), 0);
+	ck_assert_int_eq(crash_count(&l, true, true, 1, 2), 100);
 }
 END_TEST
 
@@ -69,16 +88,16 @@ START_TEST(test_progress)
 {
 	struct crash_loop l = { 0 };
 
-	ck_assert_int_eq(crash_count(&l, true, 0, 3), 100);
-	ck_assert_int_eq(crash_count(&l, true, 10, 3), 0);
+	ck_assert_int_eq(crash_count(&l, true, false, 0, 3), 100);
+	ck_assert_int_eq(crash_count(&l, true, false, 10, 3), 0);
 	ck_assert_int_eq(l.deaths, 0);
 	/* A replay up to where it was before is none. */
-	ck_assert_int_eq(crash_count(&l, true, 4, 3), 100);
-	ck_assert_int_eq(crash_count(&l, true, 10, 3), 200);
-	ck_assert_int_eq(crash_count(&l, true, 11, 3), 0);
+	ck_assert_int_eq(crash_count(&l, true, false, 4, 3), 100);
+	ck_assert_int_eq(crash_count(&l, true, false, 10, 3), 200);
+	ck_assert_int_eq(crash_count(&l, true, false, 11, 3), 0);
 	/* A kill after progress remembers the progress. */
-	ck_assert_int_eq(crash_count(&l, false, 20, 3), 0);
-	ck_assert_int_eq(crash_count(&l, true, 20, 3), 100);
+	ck_assert_int_eq(crash_count(&l, false, false, 20, 3), 0);
+	ck_assert_int_eq(crash_count(&l, true, false, 20, 3), 100);
 }
 END_TEST
 
@@ -558,7 +577,8 @@ START_TEST(test_tcp_counters)
 END_TEST
 
 UNIT_MAIN("supervisor", test_own_doing, test_crash_backoff,
-    test_crash_limit_of_one, test_kill_never_counts, test_progress,
+    test_crash_limit_of_one, test_kill_never_counts,
+    test_charged_to_a_record, test_progress,
     test_quiet_needs_two_rounds, test_not_quiet,
     test_old_answers_do_not_count, test_death_while_draining,
     test_drain_times, test_compatible, test_incompatible, test_names,
