@@ -311,10 +311,12 @@ checkpoint_urgent(const struct worker *w)
 	/* Half a window, or a sender of a large message, waits for it. */
 	if (waiting > 0)
 		for (i = 0; i < n; i++)
-			if ((w->pending[i] > w->window / 2 && waiting >
+			/* Nobody sends to itself: there is no window. */
+			if (i % w->n != w->me &&
+			    ((w->pending[i] > w->window / 2 && waiting >
 			    w->window / 4) || w->pending[i] +
 			    (uint64_t)w->conf.max_message + LARGEST_SLACK >
-			    w->window)
+			    w->window))
 				return (true);
 	return (false);
 }

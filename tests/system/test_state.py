@@ -48,6 +48,21 @@ def test_kill_after_a_start(cluster, receiver, feeder):
     run.check()
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_checkpoint_interval(cluster, receiver, feeder, workers):
+    """No checkpoint is taken before its time while there is room."""
+    run = WordCount(cluster, receiver, feeder, workers=workers,
+                    settings={"checkpoint-interval": 3600})
+    run.app.start()
+    run.feed_and_wait(1, 500)
+    assert run.app.stat("checkpoints") == 0
+    run.app.ctl("checkpoint")
+    assert run.app.stat("checkpoints") == workers
+    run.app.stop()
+    run.sink.wait_ends()
+    run.check()
+
+
 @pytest.mark.level("all")
 def test_kill_after_a_start_with_files(cluster):
     """The same in the middle of a file, and a file as sink."""
