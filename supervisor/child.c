@@ -443,6 +443,14 @@ on_listed(void *arg, const struct msg_listed *m, struct err *err)
 }
 
 static int
+on_putback_done(void *arg, const struct msg_putback_done *m, struct err *err)
+{
+	(void)err;
+	dlq_done(arg, m);
+	return (0);
+}
+
+static int
 on_fatal(void *arg, const struct msg_fatal *m, struct err *err)
 {
 	struct child *c = arg;
@@ -476,6 +484,7 @@ static const struct msg_handlers handlers = {
 	.checkpointed = on_checkpointed,
 	.answer = on_answer,
 	.listed = on_listed,
+	.putback_done = on_putback_done,
 	.fatal = on_fatal,
 	.topology = on_topology,
 };

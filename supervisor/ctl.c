@@ -23,7 +23,8 @@
 #define READ_BYTES	16384
 #define CODE_FAILED	1
 
-enum ctl_wait { WAIT_NONE, WAIT_STOP, WAIT_CHECKPOINT, WAIT_ANSWER };
+enum ctl_wait { WAIT_NONE, WAIT_STOP, WAIT_CHECKPOINT, WAIT_ANSWER,
+	WAIT_PUT_BACK };
 
 struct ctl_conn {
 	TAILQ_ENTRY(ctl_conn)	 link;
@@ -33,7 +34,7 @@ struct ctl_conn {
 	struct buf		 in;
 	struct buf		 out;
 	enum ctl_wait		 wait;
-	uint64_t		 id;	/* of checkpoint or query */
+	uint64_t		 id;	/* of checkpoint, query, letter */
 	uint32_t		 worker; /* that is asked */
 	bool			*done;	/* [n] workers, of a checkpoint */
 	bool			 closing;
@@ -456,6 +457,22 @@ ctl_child_died(struct child *child)
 			    "key, has died", child->number);
 }
 
+/* --- dead letters -------------------------------------------------------- */
+
+void
+ctl_put_back(struct supervisor *s, const struct msg_putback_done *m)
+{
+	struct ctl_conn *c;
+
+	TAILQ_FOREACH(c, &s->ctl_conns, link)
+		if (c->wait == WAIT_PUT_BACK && c->id == m->seq) {
+			if (m->ok)
+				replyf(c, 0, "{\"replayed\": true}");
+			else
+				reply(c, CODE_FAILED, m->text);
+		}
+}
+
 /* --- requests ------------------------------------------------------------ */
 
 static bool
@@ -548,6 +565,41 @@ do_state_get(struct ctl_conn *c, const struct msg_ctl *m)
 		state_get(c, m);
 }
 
+static void
+do_dlq(struct ctl_conn *c, const struct msg_ctl *m)
+{
+	struct buf b = { 0 };
+	struct err err;
+
+	(void)m;
+	buf_addf(&b, "{");
+	json_cstr(&b, "file", c->s->conf.dead_letter_file);
+	buf_addf(&b, ", \"replayed\": ");
+	if (dlq_list(&c->s->catalog, &b, &err) == -1)
+		replyf(c, CODE_FAILED, "%s", err.text);
+	else {
+		buf_addf(&b, "}");
+		reply(c, 0, buf_slice(&b));
+	}
+	buf_fini(&b);
+}
+
+static void
+do_dlq_replay(struct ctl_conn *c, const struct msg_ctl *m)
+{
+	enum dlq_state state;
+	struct err err;
+
+	if (!is_running(c))
+		return;
+	if (dlq_put_back(c->s, m->a, m->b, &state, &c->id, &err) == -1)
+		replyf(c, CODE_FAILED, "%s", err.text);
+	else if (state == DLQ_DONE)
+		replyf(c, 0, "{\"replayed\": false}");
+	else
+		c->wait = WAIT_PUT_BACK;
+}
+
 static const struct verb {
 	const char	*name;
 	void		(*act)(struct ctl_conn *, const struct msg_ctl *);
@@ -557,6 +609,8 @@ static const struct verb {
 	{ "checkpoint", do_checkpoint },
 	{ "restart", do_restart },
 	{ "state-get", do_state_get },
+	{ "dlq", do_dlq },
+	{ "dlq-replay", do_dlq_replay },
 	{ "version", do_version },
 };
 

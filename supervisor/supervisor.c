@@ -385,7 +385,7 @@ described(struct supervisor *s)
 		    "read nor changed", s->conf.state_directory);
 	if (!is_durable(s) || c->workers == 0 || c->workers == wanted)
 		begin_workers(s, wanted);
-	else if (c->clean)
+	else if (c->clean && !dlq_pending(c))
 		begin_spread(s);
 	else {
 		log_info("the last run was not stopped cleanly: recovering "
@@ -590,6 +590,7 @@ app_child_ready(struct child *c)
 	uint32_t i;
 
 	ctl_child_ready(c);
+	dlq_resend(c);
 	external_child_ready(c);
 	listen_update(s);
 	if (s->state != APP_RECOVERING)
@@ -865,6 +866,7 @@ prepare(struct supervisor *s, struct err *err)
 	if (place_limits(&s->conf, err) == -1 || place_state(s, err) == -1 ||
 	    place_lock(s, err) == -1 || catalog_open(&s->catalog,
 	    s->conf.state_directory, s->conf.name, err) == -1 ||
+	    dlq_open(&s->catalog, err) == -1 ||
 	    place_runtime(s, err) == -1)
 		return (-1);
 	s->program = spawn_program(!s->dropped_root);

@@ -357,6 +357,7 @@ void	ctl_checkpointed(struct child *, const struct msg_checkpointed *);
 void	ctl_answer(struct child *, const struct msg_answer *);
 void	ctl_child_died(struct child *);
 void	ctl_child_ready(struct child *);
+void	ctl_put_back(struct supervisor *, const struct msg_putback_done *);
 void	ctl_status(struct supervisor *, struct buf *);
 /* A JSON string with its quotes; what is not UTF-8 becomes U+FFFD. */
 void	ctl_json_str(struct buf *, struct slice);
@@ -414,6 +415,18 @@ int	extquery_shrink(struct slice json);
 void	external_listed(struct child *, const struct msg_listed *);
 void	external_child_died(struct child *);
 void	external_child_ready(struct child *);
+
+/* --- dlq.c: dead letters that are put back ------------------------------- */
+
+enum dlq_state { DLQ_NEW, DLQ_PENDING, DLQ_DONE };
+
+int	dlq_open(struct catalog *, struct err *);
+bool	dlq_pending(const struct catalog *);
+int	dlq_put_back(struct supervisor *, struct slice id, struct slice text,
+	    enum dlq_state *, uint64_t *seq, struct err *);
+void	dlq_resend(struct child *);
+void	dlq_done(struct child *, const struct msg_putback_done *);
+int	dlq_list(const struct catalog *, struct buf *, struct err *);
 
 /* --- usock.c: Unix sockets at paths of any length (wallarooctl, too) ----- */
 

@@ -4,7 +4,6 @@
  */
 #include <sys/socket.h>
 
-#include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
 #include <stdarg.h>
@@ -15,217 +14,11 @@
 
 #include "common/mem.h"
 #include "supervisor/supervisor.h"
+#include "supervisor/wallarooctl.h"
 
-#define EXIT_FAILED	1
-#define EXIT_USAGE	2
 #define REPLY_MAX	(64 * 1024 * 1024)
-#define JSON_DEPTH	32
-#define COLUMNS_MAX	16
-
-/* --- reading JSON -------------------------------------------------------- */
-
-struct json {
-	char		*key;		/* of a member, or NULL */
-	char		*text;		/* scalar: as to be shown */
-	struct json	*child;		/* of an object or array */
-	struct json	*next;
-};
-
-struct reader {
-	const char	*p;
-	const char	*end;
-	bool		 bad;
-};
-
-static struct json *read_value(struct reader *, int);
-
-static int
-peek(struct reader *r)
-{
-	while (r->p < r->end && isspace((unsigned char)*r->p))
-		r->p++;
-	return (r->p < r->end ? (unsigned char)*r->p : -1);
-}
-
-static bool
-accept_char(struct reader *r, int c)
-{
-	if (peek(r) != c)
-		return (false);
-	r->p++;
-	return (true);
-}
-
-static unsigned int
-read_hex(struct reader *r)
-{
-	char digits[5] = "";
-	int i;
-
-	for (i = 0; i < 4 && r->p < r->end; i++)
-		digits[i] = *r->p++;
-	return ((unsigned int)strtoul(digits, NULL, 16));
-}
-
-static void
-put_utf8(struct buf *b, unsigned int c)
-{
-	if (c < 0x80)
-		buf_addf(b, "%c", (int)c);
-	else if (c < 0x800)
-		buf_addf(b, "%c%c", (int)(0xc0 | c >> 6),
-		    (int)(0x80 | (c & 0x3f)));
-	else
-		buf_addf(b, "%c%c%c", (int)(0xe0 | c >> 12),
-		    (int)(0x80 | (c >> 6 & 0x3f)), (int)(0x80 | (c & 0x3f)));
-}
-
-static void
-put_escape(struct buf *b, struct reader *r, char c)
-{
-	switch (c) {
-	case 'n':
-		buf_addf(b, "\n");
-		break;
-	case 't':
-		buf_addf(b, "\t");
-		break;
-	case 'r':
-		buf_addf(b, "\r");
-		break;
-	case 'u':
-		put_utf8(b, read_hex(r));
-		break;
-	default:
-		buf_addf(b, "%c", c);
-		break;
-	}
-}
-
-static char *
-read_string(struct reader *r)
-{
-	struct buf b = { 0 };
-	char *s;
-
-	if (!accept_char(r, '"')) {
-		r->bad = true;
-		return (xstrdup(""));
-	}
-	while (r->p < r->end && *r->p != '"') {
-		if (*r->p == '\\' && r->p + 1 < r->end) {
-			r->p += 2;
-			put_escape(&b, r, r->p[-1]);
-		} else
-			buf_add(&b, r->p++, 1);
-	}
-	if (r->p >= r->end)
-		r->bad = true;
-	else
-		r->p++;
-	s = xstrdup(b.len == 0 ? "" : buf_str(&b));
-	buf_fini(&b);
-	return (s);
-}
-
-static void
-read_members(struct reader *r, struct json *j, int close, int depth)
-{
-	struct json **end = &j->child, *one;
-	char *key;
-
-	if (accept_char(r, close))
-		return;
-	do {
-		key = NULL;
-		if (close == '}') {
-			key = read_string(r);
-			if (!accept_char(r, ':'))
-				r->bad = true;
-		}
-		one = read_value(r, depth + 1);
-		one->key = key;
-		*end = one;
-		end = &one->next;
-	} while (!r->bad && accept_char(r, ','));
-	if (!accept_char(r, close))
-		r->bad = true;
-}
-
-static struct json *
-read_value(struct reader *r, int depth)
-{
-	struct json *j = xcalloc(1, sizeof(*j));
-	const char *begin;
-
-	if (depth > JSON_DEPTH)
-		r->bad = true;
-	if (r->bad)
-		return (j);
-	switch (peek(r)) {
-	case '{':
-		r->p++;
-		read_members(r, j, '}', depth);
-		break;
-	case '[':
-		r->p++;
-		read_members(r, j, ']', depth);
-		break;
-	case '"':
-		j->text = read_string(r);
-		break;
-	default:
-		begin = r->p;
-		while (r->p < r->end && strchr(",]} \t\r\n", *r->p) == NULL)
-			r->p++;
-		if (r->p == begin)
-			r->bad = true;
-		j->text = xstrndup(begin, (size_t)(r->p - begin));
-		break;
-	}
-	return (j);
-}
-
-static void
-json_free(struct json *j)
-{
-	struct json *next;
-
-	for (; j != NULL; j = next) {
-		next = j->next;
-		json_free(j->child);
-		free(j->key);
-		free(j->text);
-		free(j);
-	}
-}
-
-static const struct json *
-member(const struct json *j, const char *key)
-{
-	const struct json *m;
-
-	for (m = j == NULL ? NULL : j->child; m != NULL; m = m->next)
-		if (m->key != NULL && strcmp(m->key, key) == 0)
-			return (m);
-	return (NULL);
-}
-
-static const char *
-text(const struct json *j, const char *key)
-{
-	const struct json *m = member(j, key);
-
-	return (m == NULL || m->text == NULL ? "-" : m->text);
-}
 
 /* --- tables -------------------------------------------------------------- */
-
-struct column {
-	const char	*head;
-	const char	*key;
-	bool		 number;	/* flush right */
-};
 
 static void
 print_cell(const struct column *col, const char *value, size_t width,
@@ -240,7 +33,7 @@ print_cell(const struct column *col, const char *value, size_t width,
 	printf("%s", last ? "\n" : "  ");
 }
 
-static void
+void
 print_table(const struct json *list, const struct column *col, size_t n)
 {
 	const struct json *row;
@@ -251,7 +44,7 @@ print_table(const struct json *list, const struct column *col, size_t n)
 	for (i = 0; i < n; i++) {
 		width[i] = strlen(col[i].head);
 		for (row = list->child; row != NULL; row = row->next) {
-			len = strlen(text(row, col[i].key));
+			len = strlen(json_text(row, col[i].key));
 			if (len > width[i])
 				width[i] = len;
 		}
@@ -261,8 +54,8 @@ print_table(const struct json *list, const struct column *col, size_t n)
 		print_cell(&col[i], col[i].head, width[i], i + 1 == n);
 	for (row = list->child; row != NULL; row = row->next)
 		for (i = 0; i < n; i++)
-			print_cell(&col[i], text(row, col[i].key), width[i],
-			    i + 1 == n);
+			print_cell(&col[i], json_text(row, col[i].key),
+			    width[i], i + 1 == n);
 }
 
 #define PRINT_TABLE(list, columns)					\
@@ -300,12 +93,13 @@ print_status(const struct json *j)
 	};
 
 	printf("%s is %s: pid %s, epoch %s, generation %s, durability %s\n",
-	    text(j, "application"), text(j, "state"), text(j, "pid"),
-	    text(j, "epoch"), text(j, "generation"), text(j, "durability"));
-	PRINT_TABLE(member(j, "workers"), workers);
-	PRINT_TABLE(member(j, "sources"), sources);
-	PRINT_TABLE(member(j, "sinks"), sinks);
-	PRINT_TABLE(member(j, "losses"), losses);
+	    json_text(j, "application"), json_text(j, "state"),
+	    json_text(j, "pid"), json_text(j, "epoch"),
+	    json_text(j, "generation"), json_text(j, "durability"));
+	PRINT_TABLE(json_member(j, "workers"), workers);
+	PRINT_TABLE(json_member(j, "sources"), sources);
+	PRINT_TABLE(json_member(j, "sinks"), sinks);
+	PRINT_TABLE(json_member(j, "losses"), losses);
 }
 
 static void
@@ -318,26 +112,26 @@ print_stop(const struct json *j)
 static void
 print_checkpoint(const struct json *j)
 {
-	printf("%s workers have a checkpoint\n", text(j, "workers"));
+	printf("%s workers have a checkpoint\n", json_text(j, "workers"));
 }
 
 static void
 print_restart(const struct json *j)
 {
 	printf("worker %s is replaced, process %s is killed\n",
-	    text(j, "worker"), text(j, "pid"));
+	    json_text(j, "worker"), json_text(j, "pid"));
 }
 
 static void
 print_state(const struct json *j)
 {
-	printf("%s\n", text(j, "value"));
+	printf("%s\n", json_text(j, "value"));
 }
 
 static void
 print_version(const struct json *j)
 {
-	printf("%s\n", text(j, "version"));
+	printf("%s\n", json_text(j, "version"));
 }
 
 /* --- commands ------------------------------------------------------------ */
@@ -345,7 +139,7 @@ print_version(const struct json *j)
 static const struct command {
 	const char	*word;		/* on the command line */
 	const char	*second;	/* and after it, or NULL */
-	const char	*verb;		/* on the wire */
+	const char	*verb;		/* on the wire; NULL: more than one */
 	int		 args;
 	void		(*print)(const struct json *);
 } commands[] = {
@@ -354,6 +148,9 @@ static const struct command {
 	{ "checkpoint", NULL, "checkpoint", 0, print_checkpoint },
 	{ "restart", NULL, "restart", 1, print_restart },
 	{ "state", "get", "state-get", 2, print_state },
+	{ "dlq", "list", NULL, 0, NULL },
+	{ "dlq", "show", NULL, 1, NULL },
+	{ "dlq", "replay", NULL, 1, NULL },
 	{ "version", NULL, "version", 0, print_version },
 };
 
@@ -363,10 +160,11 @@ usage(FILE *f)
 	(void)fprintf(f, "usage: wallarooctl [-c file | -s socket] [--json] "
 	    "command\n"
 	    "commands: status, stop, checkpoint, restart worker,\n"
-	    "          state get step key, version\n");
+	    "          state get step key, dlq list, dlq show letter,\n"
+	    "          dlq replay letter | all, version\n");
 }
 
-static void __attribute__((noreturn, format(printf, 2, 3)))
+void
 die(int code, const char *fmt, ...)
 {
 	va_list ap;
@@ -400,12 +198,6 @@ find_command(int argc, char *argv[], int *first)
 
 /* --- the conversation ---------------------------------------------------- */
 
-struct answer {
-	bool		 here;
-	uint32_t	 code;
-	struct buf	 text;
-};
-
 static int
 on_reply(void *arg, const struct msg_ctl_reply *m, struct err *err)
 {
@@ -436,19 +228,18 @@ send_all(int fd, const struct buf *b)
 	}
 }
 
-static void
-ask(int fd, const struct command *c, char *args[], struct answer *a)
+void
+ask(int fd, const char *verb, const char *first, const char *second,
+    struct answer *a)
 {
-	struct msg_ctl m = { .verb = msg_cstr(c->verb) };
+	struct msg_ctl m = { .verb = msg_cstr(verb), .a = msg_cstr(first),
+	    .b = msg_cstr(second) };
 	struct buf b = { 0 };
 	struct err err;
 	ssize_t n;
 	long len;
 
-	if (c->args > 0)
-		m.a = msg_cstr(args[0]);
-	if (c->args > 1)
-		m.b = msg_cstr(args[1]);
+	memset(a, 0, sizeof(*a));
 	msg_put_ctl(&b, &m);
 	send_all(fd, &b);
 	buf_clear(&b);
@@ -471,29 +262,29 @@ ask(int fd, const struct command *c, char *args[], struct answer *a)
 static void
 show(const struct command *c, struct answer *a, bool as_json)
 {
-	struct reader r = { (const char *)a->text.data,
-	    (const char *)a->text.data + a->text.len, false };
 	struct json *j;
 
 	if (as_json) {
 		printf("%s\n", buf_str(&a->text));
 		return;
 	}
-	j = read_value(&r, 0);
-	if (r.bad)
+	if ((j = json_read(buf_slice(&a->text))) == NULL)
 		die(EXIT_FAILED, "the reply makes no sense: %s",
 		    buf_str(&a->text));
 	c->print(j);
 	json_free(j);
 }
 
+/* Where the supervisor listens and, from the configuration, dead letters
+ * go; both to be freed. */
 static char *
-find_socket(const char *file, const char *path)
+find_socket(const char *file, const char *path, char **letters)
 {
 	struct conf_app conf;
 	struct err err;
 	char *found;
 
+	*letters = NULL;
 	if (path != NULL)
 		return (xstrdup(path));
 	if (file == NULL)
@@ -501,8 +292,23 @@ find_socket(const char *file, const char *path)
 	if (conf_read(&conf, file, &err) == -1)
 		die(EXIT_PERMANENT, "%s", err.text);
 	found = usock_path(&conf);
+	*letters = xstrdup(conf.dead_letter_file);
 	conf_fini(&conf);
 	return (found);
+}
+
+static int
+simple_command(int fd, const struct command *c, char *args[], bool as_json)
+{
+	struct answer a;
+
+	ask(fd, c->verb, c->args > 0 ? args[0] : "", c->args > 1 ? args[1] :
+	    "", &a);
+	if (a.code != 0)
+		die(EXIT_FAILED, "%s", buf_str(&a.text));
+	show(c, &a, as_json);
+	buf_fini(&a.text);
+	return (0);
 }
 
 int
@@ -515,11 +321,10 @@ main(int argc, char *argv[])
 	};
 	const char *file = NULL, *path = NULL;
 	const struct command *c;
-	struct answer a = { 0 };
 	bool as_json = false;
-	char *socket_path;
+	char *socket_path, *letters;
 	struct err err;
-	int ch, fd, first = 0;
+	int ch, fd, code, first = 0;
 
 	while ((ch = getopt_long(argc, argv, "c:s:h", long_options, NULL)) !=
 	    -1)
@@ -547,15 +352,16 @@ main(int argc, char *argv[])
 		usage(stderr);
 		return (EXIT_USAGE);
 	}
-	socket_path = find_socket(file, path);
-	if ((fd = usock_connect(socket_path, &err)) == -1)
+	socket_path = find_socket(file, path, &letters);
+	fd = usock_connect(socket_path, &err);
+	if (fd == -1 && (c->verb != NULL || letters == NULL))
 		die(EXIT_TEMPORARY, "no supervisor answers: %s", err.text);
-	ask(fd, c, argv + first, &a);
-	if (a.code != 0)
-		die(EXIT_FAILED, "%s", buf_str(&a.text));
-	show(c, &a, as_json);
-	close(fd);
+	code = c->verb != NULL ? simple_command(fd, c, argv + first,
+	    as_json) : dlq_command(fd, letters, c->second, c->args > 0 ?
+	    argv[first] : NULL, as_json);
+	if (fd != -1)
+		close(fd);
 	free(socket_path);
-	buf_fini(&a.text);
-	return (fflush(stdout) == 0 ? 0 : EXIT_FAILED);
+	free(letters);
+	return (fflush(stdout) == 0 ? code : EXIT_FAILED);
 }

@@ -269,8 +269,8 @@ enter_user(struct automaton *a, const struct origin *o, int stage, int fn,
 	const struct aside *s;
 
 	if (a->naside > 0 && (s = find_aside(a, a->stamp, a->call)) != NULL)
-		return (err_set(err, ERR_POISON, "set aside: twice the "
-		    "process died while this was done, at last by %s",
+		return (err_set(err, ERR_POISON, "set aside: %s, twice "
+		    "in this call",
 		    s->death));
 	note_user(a, o, NOTE_CALL(a->call, stage), fn, stage);
 	return (0);
@@ -303,8 +303,8 @@ enter_framing(struct automaton *a, uint64_t pos, int fn, struct err *err)
 	const struct aside *s;
 
 	if (a->naside > 0 && (s = find_aside(a, pos, FRAMING_CALL)) != NULL)
-		return (err_set(err, ERR_POISON, "set aside: twice the "
-		    "process died in payload_length(), at last by %s",
+		return (err_set(err, ERR_POISON, "set aside: %s, twice "
+		    "in payload_length()",
 		    s->death));
 	NOTE(a->note->stamp, pos);
 	note_user(a, &fixed, NOTE_CALL(FRAMING_CALL, -1), fn, -1);
@@ -475,7 +475,7 @@ add_message(struct automaton *a, struct buf *b, const struct spot *at,
 	r = a->host->pack(a->app, (host_val)(uintptr_t)v, &packed, &err);
 	leave_user(a);
 	json_text(b, "input", (const char *)shown.data, shown.len);
-	if (r == 0 && packed.len <= LETTER_VALUE)
+	if (r == 0 && packed.len + key.len <= LETTER_VALUE)
 		add_record(b, at, key, buf_slice(&packed), o);
 	buf_fini(&shown);
 	buf_fini(&packed);
@@ -515,7 +515,8 @@ write_letter(struct automaton *a, struct buf *b, const struct spot *at,
 		buf_clear(&r);
 		add_bytes(&r, raw);
 		json_text(b, "input", (const char *)r.data, r.len);
-		if (raw.len <= LETTER_VALUE && a->call != FRAMING_CALL)
+		if (raw.len + key.len <= LETTER_VALUE &&
+		    a->call != FRAMING_CALL)
 			add_record(b, at, key, raw, o);
 	}
 	json_text(b, "error", last, strlen(last));
@@ -1445,6 +1446,94 @@ on_aside(struct automaton *a, struct entry *e)
 	a->naside--;
 }
 
+/* --- records that are put back -------------------------------------------- */
+
+static bool
+is_named(const char *name, struct slice s)
+{
+	return (strlen(name) == s.len && memcmp(name, s.data, s.len) == 0);
+}
+
+static const char *
+name_in(const struct topo *t, enum letter_kind kind, uint32_t i)
+{
+	return (kind == LETTER_SOURCE ? t->sources[i].name :
+	    kind == LETTER_STAGE ? t->stages[i].name : t->sinks[i].name);
+}
+
+int
+automaton_letter_place(const struct automaton *a, struct letter *l,
+    struct err *err)
+{
+	static const char *const kinds[] = { "source", "step", "sink" };
+	const struct topo *t = a->topo;
+	uint32_t n = (uint32_t)(l->kind == LETTER_SOURCE ? t->nsources :
+	    l->kind == LETTER_STAGE ? t->nstages : t->nsinks);
+
+	if (l->index >= n || !is_named(name_in(t, l->kind, l->index),
+	    l->name))
+		for (l->index = 0; l->index < n; l->index++)
+			if (is_named(name_in(t, l->kind, l->index), l->name))
+				break;		/* in a new version */
+	if (l->index < n && automaton_owner(a, l->key) != a->worker)
+		return (err_set(err, ERR_REFUSED, "its key belongs to "
+		    "another worker now, try again"));
+	if (l->index < n)
+		return (0);
+	return (err_set(err, ERR_CONFIG, "there is no %s \"%.*s\" any more",
+	    kinds[l->kind], (int)l->name.len, (const char *)l->name.data));
+}
+
+/* The message before one sink's encoder. */
+static int
+put_back_sink(struct automaton *a, const struct letter *l,
+    const struct origin *o, struct err *err)
+{
+	const struct topo_sink *s = &a->topo->sinks[l->index];
+	struct spot at = { LETTER_SINK, l->index, s->name, s->policy };
+	host_val v = NULL;
+	int r;
+
+	a->call++;
+	r = enter_user(a, o, -1, -1, err);
+	if (r == 0) {
+		r = a->host->unpack(a->app, l->value, &v, err);
+		leave_user(a);
+	}
+	if (r == -1)
+		return (user_error(a, &at, l->key, NULL, l->value, o, err));
+	r = run_sink(a, l->index, -1, v, l->key, o, err);
+	a->host->val_free(a->app, v);
+	return (r);
+}
+
+static int
+on_letter(struct automaton *a, struct entry *e, struct err *err)
+{
+	struct letter l;
+	struct origin o;
+	uint64_t seq;
+	int r;
+
+	if (e->len < sizeof(seq))
+		return (err_set(err, ERR_CORRUPT, "journal entry at %" PRIu64
+		    " cannot be read", e->pos));
+	memcpy(&seq, e->data, sizeof(seq));
+	if (letter_unpack(&l, slice_of(e->data + sizeof(seq), e->len -
+	    sizeof(seq)), err) == -1 ||
+	    automaton_letter_place(a, &l, err) == -1)
+		return (-1);
+	begin_record(a, e->pos + ENTRY_HEADER + 1);
+	o.time_ns = l.time_ns;
+	o.id = l.id;
+	r = l.kind == LETTER_SOURCE ? record(a, l.index, l.value, o, err) :
+	    l.kind == LETTER_STAGE ? run_packed(a, (int)l.index, l.value,
+	    l.key, o, err) : put_back_sink(a, &l, &o, err);
+	if (r == 0)
+		a->putback = seq;
+	return (r);
+}
+
 /* --- is the code deterministic? ------------------------------------------ */
 
 static void
@@ -1549,6 +1638,8 @@ dispatch(struct automaton *a, struct entry *e, size_t from, size_t *used,
 	case ENTRY_ASIDE:
 		on_aside(a, e);
 		return (0);
+	case ENTRY_LETTER:
+		return (on_letter(a, e, err));
 	case ENTRY_TYPES:
 		break;
 	}

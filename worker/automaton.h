@@ -152,6 +152,7 @@ struct automaton {
 	struct aside		*aside;		/* in the order of `at` */
 	size_t			 naside;
 	bool			 passed;	/* one was: end the turn */
+	uint64_t		 putback;	/* seq of ENTRY_LETTER */
 };
 
 /* Members conf .. bits are set before. */
@@ -177,6 +178,9 @@ int	automaton_run(struct automaton *, uint64_t (*now)(void),
 /* The turn has gone to the outboxes. */
 void	automaton_turn_clear(struct automaton *);
 
+/* Sets l->index to what its name means in this pipeline. */
+int	automaton_letter_place(const struct automaton *, struct letter *,
+	    struct err *);
 /* An ENTRY_ASIDE for these; what its payload says, and learning of it. */
 void	automaton_aside_pack(struct buf *, uint64_t stamp, uint32_t call,
 	    uint32_t level, const char *death);

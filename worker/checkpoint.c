@@ -105,7 +105,7 @@ pack_asides(const struct automaton *a, struct buf *b)
 void
 checkpoint_pack(const struct worker *w, struct buf *b)
 {
-	mp_put_array(b, 10);
+	mp_put_array(b, 11);
 	mp_put_uint(b, AUTOMATON_VERSION);
 	mp_put_uint(b, w->shape);
 	mp_put_uint(b, w->a.entry);
@@ -116,6 +116,7 @@ checkpoint_pack(const struct worker *w, struct buf *b)
 	pack_marks(w, b);
 	pack_asides(&w->a, b);
 	mp_put_uint(b, w->a.sum);
+	mp_put_uint(b, w->a.putback);
 }
 
 static void
@@ -231,7 +232,7 @@ checkpoint_unpack(struct worker *w, struct slice s, struct err *err)
 	struct mp c;
 
 	mp_init(&c, s);
-	if (mp_get_array(&c) != 10 ||
+	if (mp_get_array(&c) != 11 ||
 	    mp_get_uint(&c, UINT32_MAX) != AUTOMATON_VERSION)
 		return (err_set(err, ERR_CORRUPT,
 		    "the checkpoint is of another version"));
@@ -244,6 +245,7 @@ checkpoint_unpack(struct worker *w, struct slice s, struct err *err)
 	unpack_marks(w, &c);
 	unpack_asides(w, &c);
 	w->a.sum = mp_get_uint(&c, UINT64_MAX);
+	w->putback = w->a.putback = mp_get_uint(&c, UINT64_MAX);
 	if (!mp_end(&c))
 		return (err_set(err, ERR_CORRUPT,
 		    "the checkpoint cannot be read"));

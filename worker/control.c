@@ -339,6 +339,16 @@ on_query(void *arg, const struct msg_query *m, struct err *err)
 }
 
 static int
+on_putback(void *arg, const struct msg_putback *m, struct err *err)
+{
+	struct delivery *d = arg;
+
+	(void)err;
+	putback_take(d->w, m);
+	return (0);
+}
+
+static int
 on_list(void *arg, const struct msg_list *m, struct err *err)
 {
 	struct delivery *d = arg;
@@ -373,6 +383,7 @@ static const struct msg_handlers handlers = {
 	.checkpoint = on_checkpoint,
 	.query = on_query,
 	.list = on_list,
+	.putback = on_putback,
 	.stdio = on_stdio,
 };
 

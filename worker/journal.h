@@ -34,6 +34,7 @@ enum entry_type {
 	ENTRY_GEN,		/* len values of generator `channel` */
 	ENTRY_FRAME,		/* from worker channel>>16, exchange &0xffff */
 	ENTRY_ASIDE,		/* a record before it kills: automaton.h */
+	ENTRY_LETTER,		/* u64 seq, a record put back: letter.h */
 	ENTRY_TYPES
 };
 

@@ -621,6 +621,9 @@ note_entry(struct worker *w, struct entry *e)
 		if (automaton_aside_add(&w->a, e, &err) == -1)
 			worker_fatal_err(w, &err);
 		break;
+	case ENTRY_LETTER:
+		putback_note(w, e);
+		break;
 	case ENTRY_TYPES:
 		break;
 	}

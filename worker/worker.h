@@ -128,6 +128,7 @@ struct worker {
 	uint64_t	 saved_shape;	/* the checkpoint's */
 	uint64_t	 saved_clock_ns; /* the checkpoint's */
 	uint64_t	 replay_to;	/* tail that recovery found */
+	uint64_t	 putback;	/* journaled of the supervisor's */
 	char		*death;		/* of the last process, if by its own
 					   doing, else "" */
 
@@ -207,6 +208,10 @@ bool	checkpoint_urgent(const struct worker *);
 /* poison.c: records that kill */
 void	poison_open(struct worker *);
 void	poison_decide(struct worker *);	/* at `run`, after source_recover */
+
+/* putback.c: records of dead letters */
+void	putback_take(struct worker *, const struct msg_putback *);
+void	putback_note(struct worker *, const struct entry *);
 
 /* source.c */
 void	source_open(struct worker *);

@@ -1,0 +1,64 @@
+/*
+ * Records of dead letters that the operator puts back: each is an entry of
+ * the journal, once, however often the supervisor has to say so.
+ */
+#include <string.h>
+
+#include "worker/worker.h"
+
+/* 0: it is in the journal, now or since before. */
+static int
+take(struct worker *w, const struct msg_putback *m, struct err *err)
+{
+	uint32_t len = (uint32_t)(sizeof(m->seq) + m->record.len);
+	struct letter l;
+	uint8_t *to;
+
+	if (m->seq <= w->putback)
+		return (0);
+	if (!w->running || w->draining)
+		return (err_set(err, ERR_REFUSED, "the application is "
+		    "stopping"));
+	if (letter_unpack(&l, m->record, err) == -1 ||
+	    automaton_letter_place(&w->a, &l, err) == -1)
+		return (-1);
+	if (source_space(w) < entry_size(len))
+		return (err_set(err, ERR_REFUSED, "the journal is full, try "
+		    "again"));
+	to = journal_stage(&w->journal, ENTRY_LETTER, 0, 0, len, 0);
+	memcpy(to, &m->seq, sizeof(m->seq));
+	memcpy(to + sizeof(m->seq), m->record.data, m->record.len);
+	journal_publish(&w->journal, len);
+	w->putback = m->seq;
+	ev_idle_start(w->loop, &w->more);
+	return (0);
+}
+
+void
+putback_take(struct worker *w, const struct msg_putback *m)
+{
+	struct msg_putback_done r = { m->seq, 1, msg_cstr("") };
+	struct buf b = { 0 };
+	struct err err;
+
+	if (take(w, m, &err) == -1) {
+		r.ok = 0;
+		r.text = msg_cstr(err.text);
+	}
+	msg_put_putback_done(&b, &r);
+	control_send(w, &b);
+	buf_fini(&b);
+}
+
+/* Found in the journal by recovery. */
+void
+putback_note(struct worker *w, const struct entry *e)
+{
+	uint64_t seq;
+
+	if (e->len < sizeof(seq))
+		return;
+	memcpy(&seq, e->data, sizeof(seq));
+	if (seq > w->putback)
+		w->putback = seq;
+}
