@@ -12,6 +12,9 @@
 #define EXIT_PERMANENT	100	/* restarting will not help: do not */
 #define EXIT_TEMPORARY	111	/* may be restarted */
 
+/* How a text begins that tells of a SystemExit; the status follows. */
+#define ERR_EXITED	"application_setup exited with status "
+
 enum err_code {
 	ERR_NONE = 0,
 	ERR_CONFIG,		/* configuration or application is wrong */

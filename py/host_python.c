@@ -230,8 +230,10 @@ host_short_repr(void)
 
 /* What the host itself needs of Python; -1: exception. */
 static int
-host_tools(struct host_app *app)
+host_tools(struct host_app *app, const struct conf_app *conf)
 {
+	bool plain = conf->machida != NULL && conf->machida[0] != '\0';
+
 	app->format = host_attr("traceback", "format_exception");
 	if (app->format == NULL || host_faults() == -1 ||
 	    py_codec_open(&app->codec) == -1)
@@ -240,28 +242,52 @@ host_tools(struct host_app *app)
 	app->module = PyImport_ImportModule("_wallaroo_host");
 	if (app->short_repr == NULL || app->module == NULL)
 		return (-1);
-	return (host_call("wallaroo._runtime", "install", "(O)",
-	    app->module));
+	return (host_call("wallaroo._runtime", plain ? "install_plain" :
+	    "install", "(O)", app->module));
 }
 
-/* _runtime.load(module, [module] + args); returns new; NULL: exception. */
+/* A list of texts, after a first one if there is one; new. */
 static PyObject *
-host_load(const struct conf_app *conf)
+host_texts(const char *first, const struct conf_list *l)
 {
-	PyObject *load, *list, *s, *r = NULL;
+	PyObject *list, *s;
+	size_t extra = first != NULL;
 	bool ok;
 
-	load = host_attr("wallaroo._runtime", "load");
 	list = PyList_New(0);
-	ok = load != NULL && list != NULL;
-	for (size_t i = 0; ok && i < conf->args.n + 1; i++) {
-		s = PyUnicode_DecodeFSDefault(i == 0 ? conf->module :
-		    conf->args.item[i - 1]);
+	ok = list != NULL;
+	for (size_t i = 0; ok && i < l->n + extra; i++) {
+		s = PyUnicode_DecodeFSDefault(i < extra ? first :
+		    l->item[i - extra]);
 		ok = s != NULL && PyList_Append(list, s) == 0;
 		Py_XDECREF(s);
 	}
-	if (ok)
-		r = PyObject_CallFunction(load, "sO", conf->module, list);
+	if (!ok)
+		Py_CLEAR(list);
+	return (list);
+}
+
+/*
+ * _runtime.load(module, [program] + args), where the program is the module if
+ * no command line says another; that is then given, too.  Returns new; NULL:
+ * exception.
+ */
+static PyObject *
+host_load(const struct conf_app *conf)
+{
+	bool line = conf->command_line.n > 0;
+	PyObject *load, *list, *whole = NULL, *r = NULL;
+
+	load = host_attr("wallaroo._runtime", "load");
+	list = host_texts(line ? conf->command_line.item[0] : conf->module,
+	    &conf->args);
+	if (line)
+		whole = host_texts(NULL, &conf->command_line);
+	if (load != NULL && list != NULL && (!line || whole != NULL))
+		r = line ? PyObject_CallFunction(load, "sOO", conf->module,
+		    list, whole) : PyObject_CallFunction(load, "sO",
+		    conf->module, list);
+	Py_XDECREF(whole);
 	Py_XDECREF(list);
 	Py_XDECREF(load);
 	return (r);
@@ -286,8 +312,8 @@ host_exited(struct err *err)
 	else if (code != NULL && (text = PyObject_Str(code)) != NULL)
 		s = PyUnicode_AsUTF8(text);	/* borrowed from text */
 	py_err_drop();
-	(void)err_set(err, ERR_CONFIG, "application_setup exited with status "
-	    "%ld%s%s", status, s == NULL ? "" : ": ", s == NULL ? "" : s);
+	(void)err_set(err, ERR_CONFIG, ERR_EXITED "%ld%s%s", status,
+	    s == NULL ? "" : ": ", s == NULL ? "" : s);
 	Py_XDECREF(text);
 	Py_XDECREF(code);
 	Py_XDECREF(tb);
@@ -453,7 +479,7 @@ host_start(struct host_app *app, const struct conf_app *conf,
 {
 	app->thread = PyThread_get_thread_ident();
 	py_module_serve(app);
-	if (host_paths(app, conf, env) == -1 || host_tools(app) == -1)
+	if (host_paths(app, conf, env) == -1 || host_tools(app, conf) == -1)
 		return (py_err_take(app, err, ERR_CONFIG));
 	app->loaded = host_load(conf);
 	if (app->loaded == NULL) {

@@ -19,10 +19,11 @@
 /* --- names --------------------------------------------------------------- */
 
 static void
-put_worker(struct buf *b, uint32_t worker)
+put_worker(const struct supervisor *s, struct buf *b, uint32_t worker)
 {
 	if (worker == 0)
-		buf_addf(b, "\"initializer\"");
+		ctl_json_str(b, msg_cstr(machida_is(s) ? s->conf.machida :
+		    "initializer"));
 	else
 		buf_addf(b, "\"worker%u\"", worker);
 }
@@ -63,7 +64,7 @@ put_status(const struct supervisor *s, struct buf *b)
 	for (i = 0; i < s->n; i++) {
 		if (i > 0)
 			buf_addf(b, ",");
-		put_worker(b, i);
+		put_worker(s, b, i);
 	}
 	buf_addf(b, "],\"processing_messages\":%s}",
 	    s->state == APP_RUNNING && !s->stopping ? "true" : "false");
@@ -130,7 +131,7 @@ put_stages(const struct supervisor *s, struct buf *b,
 		for (w = 0; w < s->n; w++) {
 			if (w > 0)
 				buf_addf(b, ",");
-			put_worker(b, w);
+			put_worker(s, b, w);
 			buf_addf(b, ":");
 			if (kind == STAGE_STATE)
 				put_owned(b, table, parts, w, count);
@@ -178,7 +179,7 @@ list_head(const struct supervisor *s, struct ext_list *l)
 
 	if (each && l->stage == state_stage(&s->topo, 0)) {
 		buf_addf(b, l->worker == 0 ? "{" : "},");
-		put_worker(b, l->worker);
+		put_worker(s, b, l->worker);
 		buf_addf(b, ":{");
 	}
 	if (each || l->worker == 0) {
@@ -224,7 +225,7 @@ list_empty(const struct supervisor *s, struct buf *b, unsigned int id)
 		if (w > 0)
 			buf_addf(b, ",");
 		if (id == EXT_CLUSTER_COUNT) {
-			put_worker(b, w);
+			put_worker(s, b, w);
 			buf_addf(b, ":");
 		}
 		buf_addf(b, "{");

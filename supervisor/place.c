@@ -353,11 +353,50 @@ remove_workers_files(const char *path)
 		return;
 	}
 	while ((d = readdir(dir)) != NULL)
-		if (strncmp(d->d_name, "worker-", 7) == 0 &&
+		if ((strncmp(d->d_name, "worker-", 7) == 0 ||
+		    strcmp(d->d_name, "workers.pids") == 0) &&
 		    unlinkat(dirfd(dir), d->d_name, 0) == -1)
 			log_warn("cannot remove %s/%s: %s", path, d->d_name,
 			    strerror(errno));
 	(void)closedir(dir);
+}
+
+/*
+ * The state directory of machida3 is its own, and gone at once for who starts
+ * the same command again: a lock in it that somebody waits for is then one of
+ * a directory that nobody finds.
+ */
+void
+place_forget(struct supervisor *s)
+{
+	static const char *const names[] = { "catalog.sqlite",
+	    "catalog.sqlite-journal", "machida3.conf", "control.sock",
+	    "dead-letters.jsonl", "lock" };
+	char *gone, *path;
+	size_t i;
+
+	remove_workers_files(s->run_dir);
+	gone = xasprintf("%s.removed-%d", s->conf.state_directory,
+	    (int)getpid());
+	if (rmdir(s->run_dir) == -1 && errno != ENOENT)
+		log_warn("cannot remove %s: %s", s->run_dir, strerror(errno));
+	if (rename(s->conf.state_directory, gone) == -1) {
+		log_warn("cannot remove %s: %s", s->conf.state_directory,
+		    strerror(errno));
+		free(gone);
+		return;
+	}
+	remove_workers_files(gone);
+	for (i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		path = xasprintf("%s/%s", gone, names[i]);
+		if (unlink(path) == -1 && errno != ENOENT)
+			log_warn("cannot remove %s: %s", path,
+			    strerror(errno));
+		free(path);
+	}
+	if (rmdir(gone) == -1)
+		log_warn("cannot remove %s: %s", gone, strerror(errno));
+	free(gone);
 }
 
 void

@@ -98,7 +98,8 @@ make_environment(const struct child *c)
 
 /* In the child: only what is allowed between fork and exec. */
 static void __attribute__((noreturn))
-become(const char *program, char **env, int channel, int null, int cgroup)
+become(const struct supervisor *s, char **env, int channel, int null,
+    int cgroup)
 {
 	char *const argv[] = { (char *)(uintptr_t)"wallaroo-worker", NULL };
 	static const char text[] = "wallaroo-worker cannot be executed\n";
@@ -111,14 +112,14 @@ become(const char *program, char **env, int channel, int null, int cgroup)
 	sigemptyset(&none);
 	(void)sigprocmask(SIG_SETMASK, &none, NULL);
 	if (dup2(null, STDIN_FILENO) == -1 ||
-	    dup2(STDERR_FILENO, STDOUT_FILENO) == -1)
+	    (!machida_is(s) && dup2(STDERR_FILENO, STDOUT_FILENO) == -1))
 		_exit(EXIT_TEMPORARY);
 	if (channel == WORKER_CHANNEL)
 		(void)fcntl(channel, F_SETFD, 0);
 	else if (dup2(channel, WORKER_CHANNEL) == -1)
 		_exit(EXIT_TEMPORARY);
 	(void)close_range(WORKER_CHANNEL + 1, UINT_MAX, 0);
-	execve(program, argv, env);
+	execve(s->program, argv, env);
 	(void)!write(STDERR_FILENO, text, sizeof(text) - 1);
 	_exit(127);
 }
@@ -162,7 +163,7 @@ spawn_worker(struct child *c, struct err *err)
 	FAULT_POINT(spawn_before);
 	pid = fork();
 	if (pid == 0)
-		become(s->program, env, fd[1], null, cgroup);
+		become(s, env, fd[1], null, cgroup);
 	free(env);
 	close(null);
 	close(fd[1]);

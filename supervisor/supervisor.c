@@ -169,6 +169,7 @@ app_fail(struct supervisor *s, int code, const char *fmt, ...)
 		s->why = NULL;
 	va_end(ap);
 	log_error("%s", s->why == NULL ? "out of memory" : s->why);
+	machida_failed(s);
 	s->exit_code = code;
 	app_move(s, APP_KILLING);
 	abort_all(s);
@@ -372,10 +373,15 @@ described(struct supervisor *s)
 		fail_err(s, &err);
 		return;
 	}
+	s->recovered = is_durable(s) && c->workers != 0;
+	if (s->recovered)
+		machida_say(s, "Recovering from recovery files!\n"
+		    "Attempting to recover...");
 	if (listen_open(s, &err) == -1) {
 		fail_err(s, &err);
 		return;
 	}
+	machida_listening(s);
 	/* A kill right after keys were spread may have left the old files. */
 	if (is_durable(s) && c->generation > 0)
 		catalog_remove_old(c, s->conf.state_directory, WORKERS_MOST,
@@ -577,6 +583,7 @@ running(struct supervisor *s)
 	s->ran = true;
 	log_info("application is running app=%s workers=%u", s->conf.name,
 	    s->n);
+	machida_running(s);
 	text = xasprintf("READY=1\nSTATUS=%u workers", s->n);
 	notify_send(s, text);
 	free(text);
@@ -917,6 +924,7 @@ discard(struct supervisor *s)
 		return;
 	}
 	place_discard(s);
+	s->discarded = true;
 	s->exit_code = 0;
 	log_info("the state is removed app=%s state-directory=%s",
 	    s->conf.name, s->conf.state_directory);
@@ -936,7 +944,8 @@ supervisor_run(struct supervisor *s)
 	if (prepare(s, &err) == -1 || make_loop(s, &err) == -1) {
 		log_error("%s", err.text);
 		ctl_close(s);
-		return (code_of(&err));
+		s->exit_code = code_of(&err);
+		return (machida_code(s));
 	}
 	log_info("application is starting app=%s epoch=%" PRIu64
 	    " state-directory=%s runtime-directory=%s", s->conf.name,
@@ -953,5 +962,7 @@ supervisor_run(struct supervisor *s)
 	ctl_close(s);
 	notify_flush(s);
 	catalog_close(&s->catalog);
-	return (s->exit_code);
+	if (machida_is(s) && (s->discarded || !is_durable(s)))
+		place_forget(s);
+	return (machida_code(s));
 }

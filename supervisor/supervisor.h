@@ -428,6 +428,18 @@ void	dlq_resend(struct child *);
 void	dlq_done(struct child *, const struct msg_putback_done *);
 int	dlq_list(const struct catalog *, struct buf *, struct err *);
 
+/* --- machida.c: what programs that start machida3 expect ----------------- */
+
+bool	machida_is(const struct supervisor *);	/* machida3 started us */
+/* A line for scripts, on standard output; without machida3 nothing. */
+void	machida_say(const struct supervisor *, const char *, ...)
+	    __attribute__((format(printf, 2, 3)));
+void	machida_listening(const struct supervisor *);
+void	machida_running(const struct supervisor *);
+void	machida_failed(const struct supervisor *);
+/* The exit code that it has for ours. */
+int	machida_code(const struct supervisor *);
+
 /* --- usock.c: Unix sockets at paths of any length (wallarooctl, too) ----- */
 
 int	usock_listen(const char *path, struct err *);
@@ -464,8 +476,9 @@ int	place_runtime(struct supervisor *, struct err *);
 /* Descriptors that this configuration may need.  Pure. */
 uint64_t place_fds(uint64_t workers, uint64_t tcp_sources,
 	    uint64_t tcp_sinks, uint64_t connections);
-/* The files of a state that is no more. */
+/* The files of a state that is no more; the directory that held it. */
 void	place_discard(struct supervisor *);
+void	place_forget(struct supervisor *);
 int	place_check_fds(struct supervisor *, struct err *);
 
 /* --- supervisor.c: the life of the application --------------------------- */
@@ -496,6 +509,8 @@ struct supervisor {
 	uint64_t		 drain_ns;	/* when the stop began */
 	bool			 was_quiet;	/* nothing inside was left */
 	bool			 discard;	/* the state goes, too */
+	bool			 discarded;	/* it has gone */
+	bool			 recovered;	/* there was a state */
 
 	struct catalog		 catalog;
 	int			 lock_fd;

@@ -8,13 +8,14 @@ application, builds its pipeline and compiles it.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import importlib
 import io
 import logging
 import random
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Optional, Protocol, TextIO, cast
 
 import wallaroo
@@ -51,22 +52,49 @@ class Loaded(NamedTuple):
     deserialize: Optional[Callable[[bytes], Any]]
 
 
-def load(module: str, args: list[str]) -> Loaded:
+def load(
+    module: str, args: list[str], command_line: Optional[list[str]] = None
+) -> Loaded:
     """Import `module` and build its application.
 
-    args is the whole command line; args[0] is the program's name.
+    args is what application_setup gets; args[0] is the program's name.  The
+    whole command line is given where it is another one, under machida3.
     """
-    wallaroo._ARGS = tuple(args)
-    sys.argv = list(args)
-    application_module = importlib.import_module(module)
+    whole = args if command_line is None else command_line
+    wallaroo._ARGS = tuple(whole)
+    sys.argv = list(whole)
+    with explained(command_line, "Could not load module '%s'" % module):
+        application_module = importlib.import_module(module)
+    with explained(
+        command_line, "Something went wrong while building the application"
+    ):
+        compiled = build(application_module, module, args)
+    serialize, deserialize = serialization_hooks(application_module)
+    return Loaded(*compiled, serialize, deserialize)
+
+
+def build(
+    application_module: Any, module: str, args: list[str]
+) -> _topology.Compiled:
     setup = getattr(application_module, "application_setup", None)
     if not callable(setup):
         raise WallarooParameterError(
             "module %r has no function application_setup(args)" % module
         )
-    compiled = _topology.compile_application(setup(list(args)))
-    serialize, deserialize = serialization_hooks(application_module)
-    return Loaded(*compiled, serialize, deserialize)
+    return _topology.compile_application(setup(list(args)))
+
+
+@contextlib.contextmanager
+def explained(
+    command_line: Optional[list[str]], text: str
+) -> Iterator[None]:
+    """Under machida3 say what has failed in the words that scripts know."""
+    try:
+        yield
+    except Exception:
+        if command_line is not None:
+            print(text, file=sys.stderr, flush=True)
+        raise
 
 
 def serialization_hooks(
@@ -91,6 +119,17 @@ def install(host: Host) -> None:
     root = logging.getLogger()
     root.addHandler(LogHandler(host))
     root.setLevel(logging.INFO)
+    install_random(StepRandom(host))
+
+
+def install_plain(host: Host) -> None:
+    """As install, but what is printed goes where it went before."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(
+                encoding="utf-8", errors="backslashreplace",
+                line_buffering=True, write_through=True,
+            )
     install_random(StepRandom(host))
 
 
