@@ -20,7 +20,7 @@ static const char *const source_kinds[] = { "tcp", "gen", "file", "stdin",
 static const char *const framings[] = { "header", "custom", "lines", "none",
     NULL };
 static const char *const stage_kinds[] = { "step", "state", "key_by",
-    "collect", "exchange", "sinks", NULL };
+    "collect", "exchange", "sinks", "range_windows", "count_windows", NULL };
 static const char *const sink_kinds[] = { "tcp", "file", "stdout",
     "dead-letter", NULL };
 static const char *const policies[] = { "default", "fail", "skip",
@@ -142,8 +142,8 @@ get_source(struct topo_source *s, struct mp *c)
 static void
 get_stage(struct topo_stage *s, struct mp *c)
 {
-	if (mp_get_array(c) != 8)
-		c->bad = true;
+	uint32_t n = mp_get_array(c);
+
 	s->name = mp_get_strdup(c);
 	s->kind = (enum topo_stage_kind)get_name(c, stage_kinds);
 	s->next = get_index(c);
@@ -152,6 +152,12 @@ get_stage(struct topo_stage *s, struct mp *c)
 	s->multi = mp_get_bool(c);
 	s->policy = (enum topo_policy)get_name(c, policies);
 	s->version = (uint32_t)mp_get_uint(c, UINT32_MAX);
+	if (n != (stage_has_windows(s) ? 10 : 8))
+		c->bad = true;
+	if (!stage_has_windows(s))
+		return;
+	s->timeout_ns = mp_get_uint(c, INT64_MAX);
+	s->patience_ns = mp_get_uint(c, INT64_MAX);
 }
 
 static void
@@ -267,7 +273,7 @@ static int
 check_stage(const struct topo *t, const struct topo_stage *s,
     struct err *err)
 {
-	bool has_fn = s->kind == STAGE_STEP || s->kind == STAGE_STATE ||
+	bool has_fn = s->kind == STAGE_STEP || stage_has_state(s) ||
 	    s->kind == STAGE_KEY_BY;
 	bool may_hop = s->kind == STAGE_KEY_BY || s->kind == STAGE_COLLECT ||
 	    s->kind == STAGE_EXCHANGE;
@@ -324,7 +330,7 @@ check_way(const struct topo *t, const struct topo_source *src,
 		if (steps++ > t->nstages)
 			return (bad(err, "source", src->name,
 			    "its way runs in a circle"));
-		if (s->kind == STAGE_STATE && !at_owner)
+		if (stage_has_state(s) && !at_owner)
 			return (bad(err, "stage", s->name,
 			    "no exchange before its state"));
 		if (s->kind == STAGE_KEY_BY || s->kind == STAGE_COLLECT)
@@ -345,8 +351,8 @@ check_names(const struct topo *t, struct err *err)
 {
 	for (size_t i = 0; i < t->nstages; i++)
 		for (size_t k = 0; k < i; k++)
-			if (t->stages[i].kind == STAGE_STATE &&
-			    t->stages[k].kind == STAGE_STATE &&
+			if (stage_has_state(&t->stages[i]) &&
+			    stage_has_state(&t->stages[k]) &&
 			    strcmp(t->stages[i].name, t->stages[k].name) == 0)
 				return (bad(err, "stage", t->stages[i].name,
 				    "two states have this name"));
@@ -503,6 +509,9 @@ topo_print(const struct topo *t, struct buf *b)
 		    stage_kinds[s->kind], s->multi ? " multi" : "");
 		if (s->exchange != -1)
 			buf_addf(b, " exchange %d", s->exchange);
+		if (s->timeout_ns != 0)
+			buf_addf(b, " timeout %gs",
+			    (double)s->timeout_ns / 1e9);
 		if (s->policy != POLICY_DEFAULT)
 			buf_addf(b, " on-error %s", policies[s->policy]);
 		if (s->version != 0)

@@ -12,7 +12,8 @@
  * ["wallaroo-topology", 1, application, [source...], [stage...], [sink...]]
  * source: [name, kind, next, fn, framing, header_length, header_format,
  *          max_size, host, port, path, key, parallelism]
- * stage:  [name, kind, next, fn, exchange, multi, policy, version]
+ * stage:  [name, kind, next, fn, exchange, multi, policy, version], and for
+ *         range_windows and count_windows: timeout_ns, patience_ns
  * sink:   [name, kind, fn, host, port, path, exchange, policy]
  * kinds, framing and policy are the str names of the enums' comments; next,
  * fn and exchange are ints, -1 = none; port and numbers are ints; multi is
@@ -48,7 +49,9 @@ enum topo_stage_kind {
 	STAGE_KEY_BY,		/* "key_by": fn gives the new current key */
 	STAGE_COLLECT,		/* "collect": constant key, in name's place */
 	STAGE_EXCHANGE,		/* "exchange": to the owner of current key */
-	STAGE_SINKS		/* "sinks": to every sink */
+	STAGE_SINKS,		/* "sinks": to every sink */
+	STAGE_RANGE,		/* "range_windows": windows of time per key */
+	STAGE_COUNT		/* "count_windows": of messages per key */
 };
 enum topo_sink_kind {
 	SINK_TCP,		/* "tcp": one connection per worker */
@@ -90,6 +93,9 @@ struct topo_stage {
 	bool			 multi;
 	enum topo_policy	 policy;
 	uint32_t		 version;	/* of the state */
+	/* RANGE, COUNT: */
+	uint64_t		 timeout_ns;	/* between timeouts, 0 = none */
+	uint64_t		 patience_ns;	/* with who has fallen silent */
 };
 struct topo_sink {
 	char			*name;		/* unique */
@@ -116,8 +122,20 @@ struct topo {
 	int			*exchange_sink;	 /* or the sink, -1 */
 };
 
+static inline bool
+stage_has_windows(const struct topo_stage *s)
+{
+	return (s->kind == STAGE_RANGE || s->kind == STAGE_COUNT);
+}
+/* Is there something per key that a checkpoint holds? */
+static inline bool
+stage_has_state(const struct topo_stage *s)
+{
+	return (s->kind == STAGE_STATE || stage_has_windows(s));
+}
+
 /* Parse and check everything (indices, order of exchanges, ranges, unique
- * names of STATE stages and sinks). */
+ * names of stages with state and sinks). */
 int	topo_parse(struct topo *, struct slice, struct err *);
 void	topo_fini(struct topo *);
 /* One line per source, stage and sink, for people. */

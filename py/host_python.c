@@ -683,6 +683,7 @@ const struct host host_python = {
 	.generate_seek = py_generate_seek,
 	.key = py_key,
 	.step = py_step,
+	.window = py_window,
 	.encode = py_encode,
 	.pack = py_pack,
 	.unpack = py_unpack,

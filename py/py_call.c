@@ -215,6 +215,114 @@ py_step(struct host_app *app, int fn, bool multi, void *state, host_val in,
 	return (0);
 }
 
+/* --- windows ------------------------------------------------------------- */
+
+/* Give each exception to failed(), as if it had just been raised. */
+static int
+window_errors(struct host_app *app, int fn, PyObject *errors,
+    int (*failed)(void *, struct err *), void *arg, struct err *err)
+{
+	PyObject *e;
+
+	for (Py_ssize_t i = 0; i < PyList_GET_SIZE(errors); i++) {
+		e = PyList_GET_ITEM(errors, i);		/* borrowed */
+		Py_INCREF(e);
+		Py_INCREF(Py_TYPE(e));
+		PyErr_Restore((PyObject *)Py_TYPE(e), e,
+		    PyException_GetTraceback(e));	/* takes all three */
+		app->current = fn;
+		(void)py_err_take(app, err, ERR_USER);
+		app->current = -1;
+		if (failed(arg, err) == -1)
+			return (-1);
+	}
+	return (0);
+}
+
+/* [(output, time), ...]; -1: exception. */
+static int
+window_outputs(PyObject *list, struct host_out *out, struct host_window *w)
+{
+	PyObject *pair, *value;			/* borrowed from list */
+	unsigned long long t;
+
+	host_window_reserve(w, out->n + (size_t)PyList_GET_SIZE(list));
+	for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
+		pair = PyList_GET_ITEM(list, i);
+		t = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(pair, 1));
+		if (t == (unsigned long long)-1 && PyErr_Occurred())
+			return (-1);
+		w->time_ns[out->n] = t;
+		value = PyTuple_GET_ITEM(pair, 0);
+		Py_INCREF(value);
+		host_out_add(out, value);
+	}
+	return (0);
+}
+
+/* The members of a Fired, in its order; -1: exception. */
+static int
+window_fired(PyObject *r, struct host_out *out, struct host_window *w)
+{
+	if (!PyTuple_Check(r) || PyTuple_GET_SIZE(r) != 5 ||
+	    !PyList_Check(PyTuple_GET_ITEM(r, 0)) ||
+	    !PyList_Check(PyTuple_GET_ITEM(r, 2))) {
+		PyErr_SetString(PyExc_TypeError, "windows gave no result");
+		return (-1);
+	}
+	w->newest_ns = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(r, 1));
+	w->due = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(r, 3));
+	w->open = PyTuple_GET_ITEM(r, 4) == Py_True;
+	if (PyErr_Occurred())
+		return (-1);
+	return (window_outputs(PyTuple_GET_ITEM(r, 0), out, w));
+}
+
+/* (state, key, value or None, time, watermark); returns new. */
+static PyObject *
+window_call(const struct py_fn *f, PyObject *state, struct slice key,
+    PyObject *in, uint64_t time_ns, uint64_t watermark)
+{
+	PyObject *args[6] = { NULL, state }, *r = NULL;
+
+	args[2] = PyUnicode_DecodeUTF8((const char *)key.data,
+	    (Py_ssize_t)key.len, "surrogateescape");
+	args[3] = in == NULL ? Py_None : in;
+	args[4] = PyLong_FromUnsignedLongLong(time_ns);
+	args[5] = PyLong_FromUnsignedLongLong(watermark);
+	if (args[2] != NULL && args[4] != NULL && args[5] != NULL)
+		r = PyObject_Vectorcall(f->call, args + 1,
+		    5 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+	Py_XDECREF(args[2]);
+	Py_XDECREF(args[4]);
+	Py_XDECREF(args[5]);
+	return (r);
+}
+
+int
+py_window(struct host_app *app, int fn, void *state, struct slice key,
+    host_val in, uint64_t time_ns, uint64_t watermark, struct host_out *out,
+    struct host_window *w, int (*failed)(void *, struct err *), void *arg,
+    struct err *err)
+{
+	const struct py_fn *f = py_fn_of(app, fn, err);
+	PyObject *r;
+	int rc = -1;
+
+	if (f == NULL)
+		return (-1);
+	app->current = fn;
+	r = window_call(f, state, key, in, time_ns, watermark);
+	if (r == NULL || window_fired(r, out, w) == -1)
+		(void)py_err_take(app, err, ERR_USER);
+	else
+		rc = window_errors(app, fn, PyTuple_GET_ITEM(r, 2), failed,
+		    arg, err);
+	app->current = -1;
+	Py_XDECREF(r);
+	return (rc);
+}
+
 int
 py_encode(struct host_app *app, int fn, host_val in, struct buf *b,
     bool *none, struct err *err)

@@ -171,6 +171,9 @@ int	 py_generate_seek(struct host_app *, int, uint64_t, struct err *);
 int	 py_key(struct host_app *, int, host_val, struct buf *, struct err *);
 int	 py_step(struct host_app *, int, bool, void *, host_val,
 	    struct host_out *, struct err *);
+int	 py_window(struct host_app *, int, void *, struct slice, host_val,
+	    uint64_t, uint64_t, struct host_out *, struct host_window *,
+	    int (*)(void *, struct err *), void *, struct err *);
 int	 py_encode(struct host_app *, int, host_val, struct buf *, bool *,
 	    struct err *);
 int	 py_state_new(struct host_app *, int, void **, struct err *);

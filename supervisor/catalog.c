@@ -411,16 +411,17 @@ catalog_losses(struct catalog *c, void (*each)(const struct loss *, void *),
 
 /* --- may this version go on with that state? ----------------------------- */
 
-static bool
+/* The stage with state of that name, or NULL. */
+static const struct topo_stage *
 has_state(const struct topo *t, const char *name)
 {
 	size_t i;
 
 	for (i = 0; i < t->nstages; i++)
-		if (t->stages[i].kind == STAGE_STATE &&
+		if (stage_has_state(&t->stages[i]) &&
 		    strcmp(t->stages[i].name, name) == 0)
-			return (true);
-	return (false);
+			return (&t->stages[i]);
+	return (NULL);
 }
 
 static const struct rename_state *
@@ -486,6 +487,13 @@ check_renames(const struct topo *old, const struct topo *now,
 			    r->from, r->to);
 			return (-1);
 		}
+		if (has_state(now, r->to)->kind !=
+		    has_state(old, r->from)->kind) {
+			buf_addf(why, "state \"%s\" cannot be renamed: "
+			    "\"%s\" is a step of another kind", r->from,
+			    r->to);
+			return (-1);
+		}
 		if (has_state(old, r->to) && find_rename(o, r->to) == NULL) {
 			buf_addf(why, "state \"%s\" cannot be renamed: there "
 			    "is a state \"%s\" already", r->from, r->to);
@@ -505,11 +513,21 @@ catalog_compatible(const struct topo *old, const struct topo *now,
 	if (check_renames(old, now, o, &why) == -1)
 		return (refuse(old, now, &why, err));
 	for (i = 0; i < old->nstages; i++) {
-		const struct topo_stage *s = &old->stages[i];
+		const struct topo_stage *s = &old->stages[i], *same;
 
-		if (s->kind != STAGE_STATE || has_state(now, s->name) ||
-		    find_rename(o, s->name) != NULL)
+		if (!stage_has_state(s) || find_rename(o, s->name) != NULL)
 			continue;
+		same = has_state(now, s->name);
+		if (same != NULL && same->kind == s->kind)
+			continue;
+		if (same != NULL) {
+			buf_addf(&why, "%sstep \"%s\" is of another kind "
+			    "now and cannot go on with its state: give the "
+			    "new step another name and say --drop-state "
+			    "\"%s\"", why.len > 0 ? "\n" : "", s->name,
+			    s->name);
+			continue;
+		}
 		buf_addf(&why, "%sthere is state of step \"%s\", but this "
 		    "version has no such step: say --rename-state "
 		    "\"%s\"=NEW if it has another name now, or --drop-state "

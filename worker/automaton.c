@@ -27,10 +27,11 @@ automaton_init(struct automaton *a, struct err *err)
 	uint32_t multi = 0;
 
 	for (i = 0; i < a->topo->nstages; i++)
-		multi += a->topo->stages[i].multi;
+		multi += a->topo->stages[i].multi ||
+		    stage_has_windows(&a->topo->stages[i]);
 	if (multi >= AUTOMATON_DEPTH)
 		return (err_set(err, ERR_CONFIG, "a pipeline may have at most "
-		    "%d multi computations, this one has %u",
+		    "%d multi computations and windows, this one has %u",
 		    AUTOMATON_DEPTH - 1, multi));
 	a->note = &a->no_note;
 	a->dead_sink = -1;
@@ -40,9 +41,17 @@ automaton_init(struct automaton *a, struct err *err)
 	a->sources = xcalloc(a->topo->nsources + 1, sizeof(*a->sources));
 	a->marks = xcalloc(nturn + 1, sizeof(*a->marks));
 	a->keys = xcalloc(a->topo->nstages + 1, sizeof(*a->keys));
-	for (i = 0; i < a->topo->nstages; i++)
-		if (a->topo->stages[i].kind == STAGE_STATE)
+	a->windows = xcalloc(a->topo->nstages + 1, sizeof(*a->windows));
+	for (i = 0; i < a->topo->nstages; i++) {
+		const struct topo_stage *st = &a->topo->stages[i];
+
+		if (stage_has_state(st))
 			keytab_init(&a->keys[i]);
+		if (stage_has_windows(st)) {
+			windows_init(&a->windows[i], st);
+			a->nwindows++;
+		}
+	}
 	a->to_peer = xcalloc(nturn + 1, sizeof(*a->to_peer));
 	a->to_sink = xcalloc(a->topo->nsinks + 1, sizeof(*a->to_sink));
 	return (0);
@@ -71,6 +80,22 @@ automaton_aside_forget(struct automaton *a)
 }
 
 static void
+fini_stage(struct automaton *a, size_t stage)
+{
+	struct keytab *t = &a->keys[stage];
+	struct kent *e;
+	size_t i = 0;
+
+	if (!stage_has_state(&a->topo->stages[stage]))
+		return;
+	while ((e = keytab_next(t, &i)) != NULL)
+		windows_free_key(e);
+	keytab_fini(t, drop_state, a);
+	if (stage_has_windows(&a->topo->stages[stage]))
+		windows_fini(&a->windows[stage]);
+}
+
+static void
 turn_fini(struct turn *t)
 {
 	buf_fini(&t->data);
@@ -92,8 +117,7 @@ automaton_fini(struct automaton *a)
 	for (i = 0; i < a->topo->nsources; i++)
 		buf_fini(&a->sources[i].rem);
 	for (i = 0; i < a->topo->nstages; i++)
-		if (a->topo->stages[i].kind == STAGE_STATE)
-			keytab_fini(&a->keys[i], drop_state, a);
+		fini_stage(a, i);
 	for (i = 0; i < nturn; i++)
 		turn_fini(&a->to_peer[i]);
 	for (i = 0; i < a->topo->nsinks; i++)
@@ -101,6 +125,7 @@ automaton_fini(struct automaton *a)
 	for (i = 0; i < AUTOMATON_DEPTH; i++) {
 		buf_fini(&a->keybuf[i]);
 		free(a->out[i].val);
+		free(a->win[i].time_ns);
 	}
 	automaton_aside_forget(a);
 	free(a->aside);
@@ -110,6 +135,7 @@ automaton_fini(struct automaton *a)
 	free(a->sources);
 	free(a->marks);
 	free(a->keys);
+	free(a->windows);
 	free(a->to_peer);
 	free(a->to_sink);
 }
@@ -299,7 +325,7 @@ static int
 enter_framing(struct automaton *a, uint64_t pos, int fn, struct err *err)
 {
 	/* It is called whenever more bytes come: nothing may depend on it. */
-	static const struct origin fixed = { 0, 0 };
+	static const struct origin fixed = { 0, 0, 0, 0 };
 	const struct aside *s;
 
 	if (a->naside > 0 && (s = find_aside(a, pos, FRAMING_CALL)) != NULL)
@@ -344,6 +370,36 @@ sum_output(struct automaton *a, uint64_t where, struct slice key,
 	add_bytes(&a->seen, key);
 }
 
+/* Ways to a stage of windows; see window.h. */
+static uint32_t
+via_exchange(const struct automaton *a, int x, uint32_t from)
+{
+	return ((uint32_t)x * a->workers + from);
+}
+
+static uint32_t
+via_windows(const struct automaton *a, int stage)
+{
+	return (a->topo->nexchanges * a->workers + (uint32_t)stage);
+}
+
+/* A watermark is close to its record's time, mostly the same: one byte. */
+static uint64_t
+pack_distance(uint64_t watermark, uint64_t time_ns)
+{
+	uint64_t d = watermark - time_ns;
+
+	return (d >> 63 ? ~(d << 1) : d << 1);
+}
+
+static uint64_t
+unpack_distance(uint64_t packed, uint64_t time_ns)
+{
+	uint64_t d = packed >> 1;
+
+	return (time_ns + (packed & 1 ? ~d : d));
+}
+
 /* A record for worker `to` through exchange x: value bytes are in scratch. */
 static void
 send_record(struct automaton *a, int x, uint32_t to, struct slice key,
@@ -359,6 +415,7 @@ send_record(struct automaton *a, int x, uint32_t to, struct slice key,
 	mp_put_bin(&t->data, key.data, key.len);
 	mp_put_uint(&t->data, o->time_ns);
 	mp_put_uint(&t->data, o->id);
+	mp_put_uint(&t->data, pack_distance(o->watermark, o->time_ns));
 	mp_put_bin(&t->data, value.data, value.len);
 	turn_added(a, t, before);
 }
@@ -787,7 +844,7 @@ hop(struct automaton *a, int stage, uint32_t to, host_val v, struct slice key,
 	return (0);
 }
 
-/* --- the pipeline: one message from stage s to where it leaves ---------- */
+/* --- keys ----------------------------------------------------------------- */
 
 static int
 new_key(struct automaton *a, int stage, host_val v, struct slice *key,
@@ -813,6 +870,114 @@ new_key(struct automaton *a, int stage, host_val v, struct slice *key,
 		*key = buf_slice(b);
 	return (r);
 }
+
+/* --- windows -------------------------------------------------------------- */
+
+/* What a window that fails needs to say so. */
+struct failing {
+	struct automaton	*a;
+	int			 stage;
+	struct slice		 key;
+	host_val		 v;
+	const struct origin	*o;
+};
+
+/* Each with a number of its own, by which its letter is known. */
+static int
+window_failed(void *arg, struct err *err)
+{
+	struct failing *f = arg;
+
+	f->a->call++;
+	return (stage_error(f->a, f->stage, f->key, f->v, f->o, err));
+}
+
+/*
+ * Each output has its window's time; only the last one carries the stage's
+ * new watermark, so that none comes late because of another.
+ */
+static int
+run_fired(struct automaton *a, int stage, struct slice key,
+    const struct origin *o, uint32_t depth, struct err *err)
+{
+	const struct topo_stage *st = &a->topo->stages[stage];
+	struct windows *w = &a->windows[stage];
+	struct host_out *out = &a->out[depth];
+	struct host_window *win = &a->win[depth];
+	uint64_t old = w->forwarded;
+	struct origin child;
+	size_t i, n = out->n;
+
+	if (win->newest_ns > w->forwarded)
+		w->forwarded = win->newest_ns;
+	for (i = 0; i < n; i++) {
+		child = determ_child(o, st->fn, i);
+		child.time_ns = win->time_ns[i];
+		child.watermark = i + 1 == n ? w->forwarded : old;
+		child.via = via_windows(a, stage);
+		if (run(a, st->next, out->val[i], key, child, depth + 1,
+		    err) == -1) {
+			free_outputs(a, out, i + 1);
+			return (-1);
+		}
+	}
+	out->n = 0;
+	return (0);
+}
+
+/* Before fire(); -1 with ERR_POISON: this call is not made. */
+static int
+enter_windows(struct automaton *a, int stage, struct slice key,
+    const struct origin *o, struct kent **e, struct err *err)
+{
+	a->call++;
+	a->steps |= 1ULL << (stage & 63);
+	if (state_of(a, stage, key, o, e, err) == -1)
+		return (-1);
+	return (enter_user(a, o, stage, a->topo->stages[stage].fn, err));
+}
+
+/* Give the windows of a key a message, or NULL for a timeout. */
+static int
+fire(struct automaton *a, int stage, struct kent *e, host_val v,
+    uint64_t watermark, const struct origin *o, uint32_t depth,
+    struct err *err)
+{
+	const struct topo_stage *st = &a->topo->stages[stage];
+	struct slice key = slice_of(e->key, e->key_len);
+	struct failing failing = { a, stage, key, v, o };
+	struct host_out *out = &a->out[depth];
+	struct host_window *win = &a->win[depth];
+	int r;
+
+	out->n = 0;
+	r = a->host->window(a->app, st->fn, e->obj, key, v, o->time_ns,
+	    watermark, out, win, window_failed, &failing, err);
+	leave_user(a);
+	if (r == -1) {
+		free_outputs(a, out, 0);
+		return (-1);
+	}
+	windows_note(&a->windows[stage], e, win->due, win->open, a->now_ns);
+	return (run_fired(a, stage, key, o, depth, err));
+}
+
+/* A message comes to windows; v stays the caller's. */
+static int
+run_windows(struct automaton *a, int stage, host_val v, struct slice key,
+    const struct origin *o, uint32_t depth, struct err *err)
+{
+	uint64_t watermark;
+	struct kent *e;
+
+	watermark = windows_hear(&a->windows[stage], o->via, o->watermark,
+	    a->now_ns);
+	if (enter_windows(a, stage, key, o, &e, err) == -1)
+		return (stage_error(a, stage, key, v, o, err));
+	return (fire(a, stage, e, v, watermark, o, depth, err));
+}
+
+/* --- the pipeline: one message from stage s to where it leaves ---------- */
 
 /* Takes v. */
 static int
@@ -860,7 +1025,13 @@ run(struct automaton *a, int s, host_val v, struct slice key, struct origin o,
 			owner = automaton_owner(a, key);
 			if (owner != a->worker)
 				return (hop(a, s, owner, v, key, &o, err));
+			o.via = via_exchange(a, st->exchange, a->worker);
 			break;
+		case STAGE_RANGE:
+		case STAGE_COUNT:
+			r = run_windows(a, s, v, key, &o, depth, err);
+			a->host->val_free(a->app, v);
+			return (r);
 		case STAGE_SINKS:
 			return (run_sinks(a, s, v, key, &o, err));
 		}
@@ -875,6 +1046,16 @@ origin_id(uint64_t source, uint64_t channel, uint64_t off)
 	uint64_t v[3] = { source, channel, off };
 
 	return (part_hash(slice_of(v, sizeof(v))));
+}
+
+/* A record that a source gives: its watermark is its time, since the times
+ * of a journal never go back. */
+static struct origin
+source_origin(const struct entry *e, uint64_t id)
+{
+	struct origin o = { e->time_ns, id, e->time_ns, UINT32_MAX };
+
+	return (o);
 }
 
 /* One whole payload of source s. */
@@ -1015,8 +1196,8 @@ take_record(struct automaton *a, uint32_t s, struct buf *rem,
 		*taken = c.total;
 		*had = true;
 		begin_record(a, pos + c.total);
-		o.time_ns = e->time_ns;
-		o.id = origin_id(s, channel, stream_off + c.total);
+		o = source_origin(e, origin_id(s, channel, stream_off +
+		    c.total));
 		return (record(a, s, slice_of(data.data + c.skip, c.len), o,
 		    err));
 	}
@@ -1044,8 +1225,7 @@ take_record(struct automaton *a, uint32_t s, struct buf *rem,
 	}
 	*had = true;
 	begin_record(a, pos + *taken);
-	o.time_ns = e->time_ns;
-	o.id = origin_id(s, channel, stream_off + *taken);
+	o = source_origin(e, origin_id(s, channel, stream_off + *taken));
 	r = record(a, s, slice_of(rem->data + c.skip, c.len), o, err);
 	if (r == 0)
 		buf_clear(rem);
@@ -1088,7 +1268,7 @@ framing_aside(struct automaton *a, uint32_t s, const struct buf *rem,
 {
 	const struct topo_source *src = &a->topo->sources[s];
 	struct spot at = { LETTER_SOURCE, s, src->name, POLICY_DEFAULT };
-	struct origin o = { e->time_ns, e->channel };
+	struct origin o = { e->time_ns, e->channel, 0, 0 };
 
 	a->call = FRAMING_CALL;
 	set_aside(a, &at, slice_of(src->key, src->key_len), NULL,
@@ -1173,9 +1353,8 @@ on_eof(struct automaton *a, struct entry *e, struct err *err)
 		if (a->topo->sources[s].framing == FRAMING_LINES &&
 		    !(e->flags & ENTRY_RESET)) {
 			begin_record(a, e->pos + ENTRY_HEADER + 1);
-			o.time_ns = e->time_ns;
-			o.id = origin_id(s, c == NULL ? 0 : e->channel,
-			    e->off);
+			o = source_origin(e, origin_id(s, c == NULL ? 0 :
+			    e->channel, e->off));
 			r = record(a, s, buf_slice(rem), o, err);
 		} else
 			log_warn("stream ended inside a record "
@@ -1237,8 +1416,7 @@ on_gen(struct automaton *a, struct entry *e, size_t from, size_t *used,
 		return (0);
 	}
 	begin_record(a, e->pos + ENTRY_HEADER + from + 1);
-	o.time_ns = e->time_ns;
-	o.id = origin_id(e->channel, 0, s->off);
+	o = source_origin(e, origin_id(e->channel, 0, s->off));
 	enter_other(a, &o, src->fn);
 	r = a->host->generate(a->app, src->fn, &v, err);
 	leave_user(a);
@@ -1288,8 +1466,8 @@ run_packed(struct automaton *a, int stage, struct slice value,
 
 /* One record of a frame, decoded by hand: see send_record. */
 static int
-on_frame_record(struct automaton *a, uint32_t x, struct mark *m,
-    struct mp *c, struct err *err)
+on_frame_record(struct automaton *a, uint32_t x, uint32_t from,
+    struct mark *m, struct mp *c, struct err *err)
 {
 	struct slice key, value;
 	struct origin o;
@@ -1302,6 +1480,8 @@ on_frame_record(struct automaton *a, uint32_t x, struct mark *m,
 	key = mp_get_bin(c);
 	o.time_ns = mp_get_uint(c, UINT64_MAX);
 	o.id = mp_get_uint(c, UINT64_MAX);
+	o.watermark = unpack_distance(mp_get_uint(c, UINT64_MAX), o.time_ns);
+	o.via = via_exchange(a, (int)x, from);
 	value = mp_get_bin(c);
 	if (!mp_ok(c))
 		return (err_set(err, ERR_CORRUPT, "a frame of exchange %u "
@@ -1351,11 +1531,11 @@ on_frame(struct automaton *a, struct entry *e, size_t from, size_t *used,
 		struct mp probe = c;
 		int i;
 
-		for (i = 0; i < 6; i++)
+		for (i = 0; i < 7; i++)
 			mp_skip(&probe);
 		begin_record(a, e->pos + ENTRY_HEADER + from +
 		    (uint64_t)(probe.p - p));
-		if (on_frame_record(a, x, m, &c, err) == -1)
+		if (on_frame_record(a, x, w, m, &c, err) == -1)
 			return (-1);
 		*used = from + (size_t)(c.p - p);
 	} else
@@ -1424,7 +1604,7 @@ automaton_aside_add(struct automaton *a, const struct entry *e,
 static void
 on_aside(struct automaton *a, struct entry *e)
 {
-	struct origin o = { e->time_ns, e->pos };
+	struct origin o = { e->time_ns, e->pos, 0, 0 };
 	struct aside *s;
 	size_t i;
 
@@ -1554,7 +1734,7 @@ name_steps(struct automaton *a, struct buf *b)
 
 	for (i = 0; i < a->topo->nstages; i++)
 		if ((a->topo->stages[i].kind == STAGE_STEP ||
-		    a->topo->stages[i].kind == STAGE_STATE) &&
+		    stage_has_state(&a->topo->stages[i])) &&
 		    (a->steps & 1ULL << (i & 63))) {
 			buf_addf(b, "%s%s", comma, a->topo->stages[i].name);
 			comma = ", ";
@@ -1613,6 +1793,66 @@ end_entry(struct automaton *a, struct entry *e)
 	buf_fini(&steps);
 }
 
+/*
+ * Time has passed: a key of windows whose timeout is due, one per byte of the
+ * entry, so that a timeout of many keys is worked off bit by bit.
+ */
+static int
+on_tick(struct automaton *a, struct entry *e, size_t from, size_t *used,
+    struct err *err)
+{
+	const struct topo_stage *st;
+	struct origin o = { e->time_ns, 0, 0, 0 };
+	struct windows *w;
+	struct kent *k = NULL, *same;
+	struct slice key;
+	uint64_t v[3];
+	size_t i;
+
+	for (i = 0; i < a->topo->nstages && k == NULL; i++) {
+		st = &a->topo->stages[i];
+		w = &a->windows[i];
+		if (stage_has_windows(st) && windows_ring(w, e->time_ns))
+			k = windows_next(w, e->time_ns);
+	}
+	if (k == NULL)
+		return (0);		/* that was all */
+	i--;
+	*used = from + 1;
+	begin_record(a, e->pos + ENTRY_HEADER + *used);
+	v[0] = e->time_ns;
+	v[1] = k->hash;
+	v[2] = part_hash(slice_of(st->name, strlen(st->name)));
+	o.id = part_hash(slice_of(v, sizeof(v)));
+	key = slice_of(k->key, k->key_len);
+	if (enter_windows(a, (int)i, key, &o, &same, err) == 0)
+		return (fire(a, (int)i, k, NULL, windows_watermark(w,
+		    e->time_ns), &o, 0, err));
+	if (err->code != ERR_POISON)
+		return (-1);
+	/* Not again before a message comes to it. */
+	windows_note(w, k, UINT64_MAX, false, e->time_ns);
+	return (stage_error(a, (int)i, key, NULL, &o, err));
+}
+
+uint64_t
+automaton_tick(const struct automaton *a)
+{
+	uint64_t first = UINT64_MAX;
+	size_t i;
+
+	for (i = 0; a->nwindows > 0 && i < a->topo->nstages; i++) {
+		if (!stage_has_windows(&a->topo->stages[i]))
+			continue;
+		if (a->windows[i].firing)
+			return (0);
+		if (a->windows[i].timer_ns != 0 &&
+		    a->windows[i].timer_ns < first)
+			first = a->windows[i].timer_ns;
+	}
+	return (first);
+}
+
 static int
 dispatch(struct automaton *a, struct entry *e, size_t from, size_t *used,
     struct err *err)
@@ -1640,6 +1880,8 @@ dispatch(struct automaton *a, struct entry *e, size_t from, size_t *used,
 		return (0);
 	case ENTRY_LETTER:
 		return (on_letter(a, e, err));
+	case ENTRY_TICK:
+		return (on_tick(a, e, from, used, err));
 	case ENTRY_TYPES:
 		break;
 	}
@@ -1665,6 +1907,7 @@ automaton_run(struct automaton *a, uint64_t (*now)(void),
 		FAULT_POINT(apply_before);
 		if (from == 0)
 			begin_entry(a);
+		a->now_ns = e->time_ns;
 		if (dispatch(a, e, from, &used, err) == -1) {
 			undo_record(a);
 			return (-1);
@@ -1683,6 +1926,42 @@ automaton_run(struct automaton *a, uint64_t (*now)(void),
 	return (0);
 }
 
+/* --- saved keys ----------------------------------------------------------- */
+
+int
+automaton_load(struct automaton *a, size_t stage, struct slice key,
+    struct slice value, struct err *err)
+{
+	const struct topo_stage *st = &a->topo->stages[stage];
+	uint64_t hash = part_hash(key);
+	struct kent *e = keytab_find(&a->keys[stage], key, hash);
+
+	if (e == NULL) {
+		e = keytab_add(&a->keys[stage], key, hash);
+		a->nkeys++;
+	}
+	if (stage_has_windows(st) &&
+	    windows_take_head(&a->windows[stage], e, &value) == -1)
+		return (err_set(err, ERR_CORRUPT, "the saved windows of step "
+		    "\"%s\" cannot be read", st->name));
+	free(e->saved);			/* an older one */
+	e->saved = xmalloc(value.len + 1);
+	memcpy(e->saved, value.data, value.len);
+	e->saved_len = (uint32_t)value.len;
+	return (0);
+}
+
+int
+automaton_save(struct automaton *a, size_t stage, struct kent *e,
+    struct buf *b, struct err *err)
+{
+	const struct topo_stage *st = &a->topo->stages[stage];
+
+	if (stage_has_windows(st))
+		windows_put_head(e, b);
+	return (a->host->state_save(a->app, st->fn, e->obj, b, err));
+}
+
 int
 automaton_query(struct automaton *a, struct slice step, struct slice key,
     struct buf *repr, bool *found, struct err *err)
@@ -1695,7 +1974,7 @@ automaton_query(struct automaton *a, struct slice step, struct slice key,
 	*found = false;
 	for (i = 0; i < a->topo->nstages; i++) {
 		st = &a->topo->stages[i];
-		if (st->kind == STAGE_STATE && strlen(st->name) == step.len &&
+		if (stage_has_state(st) && strlen(st->name) == step.len &&
 		    memcmp(st->name, step.data, step.len) == 0)
 			break;
 	}

@@ -25,8 +25,9 @@
 #include "worker/host.h"
 #include "worker/journal.h"
 #include "worker/keytab.h"
+#include "worker/window.h"
 
-#define AUTOMATON_DEPTH	64	/* multi stages along one path */
+#define AUTOMATON_DEPTH	64	/* multi and window stages along one path */
 #define ASIDE_MOST	64	/* letters of set-aside records that wait */
 #define FRAMING_CALL	UINT32_MAX	/* number of a call before a record */
 #define ASIDE_BARE	2	/* level: no user code touches the record */
@@ -121,9 +122,12 @@ struct automaton {
 	struct in_conn		*conns;		/* by id */
 	struct in_source	*sources;	/* [nsources] */
 	struct mark		*marks;		/* [exchange * workers + w] */
-	struct keytab		*keys;		/* [nstages], STATE only */
+	struct keytab		*keys;		/* [nstages], with state only */
+	struct windows		*windows;	/* [nstages], those only */
+	size_t			 nwindows;	/* stages with windows */
 
 	/* The record at work. */
+	uint64_t		 now_ns;	/* of its entry */
 	uint64_t		 stamp;
 	uint32_t		 index;		/* of its next output */
 	uint32_t		 call;		/* calls of user code so far */
@@ -132,6 +136,7 @@ struct automaton {
 	struct buf		 scratch;
 	struct buf		 keybuf[AUTOMATON_DEPTH];
 	struct host_out		 out[AUTOMATON_DEPTH];
+	struct host_window	 win[AUTOMATON_DEPTH];
 
 	/* Outputs of this turn. */
 	struct turn		*to_peer;	/* [exchange * workers + w] */
@@ -175,6 +180,15 @@ automaton_writer(const struct automaton *a, size_t i)
  */
 int	automaton_run(struct automaton *, uint64_t (*now)(void),
 	    uint64_t deadline_ns, size_t max_bytes, struct err *);
+/* When it wants an ENTRY_TICK: 0 at once, UINT64_MAX never. */
+uint64_t automaton_tick(const struct automaton *);
+/* A saved key of a stage with state, when it begins; an older one of the same
+ * key is replaced.  -1: *err is set. */
+int	automaton_load(struct automaton *, size_t stage, struct slice key,
+	    struct slice value, struct err *);
+/* Its bytes to be saved; from the checkpoint. */
+int	automaton_save(struct automaton *, size_t stage, struct kent *,
+	    struct buf *, struct err *);
 /* The turn has gone to the outboxes. */
 void	automaton_turn_clear(struct automaton *);
 

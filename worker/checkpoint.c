@@ -17,7 +17,6 @@
 #include "worker/planted.h"
 #include "worker/worker.h"
 
-#define AUTOMATON_VERSION	1
 #define LARGEST_SLACK		(128 * 1024)
 #define RETRY_NS		1000000000ULL
 #define FINISH_NS		10000000000ULL	/* for what is inside */
@@ -102,10 +101,21 @@ pack_asides(const struct automaton *a, struct buf *b)
 	}
 }
 
+static void
+pack_windows(const struct automaton *a, struct buf *b)
+{
+	size_t i;
+
+	mp_put_array(b, (uint32_t)a->nwindows);
+	for (i = 0; i < a->topo->nstages; i++)
+		if (stage_has_windows(&a->topo->stages[i]))
+			windows_pack(&a->windows[i], b);
+}
+
 void
 checkpoint_pack(const struct worker *w, struct buf *b)
 {
-	mp_put_array(b, 11);
+	mp_put_array(b, AUTOMATON_FIELDS);
 	mp_put_uint(b, AUTOMATON_VERSION);
 	mp_put_uint(b, w->shape);
 	mp_put_uint(b, w->a.entry);
@@ -117,6 +127,7 @@ checkpoint_pack(const struct worker *w, struct buf *b)
 	pack_asides(&w->a, b);
 	mp_put_uint(b, w->a.sum);
 	mp_put_uint(b, w->a.putback);
+	pack_windows(&w->a, b);
 }
 
 static void
@@ -226,13 +237,38 @@ unpack_asides(struct worker *w, struct mp *c)
 	}
 }
 
+/* By name; how messages come to a stage may be another way in a new version
+ * of the pipeline, and then nobody is waited for who spoke before. */
+static void
+unpack_windows(struct worker *w, struct mp *c)
+{
+	uint32_t i, n = mp_get_array(c);
+	struct windows *found;
+	struct slice name;
+	size_t k;
+
+	for (i = 0; i < n && mp_ok(c); i++) {
+		if (mp_get_array(c) != 7)
+			c->bad = true;
+		name = mp_get_str(c);
+		found = NULL;
+		for (k = 0; mp_ok(c) && k < w->topo.nstages; k++)
+			if (stage_has_windows(&w->topo.stages[k]) &&
+			    strlen(w->topo.stages[k].name) == name.len &&
+			    memcmp(w->topo.stages[k].name, name.data,
+			    name.len) == 0)
+				found = &w->a.windows[k];
+		windows_unpack(found, c, w->saved_shape == w->shape);
+	}
+}
+
 int
 checkpoint_unpack(struct worker *w, struct slice s, struct err *err)
 {
 	struct mp c;
 
 	mp_init(&c, s);
-	if (mp_get_array(&c) != 11 ||
+	if (mp_get_array(&c) != AUTOMATON_FIELDS ||
 	    mp_get_uint(&c, UINT32_MAX) != AUTOMATON_VERSION)
 		return (err_set(err, ERR_CORRUPT,
 		    "the checkpoint is of another version"));
@@ -246,6 +282,7 @@ checkpoint_unpack(struct worker *w, struct slice s, struct err *err)
 	unpack_asides(w, &c);
 	w->a.sum = mp_get_uint(&c, UINT64_MAX);
 	w->putback = w->a.putback = mp_get_uint(&c, UINT64_MAX);
+	unpack_windows(w, &c);
 	if (!mp_end(&c))
 		return (err_set(err, ERR_CORRUPT,
 		    "the checkpoint cannot be read"));
@@ -268,8 +305,7 @@ save_keys(struct worker *w, size_t stage, struct store_job *j)
 		t->ndirty--;
 		e->dirty = false;
 		buf_clear(&b);
-		if (w->a.host->state_save(w->a.app, st->fn, e->obj, &b,
-		    &err) == -1)
+		if (automaton_save(&w->a, stage, e, &b, &err) == -1)
 			worker_fatal(w, EXIT_PERMANENT, "the state of step "
 			    "\"%s\" key \"%.*s\" cannot be saved:\n%s",
 			    st->name, (int)(e->key_len < 100 ? e->key_len :
@@ -292,7 +328,7 @@ make_job(struct worker *w)
 	j->request = w->want_checkpoint;
 	w->want_checkpoint = 0;
 	for (i = 0; i < w->topo.nstages; i++)
-		if (w->topo.stages[i].kind == STAGE_STATE)
+		if (stage_has_state(&w->topo.stages[i]))
 			save_keys(w, i, j);
 	checkpoint_pack(w, &j->automaton);
 	FAULT_POINT(checkpoint_take_after);

@@ -85,9 +85,8 @@ determ_leave(void)
 struct origin
 determ_child(const struct origin *o, int fn, uint64_t n)
 {
-	struct origin c;
+	struct origin c = *o;
 
-	c.time_ns = o->time_ns;
 	c.id = mix(o->id ^ mix((uint64_t)(fn + 1) << 32 ^ (n + 1)));
 	return (c);
 }

@@ -16,6 +16,9 @@
 struct origin {
 	uint64_t	time_ns;	/* when its source journaled it */
 	uint64_t	id;		/* hash of source, position, path */
+	/* Not for user code, but for windows: see window.h. */
+	uint64_t	watermark;	/* what comes with it is not older */
+	uint32_t	via;		/* the way on which it comes */
 };
 
 /* fn separates the randomness of two steps of one record. */

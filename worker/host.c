@@ -11,3 +11,12 @@ host_out_add(struct host_out *o, host_val v)
 	}
 	o->val[o->n++] = v;
 }
+
+void
+host_window_reserve(struct host_window *w, size_t n)
+{
+	if (n <= w->cap)
+		return;
+	w->cap = n < 8 ? 8 : n * 2;
+	w->time_ns = xreallocarray(w->time_ns, w->cap, sizeof(*w->time_ns));
+}

@@ -21,7 +21,7 @@
 #include "common/conf.h"
 #include "common/err.h"
 
-#define HOST_ABI	1
+#define HOST_ABI	2
 
 struct host_app;			/* the host's own */
 typedef void *host_val;			/* one message */
@@ -33,6 +33,17 @@ struct host_out {
 	size_t		 cap;
 };
 void	host_out_add(struct host_out *, host_val);	/* takes the value */
+
+/* What a call of window() says besides its outputs. */
+struct host_window {
+	uint64_t	*time_ns;	/* owned array; of each output */
+	size_t		 cap;
+	uint64_t	 newest_ns;	/* end of the newest that fired, or 0 */
+	uint64_t	 due;		/* the watermark that fires the next */
+	bool		 open;		/* a timeout would find something */
+};
+/* Room for the times of so many outputs. */
+void	host_window_reserve(struct host_window *, size_t);
 
 struct host {
 	const char	*name;		/* "python" */
@@ -73,6 +84,16 @@ struct host {
 	 */
 	int	(*step)(struct host_app *, int fn, bool multi, void *state,
 		    host_val in, struct host_out *, struct err *);
+	/*
+	 * One input (NULL: a timeout) to the windows of a key, which are the
+	 * state.  What user code raises concerns one window or input only:
+	 * failed() takes it, and the rest goes on if it returns 0.
+	 */
+	int	(*window)(struct host_app *, int fn, void *state,
+		    struct slice key, host_val in, uint64_t time_ns,
+		    uint64_t watermark, struct host_out *,
+		    struct host_window *, int (*failed)(void *, struct err *),
+		    void *arg, struct err *);
 	/* Append bytes for a sink; *none = nothing to write. */
 	int	(*encode)(struct host_app *, int fn, host_val, struct buf *,
 		    bool *none, struct err *);

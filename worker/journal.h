@@ -35,6 +35,7 @@ enum entry_type {
 	ENTRY_FRAME,		/* from worker channel>>16, exchange &0xffff */
 	ENTRY_ASIDE,		/* a record before it kills: automaton.h */
 	ENTRY_LETTER,		/* u64 seq, a record put back: letter.h */
+	ENTRY_TICK,		/* it is so late: len windows may fire */
 	ENTRY_TYPES
 };
 

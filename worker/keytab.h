@@ -12,9 +12,11 @@
 
 #include "common/buf.h"
 
+struct wkey;
 struct kent {
 	struct kent	*next_dirty;
 	void		*obj;		/* live object, NULL = see saved */
+	struct wkey	*window;	/* window.h's, of stages with windows */
 	uint8_t		*saved;		/* owned bytes not yet loaded */
 	uint64_t	 hash;
 	uint32_t	 saved_len;

@@ -242,6 +242,7 @@ on_turn(struct ev_loop *loop, ev_prepare *p, int events)
 	if (w->finishing)
 		checkpoint_finish(w);
 	more = source_pump(w);
+	more |= source_tick(w);
 	loop_process(w, TURN_NS);
 	loop_flush(w);
 	if (w->a.passed)

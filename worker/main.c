@@ -149,7 +149,7 @@ receive_start(struct worker *w)
 static void
 open_host(struct worker *w)
 {
-	struct origin o = { w->start_time_ns, 1 };
+	struct origin o = { w->start_time_ns, 1, 0, 0 };
 	struct err err;
 	int r;
 

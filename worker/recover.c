@@ -545,18 +545,25 @@ start_lossy(struct worker *w, const struct store_meta *m, struct err *err)
 static int
 load_row(void *arg, size_t step, struct slice key, struct slice value)
 {
-	struct worker *w = arg;
-	uint64_t hash = part_hash(key);
-	struct kent *e = keytab_find(&w->a.keys[step], key, hash);
+	struct restore *r = arg;
 
-	if (e == NULL) {
-		e = keytab_add(&w->a.keys[step], key, hash);
-		w->a.nkeys++;
+	return (automaton_load(&r->w->a, step, key, value, &r->err));
+}
+
+static int
+load_rows(struct worker *w, struct err *err)
+{
+	struct restore r = { .w = w };
+	size_t i;
+
+	if (store_rows(&w->store, load_row, &r, err) == -1) {
+		if (r.err.code != ERR_NONE)
+			*err = r.err;
+		return (-1);
 	}
-	free(e->saved);			/* an older one */
-	e->saved = xmalloc(value.len + 1);
-	memcpy(e->saved, value.data, value.len);
-	e->saved_len = (uint32_t)value.len;
+	for (i = 0; i < w->topo.nstages; i++)
+		if (stage_has_windows(&w->topo.stages[i]))
+			windows_loaded(&w->a.windows[i], w->saved_clock_ns);
 	return (0);
 }
 
@@ -624,6 +631,7 @@ note_entry(struct worker *w, struct entry *e)
 	case ENTRY_LETTER:
 		putback_note(w, e);
 		break;
+	case ENTRY_TICK:
 	case ENTRY_TYPES:
 		break;
 	}
@@ -692,7 +700,7 @@ open_durable(struct worker *w, struct buf *text, struct err *err)
 	int r;
 
 	for (i = 0; i < w->topo.nstages; i++)
-		if (w->topo.stages[i].kind == STAGE_STATE)
+		if (stage_has_state(&w->topo.stages[i]))
 			steps[i] = w->topo.stages[i].name;
 	path = worker_db_path(w->conf.state_directory, w->me, w->generation);
 	r = store_open(&w->store, path, w->me, steps, w->topo.nstages, &m,
@@ -713,7 +721,7 @@ open_durable(struct worker *w, struct buf *text, struct err *err)
 	if (r == -1)
 		return (-1);
 	FAULT_POINT(rows_load_before);
-	r = store_rows(&w->store, load_row, w, err);
+	r = load_rows(w, err);
 	FAULT_POINT(rows_load_after);
 	return (r);
 }

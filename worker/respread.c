@@ -170,7 +170,7 @@ on_meta(struct spread *s, uint32_t old, sqlite3_stmt *st, struct err *err)
 		    "cleanly: its state cannot be spread over another number "
 		    "of workers", old));
 	mp_init(&c, blob(st, 1));
-	if (mp_get_array(&c) != 11)
+	if (mp_get_array(&c) != AUTOMATON_FIELDS)
 		c.bad = true;
 	for (i = 0; i < 4; i++)			/* version shape entry pos */
 		(void)mp_get_uint(&c, UINT64_MAX);
@@ -339,8 +339,8 @@ pack_automaton(struct spread *s, struct buf *b)
 {
 	size_t i;
 
-	mp_put_array(b, 11);
-	mp_put_uint(b, 1);
+	mp_put_array(b, AUTOMATON_FIELDS);
+	mp_put_uint(b, AUTOMATON_VERSION);
 	mp_put_uint(b, 0);			/* shape: asked when unclean */
 	mp_put_uint(b, 0);
 	mp_put_uint(b, 0);
@@ -360,6 +360,7 @@ pack_automaton(struct spread *s, struct buf *b)
 	mp_put_array(b, 0);			/* nothing is inside */
 	mp_put_uint(b, 0);
 	mp_put_uint(b, 0);
+	mp_put_array(b, 0);			/* windows: time begins anew */
 }
 
 static int

@@ -26,6 +26,7 @@
 #define READ_BYTES	(64 * 1024)	/* of one connection, at a time */
 #define FILE_BYTES	(128 * 1024)
 #define GEN_VALUES	256
+#define TICK_KEYS	1024		/* that one entry may fire */
 /* Unprocessed bytes to keep ahead: more would only make outboxes stretch. */
 #define BACKLOG		(256 * 1024)
 #define LEAST_ROOM	4096
@@ -510,6 +511,28 @@ pump_gen(struct worker *w, size_t i)
 		return (false);
 	put_entry(w, ENTRY_GEN, i, s->journaled, zeros, GEN_VALUES, 0);
 	s->journaled += GEN_VALUES;
+	return (true);
+}
+
+/* --- the time ------------------------------------------------------------ */
+
+/*
+ * Windows that wait for the time to pass get an entry that says so, one at a
+ * time, and not while others are held back.  True: one was put.
+ */
+bool
+source_tick(struct worker *w)
+{
+	static const uint8_t zeros[TICK_KEYS];
+	uint64_t when = automaton_tick(&w->a), now = clock_wall_ns();
+
+	if (now < w->journal.clock_ns)
+		now = w->journal.clock_ns;
+	if (when > now || !w->admitting || w->a.pos < w->tick_end ||
+	    w->a.pos < w->replay_to || source_space(w) < 2 * TICK_KEYS)
+		return (false);
+	put_entry(w, ENTRY_TICK, 0, 0, zeros, TICK_KEYS, 0);
+	w->tick_end = journal_tail(&w->journal);
 	return (true);
 }
 

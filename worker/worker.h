@@ -131,6 +131,7 @@ struct worker {
 	uint64_t	 putback;	/* journaled of the supervisor's */
 	char		*death;		/* of the last process, if by its own
 					   doing, else "" */
+	uint64_t	 tick_end;	/* behind this process's last tick */
 
 	struct peer	*peers;		/* [n] */
 	struct sink	*sinks;		/* [nsinks] */
@@ -196,6 +197,8 @@ char	*worker_path(const struct worker *, const char *suffix);
 char	*worker_db_path(const char *dir, uint32_t worker, uint64_t generation);
 
 /* checkpoint.c */
+#define AUTOMATON_VERSION	2	/* of what checkpoint_pack packs */
+#define AUTOMATON_FIELDS	12
 void	checkpoint_pack(const struct worker *, struct buf *);
 int	checkpoint_unpack(struct worker *, struct slice, struct err *);
 void	checkpoint_begin(struct worker *);
@@ -221,6 +224,7 @@ void	source_stdin(struct worker *, uint32_t source, int fd);
 void	source_recover(struct worker *);	/* at `run`: staged bytes */
 void	source_admit(struct worker *);		/* start or stop reading */
 bool	source_pump(struct worker *);		/* files, generators */
+bool	source_tick(struct worker *);		/* for windows */
 void	source_garbage(struct worker *);
 uint64_t source_space(const struct worker *);
 bool	source_settled(const struct worker *);

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple, Optional
 
-from . import _names
+from . import _names, _windows
 from ._errors import api_error, check_policy
 from .codecs import FramedDecoder
 
@@ -21,6 +21,11 @@ LARGEST = 1 << 30  # of max_size and parallelism
 
 # Kinds whose name in the application tuple differs from the wire's.
 _STEPS = {"to": "step", "to_state": "state"}
+_WINDOWS = {
+    "to_range_windows": "range_windows", "to_count_windows": "count_windows",
+}
+# What has a state for each key.
+_STATEFUL = ("state", "range_windows", "count_windows")
 _KEYINGS = ("key_by", "collect")
 
 
@@ -46,13 +51,16 @@ class _Stage:
         self.multi = False
         self.policy = "default"
         self.version = 0
+        # Windows: nanoseconds between timeouts, 0 for none, and until a
+        # silent way to the stage is not waited for any more.
+        self.timing: list[int] = []
 
     def wire(self) -> list[Any]:
         nxt = NONE if self.next is None else self.next.number
         return [
             self.name, self.kind, nxt, self.fn, self.exchange, self.multi,
             self.policy, self.version,
-        ]
+        ] + self.timing
 
 
 def compile_application(application: Any) -> Compiled:
@@ -68,6 +76,7 @@ class _Compiler:
         self.state_factories: list[Optional[Callable[[], Any]]] = []
         self.frame_lengths: list[Optional[Callable[[bytes], int]]] = []
         self.collect_keys = _names.collect_keys(self.vertices, self.edges)
+        self.window_names = _names.window_names(self.vertices)
         self.sink_configs: list[Any] = []
         # Successors stand before their predecessors here.
         self.backwards: list[_Stage] = []
@@ -136,6 +145,8 @@ class _Compiler:
             return _Stage("sinks", "sinks", None)
         if kind == "collect":
             return _Stage(kind, self.collect_keys[position], nxt)
+        if kind in _WINDOWS:
+            return self.windows(described, position, nxt)
         if kind not in _STEPS and kind != "key_by":
             api_error("Unknown kind of stage: %r." % (kind,))
         stage = _Stage(_STEPS.get(kind, kind), _names.part_name(what), nxt)
@@ -152,8 +163,22 @@ class _Compiler:
         stage.fn = self.add_function(function(what, method), factory)
         return stage
 
+    def windows(
+        self, described: Any, position: _names.Position, nxt: Optional[_Stage]
+    ) -> _Stage:
+        name = self.window_names[position]
+        stage = _Stage(_WINDOWS[described[0]], name, nxt)
+        stage.policy = policy(_windows.aggregation_of(described))
+        stage.version = 1
+        arithmetic = _windows.arithmetic_of(described)
+        stage.timing = [arithmetic.interval or 0, arithmetic.patience]
+        stage.fn = self.add_function(
+            _windows.caller(arithmetic), arithmetic.state
+        )
+        return stage
+
     def add_exchanges(self) -> None:
-        """Give each state stage whose key's owner may not have it one.
+        """Give each stateful stage whose key's owner may not have it one.
 
         A message is at the owner of its key once it has crossed an exchange
         since the key was set; the constant keys of sources are set at once.
@@ -161,7 +186,7 @@ class _Compiler:
         anywhere = {id(first) for _, first in self.sources}
         for stage in list(reversed(self.backwards)):
             reached = id(stage) in anywhere
-            if stage.kind == "state" and reached:
+            if stage.kind in _STATEFUL and reached:
                 self.insert_exchange_before(stage)
                 reached = False
             if reached and not crosses(stage) and stage.next is not None:
@@ -262,7 +287,7 @@ def crosses(stage: _Stage) -> bool:
 def check_state_names(stages: list[_Stage]) -> None:
     seen = set()
     for stage in stages:
-        if stage.kind == "state":
+        if stage.kind in _STATEFUL:
             if stage.name in seen:
                 api_error(
                     "Two state computations have the name %r, by which "

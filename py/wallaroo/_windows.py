@@ -426,6 +426,8 @@ class RangeArithmetic:
         """The event time of what it fired, 0 if nothing."""
         if self.late_data_policy == PLACE_IN_OLDEST_WINDOW:
             assert s.first is not None
+            # As if it were so young, or no timeout would find it there.
+            s.high = max(s.high, s.first)
             self._put(s, value, s.first, fired)
         elif self.late_data_policy == FIRE_PER_MESSAGE:
             try:
@@ -517,3 +519,15 @@ def arithmetic_of(stage: tuple[Any, ...]) -> Arithmetic:
 def aggregation_of(stage: tuple[Any, ...]) -> Any:
     """The aggregation of a stage of an application tuple."""
     return stage[4] if stage[0] == "to_range_windows" else stage[2]
+
+
+def caller(arithmetic: Arithmetic) -> Callable[..., Fired]:
+    """What the worker calls: without a value for a timeout."""
+    def call(
+        state: Any, key: str, value: Any, time: int, watermark: int
+    ) -> Fired:
+        if value is None:
+            return arithmetic.timeout(state, key, watermark)
+        return arithmetic.apply(state, key, value, time, watermark)
+
+    return call

@@ -8,7 +8,7 @@ import pytest
 import wallaroo
 import windows_model as model
 from stages import application
-from wallaroo import _windows
+from wallaroo import _topology, _windows
 from wallaroo.testing import At, UserFunctionError, run
 from windows_model import ENDLESS, MS, SECOND
 
@@ -200,6 +200,16 @@ def test_late_data(kind):
     w.message(3, 50 * SECOND, 100 * SECOND)
     got = w.message(4, 112 * SECOND, 121 * SECOND)
     assert values(got) == [[1, 3], [2, 4]]
+
+
+@BOTH
+def test_late_data_waits_for_no_other(kind):
+    """Placed into a window that would else be open only when more comes."""
+    w = kind(Collect(), 10, policy="place-in-oldest-window")
+    w.message(1, 100, 100)
+    assert values(w.timeout(ENDLESS)) == [[1]]
+    assert values(w.message(2, 50, 100)) == []
+    assert values(w.timeout(ENDLESS)) == [[2]]
 
 
 @BOTH
@@ -457,6 +467,7 @@ def ran(chain, items, **options):
     app = wallaroo.build_application("Windows", chain(
         wallaroo.source("Numbers", source)).to_sink(
             wallaroo.TCPSinkConfig("h", 2, as_text)))
+    _topology.compile_application(app)
     return run(app, {"Numbers": items}, **options)
 
 

@@ -76,6 +76,7 @@ class RangeModel:
                 outputs.append((output, time))
             newest = max(newest, time)
         elif self.policy == "place-in-oldest-window":
+            self.newest = max(self.newest, self.panes[0][0])
             self.put(value, self.panes[0][0])
         return outputs, newest
 

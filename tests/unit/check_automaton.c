@@ -140,6 +140,37 @@ t_repr(struct host_app *h, const void *v, struct buf *b)
 	buf_addf(b, "value");
 }
 
+/* A count window of three, of the words' lengths. */
+static int
+t_window(struct host_app *h, int fn, void *state, struct slice key,
+    host_val in, uint64_t time_ns, uint64_t watermark, struct host_out *out,
+    struct host_window *w, int (*failed)(void *, struct err *), void *arg,
+    struct err *err)
+{
+	unsigned long *n = state;
+
+	(void)h;
+	(void)fn;
+	(void)watermark;
+	w->newest_ns = 0;
+	if (in != NULL && strcmp(in, "raise") == 0) {
+		(void)err_set(err, ERR_USER, "ValueError: raise");
+		if (failed(arg, err) == -1)
+			return (-1);
+	} else if (in != NULL)
+		++*n;
+	if (*n == 3 || (in == NULL && *n > 0)) {
+		host_window_reserve(w, 1);
+		w->time_ns[0] = w->newest_ns = time_ns;
+		host_out_add(out, xasprintf("%.*s:%lu", (int)key.len,
+		    (const char *)key.data, *n));
+		*n = 0;
+	}
+	w->due = 0;
+	w->open = *n > 0;
+	return (0);
+}
+
 static int generated;
 
 static int
@@ -157,7 +188,7 @@ static const struct host test_host = {
 	.step = t_step, .encode = t_encode, .pack = t_pack,
 	.unpack = t_unpack, .val_free = t_free, .state_new = t_state_new,
 	.state_load = t_state_load, .state_free = t_free, .repr = t_repr,
-	.generate = t_generate,
+	.generate = t_generate, .window = t_window,
 };
 
 /* --- one worker, or one of several, over a journal in memory ----------- */
@@ -718,10 +749,166 @@ START_TEST(test_nondeterministic)
 }
 END_TEST
 
+/* --- windows ------------------------------------------------------------ */
+
+static struct topo_stage window_stages[] = {
+	{ .name = "split", .kind = STAGE_STEP, .next = 1, .exchange = -1,
+	    .multi = true },
+	{ .name = "word", .kind = STAGE_KEY_BY, .next = 2, .exchange = 0 },
+	{ .name = "three", .kind = STAGE_COUNT, .next = 3, .exchange = -1,
+	    .timeout_ns = 1000 },
+	{ .name = "out", .kind = STAGE_SINKS, .next = -1, .exchange = -1 },
+};
+
+static void
+begin_windows(struct bench *b, struct topo *t)
+{
+	struct err err;
+
+	*t = topo;
+	t->stages = window_stages;
+	begin(b, 0, 1);
+	automaton_fini(&b->a);
+	b->a.topo = t;
+	b->a.nwindows = 0;
+	ck_assert_int_eq(automaton_init(&b->a, &err), 0);
+	b->journal.clock_ns = UINT64_C(1) << 62;	/* ours alone */
+}
+
+static void
+tick(struct bench *b, uint64_t later, uint32_t keys)
+{
+	static const uint8_t zeros[64];
+
+	b->journal.clock_ns += later;
+	entry(b, ENTRY_TICK, 0, 0, zeros, keys, 0);
+}
+
+START_TEST(test_windows_fire_when_full_or_late)
+{
+	struct topo t;
+	struct bench b;
+
+	begin_windows(&b, &t);
+	ck_assert_uint_eq(automaton_tick(&b.a), UINT64_MAX);
+	open_conn(&b, 1, 0);
+	bytes(&b, 1, "a b a c a b\n", 12);
+	run(&b);
+	sent(&b, 0, "a:3\n");
+	ck_assert_uint_eq(automaton_tick(&b.a), b.journal.clock_ns + 1000);
+	tick(&b, 999, 8);
+	run(&b);
+	sent(&b, 0, "a:3\n");
+	tick(&b, 1, 1);			/* the older one is b */
+	run(&b);
+	sent(&b, 0, "a:3\nb:2\n");
+	ck_assert_uint_eq(automaton_tick(&b.a), 0);	/* not done with */
+	tick(&b, 0, 8);
+	run(&b);
+	sent(&b, 0, "a:3\nb:2\nc:1\n");
+	ck_assert_uint_eq(automaton_tick(&b.a), UINT64_MAX);
+	bytes(&b, 1, "a\n", 2);
+	run(&b);
+	ck_assert_uint_eq(automaton_tick(&b.a), b.journal.clock_ns + 1000);
+	end(&b);
+}
+END_TEST
+
+START_TEST(test_errors_in_windows)
+{
+	struct topo t;
+	struct bench b;
+	struct err err;
+
+	begin_windows(&b, &t);
+	open_conn(&b, 1, 0);
+	bytes(&b, 1, "a raise\n", 8);
+	ck_assert_int_eq(automaton_run(&b.a, never, 0, SIZE_MAX, &err), -1);
+	ck_assert_ptr_nonnull(strstr(err.text, "step=\"three\""));
+	end(&b);
+	begin_windows(&b, &t);
+	b.conf.on_error = CONF_SKIP;
+	open_conn(&b, 1, 0);
+	bytes(&b, 1, "a raise a a\n", 12);
+	run(&b);
+	sent(&b, 0, "a:3\n");
+	ck_assert_uint_eq(STAT_GET(b.stats, skipped), 1);
+	end(&b);
+}
+END_TEST
+
+/* A key whose timeout kills is left alone until a message comes to it. */
+START_TEST(test_set_aside_in_a_timeout)
+{
+	struct topo t;
+	struct bench b;
+	uint64_t at, stamp;
+
+	begin_windows(&b, &t);
+	open_conn(&b, 1, 0);
+	bytes(&b, 1, "b\na\nc\n", 6);
+	run(&b);
+	stamp = journal_tail(&b.journal) + ENTRY_HEADER + 1;
+	tick(&b, 1000, 8);
+	at = decide(&b, stamp, 1, 1);
+	learn(&b, at);
+	run(&b);
+	sent(&b, 0, "b:1\nc:1\n");
+	ck_assert_ptr_nonnull(strstr(buf_str(&b.a.to_sink[1].data),
+	    "\"step\": \"three\", \"key\": \"a\""));
+	ck_assert_uint_eq(automaton_tick(&b.a), UINT64_MAX);
+	bytes(&b, 1, "a\n", 2);
+	run(&b);
+	tick(&b, 1000, 8);
+	run(&b);
+	sent(&b, 0, "b:1\nc:1\na:2\n");
+	end(&b);
+}
+END_TEST
+
+/* Also between two keys of one tick. */
+START_TEST(test_replay_of_windows)
+{
+	static const char text[] = "a b a\nc d a\nb e\n";
+	struct topo t;
+	struct bench b;
+	struct err err;
+	uint64_t cut[32], n = 0;
+	char whole[200];
+	size_t i, left[32];
+
+	begin_windows(&b, &t);
+	open_conn(&b, 1, 0);
+	bytes(&b, 1, text, strlen(text));
+	tick(&b, 1000, 16);
+	while (b.a.pos < journal_tail(&b.journal)) {
+		ck_assert_int_eq(automaton_run(&b.a, never, 0, 1, &err), 0);
+		cut[n] = b.a.pos;
+		left[n++] = b.a.to_sink[0].data.len;
+	}
+	sent(&b, 0, "a:3\nb:2\nc:1\nd:1\ne:1\n");
+	ck_assert_uint_ge(n, 5);
+	snprintf(whole, sizeof(whole), "%s", buf_str(&b.a.to_sink[0].data));
+	end(&b);
+	for (i = 0; i < n; i++) {
+		begin_windows(&b, &t);
+		open_conn(&b, 1, 0);
+		bytes(&b, 1, text, strlen(text));
+		tick(&b, 1000, 16);
+		b.a.drop = cut[i];
+		run(&b);
+		sent(&b, 0, whole + left[i]);
+		end(&b);
+	}
+}
+END_TEST
+
 UNIT_MAIN("automaton", test_counts_words, test_streams_cut_at_every_byte,
     test_garbage_costs_its_own_connection, test_end_of_streams,
     test_generator_ends, test_policies,
     test_a_message_too_large_is_an_error_of_its_step,
     test_exchange_and_duplicates, test_replay_drops_by_position,
     test_set_aside, test_set_aside_bare, test_note_of_the_call,
-    test_nondeterministic)
+    test_nondeterministic,
+    test_windows_fire_when_full_or_late, test_errors_in_windows,
+    test_set_aside_in_a_timeout, test_replay_of_windows)

@@ -1,0 +1,89 @@
+/*
+ * What the automaton knows of a stage of windows: how far event time has
+ * come, when its timeouts are, and which keys have something to fire, in the
+ * order in which they do.  The windows themselves are the host's.
+ *
+ * All of it is a function of the journal, so that a replay fires the same
+ * windows at the same entries.  Times are nanoseconds of the journal's clock.
+ */
+#ifndef WORKER_WINDOW_H
+#define WORKER_WINDOW_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/buf.h"
+#include "common/mp.h"
+#include "common/topo.h"
+#include "worker/keytab.h"
+
+/* The watermark when nobody speaks any more. */
+#define WINDOW_ENDLESS	UINT64_MAX
+/* In front of a key's saved windows: due, open. */
+#define WINDOW_HEAD	9
+
+/* A key's place in one of the two heaps. */
+struct wkey {
+	struct kent	*e;
+	uint64_t	 due;	/* RANGE: the watermark that fires it; COUNT:
+				   when it began */
+	size_t		 i;	/* in its heap */
+	bool		 open;	/* a timeout may fire it */
+};
+
+struct wheap {
+	struct wkey	**at;
+	size_t		  n, cap;
+};
+
+/* One way on which messages come to the stage: an exchange from a worker, or
+ * another stage of windows in front. */
+struct wway {
+	uint32_t	via;
+	uint64_t	watermark;
+	uint64_t	heard_ns;
+};
+
+struct windows {
+	const struct topo_stage	*stage;
+	struct wway	*way;
+	size_t		 nways;
+	uint64_t	 watermark;	/* of the stage; never goes back */
+	uint64_t	 forwarded;	/* what its outputs have carried */
+	uint64_t	 timer_ns;	/* next timeout, 0 = none is needed */
+	bool		 firing;	/* a timeout is being worked off */
+	uint64_t	 limit;		/* COUNT: keys begun up to here */
+	struct wheap	 open, idle;
+};
+
+void	 windows_init(struct windows *, const struct topo_stage *);
+void	 windows_fini(struct windows *);
+
+/* A message came by `via` at now_ns; the stage's watermark with it. */
+uint64_t windows_hear(struct windows *, uint32_t via, uint64_t watermark,
+	    uint64_t now_ns);
+/* The lowest watermark of the ways that are not silent, or ENDLESS. */
+uint64_t windows_watermark(struct windows *, uint64_t now_ns);
+/* What the host says of a key after a call. */
+void	 windows_note(struct windows *, struct kent *, uint64_t due,
+	    bool open, uint64_t now_ns);
+/* Is a timeout due, or being worked off? */
+bool	 windows_ring(struct windows *, uint64_t now_ns);
+/* The next key of the timeout at work; NULL: it is done with. */
+struct kent *windows_next(struct windows *, uint64_t now_ns);
+
+/* In front of a saved key, and back, the newest last.  take: -1 if it cannot
+ * be. */
+void	 windows_put_head(const struct kent *, struct buf *);
+int	 windows_take_head(struct windows *, struct kent *, struct slice *);
+void	 windows_free_key(struct kent *);
+
+/* As part of the automaton's checkpoint.  ways: whether their numbers still
+ * mean the same. */
+void	 windows_pack(const struct windows *, struct buf *);
+void	 windows_unpack(struct windows *, struct mp *, bool ways);
+/* After all keys have come: keys that wait have a timeout. */
+void	 windows_loaded(struct windows *, uint64_t now_ns);
+
+#endif
