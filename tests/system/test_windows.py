@@ -218,7 +218,8 @@ SLIDING = ("wallaroo.range_windows(milliseconds(%d))"
            ".over(Seen)" % (RANGE, SLIDE, DELAY))
 
 
-@pytest.mark.parametrize("kills", [0, 8])
+@pytest.mark.parametrize("kills", [0, pytest.param(
+    8, marks=pytest.mark.level("all"))])
 def test_sliding_windows_are_the_models(cluster, receiver, feeder, rng,
                                         report, kills):
     windows = Windows(cluster, receiver, SLIDING, workers=1)
@@ -264,6 +265,7 @@ def once_each(windows):
             (number, count) for number, count in got.items() if count != 1]
 
 
+@pytest.mark.level("all")
 @pytest.mark.parametrize("kind", ["tumbling", "counting", "chain"])
 def test_each_message_is_in_one_window(cluster, receiver, feeder, rng, kind):
     stages = {"tumbling": TUMBLING, "counting": COUNTING,
@@ -294,6 +296,7 @@ def test_each_message_is_in_one_window(cluster, receiver, feeder, rng, kind):
                 assert all(time <= end for _, time in items)
 
 
+@pytest.mark.level("all")
 def test_windows_outlive_a_stop(cluster, receiver, feeder):
     """Open windows are saved, and close after the next start, also with
     another number of workers."""
@@ -316,6 +319,7 @@ def test_windows_outlive_a_stop(cluster, receiver, feeder):
     once_each(windows)
 
 
+@pytest.mark.level("all")
 def test_state_of_windows_can_be_asked_for(cluster, receiver, feeder):
     windows = Windows(cluster, receiver,
                       "wallaroo.count_windows(100).with_timeout(None)"
@@ -346,6 +350,7 @@ class Seen(Seen):
 def application_setup'''
 
 
+@pytest.mark.level("all")
 def test_errors_are_dead_letters(cluster, receiver, feeder, monkeypatch):
     monkeypatch.setitem(
         globals(), "APPLICATION",
