@@ -87,20 +87,25 @@ hex(char c)
 	return (-1);
 }
 
-void
-clock_boot_id(uint8_t id[16])
+int
+clock_boot_id(uint8_t id[16], struct err *err)
 {
+	static const char path[] = "/proc/sys/kernel/random/boot_id";
 	char text[64];
 	ssize_t n;
 	size_t digits = 0;
 	int fd, v;
 
 	memset(id, 0, 16);
-	fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd == -1 && errno == ENOENT)
+		return (0);
 	if (fd == -1)
-		return;
+		return (err_sys(err, ERR_SYSTEM, "cannot open %s", path));
 	n = read(fd, text, sizeof(text));
 	close(fd);
+	if (n == -1)
+		return (err_sys(err, ERR_SYSTEM, "cannot read %s", path));
 	for (ssize_t i = 0; i < n && digits < 32; i++) {
 		if ((v = hex(text[i])) == -1)
 			continue;
@@ -108,5 +113,6 @@ clock_boot_id(uint8_t id[16])
 		digits++;
 	}
 	if (digits != 32)
-		memset(id, 0, 16);
+		return (err_set(err, ERR_SYSTEM, "%s: no boot id", path));
+	return (0);
 }

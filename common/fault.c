@@ -211,6 +211,9 @@ fault_listed(int argc, char *const argv[])
 
 /* --- system calls ------------------------------------------------------ */
 
+/* Weak, because a test program may have its own. */
+#define CALL	__attribute__((weak))
+
 /* libc's function of the same name; there is always one. */
 #define REAL(f)								\
 	static __typeof__(f) *real_##f;					\
@@ -250,7 +253,7 @@ failed(enum fault_kind kind)
 #define ON_WRITE	(ON_READ | FAULT_BIT(enospc))
 #define ON_SEND		(FAULT_ANY_READ | FAULT_BIT(tear) | FAULT_BIT(twice))
 
-ssize_t
+ssize_t CALL
 read(int fd, void *p, size_t n)
 {
 	enum fault_kind k = suffers(ON_READ);
@@ -260,7 +263,7 @@ read(int fd, void *p, size_t n)
 	    k == FAULT_KIND_shortly && n > 1 ? 1 : n));
 }
 
-ssize_t
+ssize_t CALL
 pread(int fd, void *p, size_t n, off_t off)
 {
 	enum fault_kind k = suffers(ON_READ);
@@ -270,7 +273,7 @@ pread(int fd, void *p, size_t n, off_t off)
 	    k == FAULT_KIND_shortly && n > 1 ? 1 : n, off));
 }
 
-ssize_t
+ssize_t CALL
 pread64(int fd, void *p, size_t n, off_t off)
 {
 	enum fault_kind k = suffers(ON_READ);
@@ -280,7 +283,7 @@ pread64(int fd, void *p, size_t n, off_t off)
 	    k == FAULT_KIND_shortly && n > 1 ? 1 : n, off));
 }
 
-ssize_t
+ssize_t CALL
 pwrite64(int fd, const void *p, size_t n, off_t off)
 {
 	enum fault_kind k = suffers(ON_WRITE);
@@ -291,7 +294,7 @@ pwrite64(int fd, const void *p, size_t n, off_t off)
 }
 
 /* Of several pieces only the first, and of that one byte. */
-ssize_t
+ssize_t CALL
 writev(int fd, const struct iovec *iov, int n)
 {
 	enum fault_kind k = suffers(ON_WRITE);
@@ -307,7 +310,7 @@ writev(int fd, const struct iovec *iov, int n)
 	return (real_writev(fd, &one, 1));
 }
 
-ssize_t
+ssize_t CALL
 sendmsg(int fd, const struct msghdr *m, int flags)
 {
 	enum fault_kind k = m->msg_control != NULL || m->msg_iovlen == 0 ?
@@ -350,7 +353,7 @@ data_messages(const uint8_t *p, size_t n, size_t *from)
 	return (at > *from ? at - *from : 0);
 }
 
-ssize_t
+ssize_t CALL
 send(int fd, const void *p, size_t n, int flags)
 {
 	struct fault_plan *plan = call_plan;
@@ -381,7 +384,7 @@ send(int fd, const void *p, size_t n, int flags)
 	return (r);
 }
 
-int
+int CALL
 posix_fallocate(int fd, off_t off, off_t len)
 {
 	enum fault_kind k = suffers(FAULT_BIT(enospc));
@@ -391,7 +394,7 @@ posix_fallocate(int fd, off_t off, off_t len)
 	    real_posix_fallocate(fd, off, len));
 }
 
-int
+int CALL
 fsync(int fd)
 {
 	enum fault_kind k = suffers(FAULT_BIT(efsync));
@@ -400,7 +403,7 @@ fsync(int fd)
 	return (failed(k) != 0 ? -1 : real_fsync(fd));
 }
 
-int
+int CALL
 fdatasync(int fd)
 {
 	enum fault_kind k = suffers(FAULT_BIT(efsync));

@@ -45,6 +45,11 @@ db_err(sqlite3 *db, const char *path, struct err *err)
 
 	switch (rc) {
 	case SQLITE_CORRUPT:
+		/* So SQLite also calls a read that failed. */
+		if (errno == EIO)
+			return (err_set(err, ERR_STORAGE, "%s: %s", path,
+			    strerror(EIO)));
+		/* FALLTHROUGH */
 	case SQLITE_NOTADB:
 		return (err_set(err, ERR_CORRUPT, "%s is damaged (%s): restore "
 		    "the state-directory from a backup", path,

@@ -51,16 +51,22 @@ slot(const struct journal *j, uint64_t pos)
 	return ((struct entry *)(void *)(j->ring + pos % j->size));
 }
 
-static int
-map_head(struct journal *j, struct err *err)
+static const char *
+name_of(const char *path)
 {
-	j->h = mapped_at(NULL, j->fd, 0, HEAD_SIZE, err);
+	return (path == NULL ? "memory file" : path);
+}
+
+static int
+map_head(struct journal *j, const char *path, struct err *err)
+{
+	j->h = mapped_at(NULL, j->fd, name_of(path), 0, HEAD_SIZE, err);
 	return (j->h == NULL ? -1 : 0);
 }
 
 /* Twice in a row: what runs over the end goes on at the beginning. */
 static int
-map_ring(struct journal *j, struct err *err)
+map_ring(struct journal *j, const char *path, struct err *err)
 {
 	uint8_t *area;
 
@@ -70,8 +76,9 @@ map_ring(struct journal *j, struct err *err)
 		return (err_sys(err, ERR_SYSTEM, "cannot reserve %llu bytes "
 		    "of address space", (unsigned long long)(2 * j->size)));
 	j->ring = area;
-	if (mapped_at(area, j->fd, HEAD_SIZE, j->size, err) == NULL ||
-	    mapped_at(area + j->size, j->fd, HEAD_SIZE, j->size, err) == NULL)
+	if (mapped_at(area, j->fd, name_of(path), HEAD_SIZE, j->size, err) ==
+	    NULL || mapped_at(area + j->size, j->fd, name_of(path), HEAD_SIZE,
+	    j->size, err) == NULL)
 		return (-1);
 	return (0);
 }
@@ -86,7 +93,8 @@ journal_create(struct journal *j, const char *path, uint64_t size,
 	start = (start + 7) & ~(uint64_t)7;
 	if (mapped_create(path, HEAD_SIZE + j->size, &j->fd, err) == -1)
 		return (-1);
-	if (map_head(j, err) == -1 || map_ring(j, err) == -1) {
+	if (map_head(j, path, err) == -1 || map_ring(j, path, err) == -1 ||
+	    clock_boot_id(j->h->boot, err) == -1) {
 		journal_close(j);
 		return (-1);
 	}
@@ -94,7 +102,6 @@ journal_create(struct journal *j, const char *path, uint64_t size,
 	j->h->worker = worker;
 	j->h->lineage = lineage;
 	j->h->size = j->size;
-	clock_boot_id(j->h->boot);
 	STORE(j->h->head, start);
 	STORE(j->h->done, start);
 	STORE(j->h->tail, start);
@@ -174,7 +181,7 @@ journal_open(struct journal *j, const char *path, uint32_t worker,
 		(void)err_set(err, ERR_CORRUPT, "%s is too short", path);
 		goto fail;
 	}
-	if (map_head(j, err) == -1)
+	if (map_head(j, path, err) == -1)
 		goto fail;
 	if (j->h->magic == 0) {		/* its creation was interrupted */
 		*missing = true;
@@ -184,9 +191,10 @@ journal_open(struct journal *j, const char *path, uint32_t worker,
 	if (check_head(j, path, worker, (uint64_t)st.st_size, err) == -1)
 		goto fail;
 	j->size = j->h->size;
-	if (map_ring(j, err) == -1)
+	if (map_ring(j, path, err) == -1)
 		goto fail;
-	clock_boot_id(boot);
+	if (clock_boot_id(boot, err) == -1)
+		goto fail;
 	*old_boot = memcmp(boot, j->h->boot, sizeof(boot)) != 0;
 	if (check_entries(j, path, err) == -1)
 		goto fail;

@@ -46,14 +46,16 @@ mapped_allocate(int fd, const char *what, uint64_t off, uint64_t len,
 }
 
 void *
-mapped_at(void *addr, int fd, uint64_t off, size_t len, struct err *err)
+mapped_at(void *addr, int fd, const char *what, uint64_t off, size_t len,
+    struct err *err)
 {
 	void *p;
 
 	p = mmap(addr, len, PROT_READ | PROT_WRITE,
 	    MAP_SHARED | (addr != NULL ? MAP_FIXED : 0), fd, (off_t)off);
 	if (p == MAP_FAILED) {
-		(void)err_sys(err, ERR_SYSTEM, "mmap of %zu bytes", len);
+		(void)err_sys(err, ERR_SYSTEM, "cannot map %zu bytes of %s",
+		    len, what);
 		return (NULL);
 	}
 	(void)madvise(p, len, MADV_DONTFORK);

@@ -16,6 +16,7 @@ int	mapped_create(const char *path, uint64_t size, int *fd, struct err *);
 int	mapped_allocate(int fd, const char *what, uint64_t off, uint64_t len,
 	    struct err *);
 /* addr non-NULL: exactly there. */
-void   *mapped_at(void *addr, int fd, uint64_t off, size_t len, struct err *);
+void   *mapped_at(void *addr, int fd, const char *what, uint64_t off,
+	    size_t len, struct err *);
 
 #endif

@@ -62,7 +62,7 @@ map_segment(struct outbox *o, uint32_t phys, struct err *err)
 {
 	if (o->segment[phys] != NULL)
 		return (0);
-	o->segment[phys] = mapped_at(NULL, o->fd,
+	o->segment[phys] = mapped_at(NULL, o->fd, what(o),
 	    o->head_size + (uint64_t)phys * SEGMENT, SEGMENT, err);
 	return (o->segment[phys] == NULL ? -1 : 0);
 }
@@ -106,7 +106,8 @@ outbox_create(struct outbox *o, const char *path, uint64_t limit,
 		outbox_close(o);
 		return (-1);
 	}
-	if ((o->h = mapped_at(NULL, o->fd, 0, o->head_size, err)) == NULL) {
+	if ((o->h = mapped_at(NULL, o->fd, what(o), 0, o->head_size, err)) ==
+	    NULL) {
 		outbox_close(o);
 		return (-1);
 	}
@@ -217,6 +218,10 @@ outbox_open(struct outbox *o, const char *path, bool *missing, struct err *err)
 		goto fail;
 	}
 	n = pread(o->fd, &h, sizeof(h), 0);
+	if (n == -1 || fstat(o->fd, &st) == -1) {
+		(void)err_sys(err, ERR_STORAGE, "cannot read %s", path);
+		goto fail;
+	}
 	if (n == (ssize_t)sizeof(h) && h.magic == 0) {
 		*missing = true;
 		(void)err_set(err, ERR_CORRUPT, "%s was never finished", path);
@@ -224,8 +229,7 @@ outbox_open(struct outbox *o, const char *path, bool *missing, struct err *err)
 	}
 	if (n != (ssize_t)sizeof(h) || h.magic != OUTBOX_MAGIC ||
 	    h.version != OUTBOX_VERSION || h.nslots == 0 ||
-	    h.nslots > (1U << 20) || fstat(o->fd, &st) == -1 ||
-	    (uint64_t)st.st_size <
+	    h.nslots > (1U << 20) || (uint64_t)st.st_size <
 	    head_size(h.nslots) + (uint64_t)h.physical * SEGMENT ||
 	    h.physical > h.nslots || h.head > h.tail) {
 		(void)err_set(err, ERR_CORRUPT,
@@ -234,7 +238,8 @@ outbox_open(struct outbox *o, const char *path, bool *missing, struct err *err)
 	}
 	o->nslots = h.nslots;
 	o->head_size = head_size(h.nslots);
-	if ((o->h = mapped_at(NULL, o->fd, 0, o->head_size, err)) == NULL)
+	if ((o->h = mapped_at(NULL, o->fd, what(o), 0, o->head_size, err)) ==
+	    NULL)
 		goto fail;
 	o->segment = xcalloc(o->nslots, sizeof(*o->segment));
 	o->spare = xcalloc(o->nslots, sizeof(*o->spare));

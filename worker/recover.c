@@ -306,6 +306,14 @@ start_clean(struct worker *w, const struct store_meta *m, struct err *err)
 
 /* --- opening what a kill left ------------------------------------------ */
 
+/* A call that failed says nothing about what the file holds: that is no
+ * loss, and the next try may work. */
+static bool
+is_damage(const struct err *err)
+{
+	return (err->code != ERR_STORAGE && err->code != ERR_SYSTEM);
+}
+
 static int
 open_boxes(struct worker *w, struct buf *text, struct err *err)
 {
@@ -328,6 +336,10 @@ open_boxes(struct worker *w, struct buf *text, struct err *err)
 			path = sink_box_path(w, i - nboxes(w));
 		}
 		if (outbox_open(o, path, &missing, err) == -1) {
+			if (!missing && !is_damage(err)) {
+				free(path);
+				return (-1);
+			}
 			buf_addf(text, "%s\n", err->text);
 			bad = 1;
 		} else if (outbox_lineage(o) != w->lineage) {
@@ -469,9 +481,10 @@ start_unclean(struct worker *w, const struct store_meta *m, struct buf *text,
 	path = worker_path(w, "journal");
 	FAULT_POINT(files_open_before);
 	r = journal_open(&w->journal, path, w->me, &missing, &old_boot, err);
-	if (r == -1)
-		describe_loss(w, text, err->text);
-	else if (old_boot) {
+	if (r == -1) {
+		if (missing || is_damage(err))
+			describe_loss(w, text, err->text);
+	} else if (old_boot) {
 		describe_loss(w, text, "the machine was restarted since; "
 		    "durability = process does not survive that");
 		r = err_set(err, ERR_REFUSED, "old boot");

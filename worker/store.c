@@ -41,6 +41,11 @@ db_err(struct store *s, struct err *err, const char *doing)
 	int rc = sqlite3_extended_errcode(s->db);
 	enum err_code code = ERR_STORAGE;
 
+	/* SQLite takes an I/O error of a read for damage; restoring a backup
+	 * because a disk did not answer once would lose what is there. */
+	if ((rc & 0xff) == SQLITE_CORRUPT && errno == EIO)
+		return (err_set(err, ERR_STORAGE, "%s: cannot %s: %s",
+		    s->path, doing, strerror(EIO)));
 	if ((rc & 0xff) == SQLITE_CORRUPT || (rc & 0xff) == SQLITE_NOTADB)
 		code = ERR_CORRUPT;
 	return (err_set(err, code, "%s: cannot %s: %s", s->path, doing,

@@ -79,12 +79,13 @@ END_TEST
 
 START_TEST(test_boot_id)
 {
+	struct err err;
 	uint8_t a[16], b[16], zero[16] = { 0 };
 
 	memset(a, 1, sizeof(a));
 	memset(b, 2, sizeof(b));
-	clock_boot_id(a);
-	clock_boot_id(b);
+	ck_assert_int_eq(clock_boot_id(a, &err), 0);
+	ck_assert_int_eq(clock_boot_id(b, &err), 0);
 	ck_assert_mem_eq(a, b, sizeof(a));
 	if (access("/proc/sys/kernel/random/boot_id", R_OK) == 0)
 		ck_assert_mem_ne(a, zero, sizeof(a));
