@@ -1,8 +1,9 @@
 /*
  * See fault.h.  Faults of system calls: a plan that fires at NAME_before
  * lasts until the next fault point of that thread, and the first call in
- * between that it fits is made to fail.  The calls are defined here, in the
- * executable, so that libsqlite3's come here before libc's, too.
+ * between that it fits is made to fail; where there is none it waits for the
+ * next passage.  The calls are defined here, in the executable, so that
+ * libsqlite3's come here before libc's, too.
  */
 #include "common/fault.h"
 #include "common/msg.h"
@@ -148,13 +149,23 @@ is_due(struct fault_plan *p, enum fault_point point)
 	return (atomic_fetch_sub(&p->count, 1) == 1);
 }
 
+/* Nothing that it fits was called: the next passage may do it. */
+static void
+arm_again(struct fault_plan *p)
+{
+	atomic_store(&p->count, 1);
+	atomic_store(&p->state, FAULT_ARMED);
+}
+
 void
 fault_point(enum fault_point point)
 {
-	struct fault_plan *p;
+	struct fault_plan *p = call_plan;
 	int i, error = errno;
 
 	call_plan = NULL;
+	if (p != NULL)
+		arm_again(p);
 	if (page == NULL)
 		return;
 	atomic_fetch_add_explicit(&page->passed[point], 1,
@@ -374,11 +385,9 @@ send(int fd, const void *p, size_t n, int flags)
 	if (k != FAULT_KIND_twice)
 		return (r);
 	len = data_messages(p, n, &from);
-	if (r != (ssize_t)n || len == 0) {
-		/* Not now: nothing whole was sent.  The next may do. */
-		atomic_store(&plan->count, 1);
-		atomic_store(&plan->state, FAULT_ARMED);
-	} else if (real_send(fd, (const uint8_t *)p + from, len, flags) !=
+	if (r != (ssize_t)n || len == 0)
+		arm_again(plan);	/* nothing whole was sent */
+	else if (real_send(fd, (const uint8_t *)p + from, len, flags) !=
 	    (ssize_t)len)
 		kill_self();		/* a torn one */
 	return (r);

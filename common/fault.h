@@ -44,8 +44,8 @@ enum fault_kind {
 enum fault_state {
 	FAULT_IDLE,
 	FAULT_ARMED,
-	FAULT_FIRED,		/* its point was reached, count times */
-	FAULT_ACTED		/* and, for a call, the call was made */
+	FAULT_FIRED,		/* waits for its call */
+	FAULT_ACTED
 };
 
 struct fault_plan {

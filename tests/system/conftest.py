@@ -7,10 +7,13 @@ WALLAROO_LEVEL says how much is run: check (a sample, under a minute), all
 
 import os
 import random
+import shutil
+import tempfile
 
 import pytest
 
 import harness
+import specialbuild
 from harness import LEVEL, LEVELS
 
 if LEVEL not in LEVELS:
@@ -118,6 +121,21 @@ def feeder(opened):
     def make(port, **more):
         return opened(harness.Feeder(port, **more))
     return make
+
+
+@pytest.fixture(scope="session")
+def special_build():
+    """A build directory configured with the options that only tests use;
+    taken from WALLAROO_SPECIAL_BUILD, or made."""
+    given = os.environ.get("WALLAROO_SPECIAL_BUILD")
+    if given:
+        yield given
+        return
+    directory = tempfile.mkdtemp(prefix="wallaroo-special-")
+    try:
+        yield specialbuild.make(directory)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture

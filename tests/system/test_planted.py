@@ -1,18 +1,11 @@
 """A test that cannot fail is a defect: each rule that recovery rests on can
-be broken in a build made for this, and then a test must object.
-
-The build is taken from WALLAROO_PLANTED_BUILD, or made.
-"""
+be broken in a build made for this, and then a test must object."""
 
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 
 import pytest
-
-from harness import SOURCE_TREE
 
 pytestmark = pytest.mark.level("all")
 
@@ -40,37 +33,6 @@ RULES = {
 }
 
 
-@pytest.fixture(scope="module")
-def planted_build():
-    """A build directory configured with --enable-planted-bugs."""
-    given = os.environ.get("WALLAROO_PLANTED_BUILD")
-    if given:
-        yield given
-        return
-    directory = tempfile.mkdtemp(prefix="wallaroo-planted-")
-    try:
-        os.chmod(directory, 0o755)
-        source = os.path.join(directory, "source")
-        # A copy, because the tree itself may be configured.
-        shutil.copytree(SOURCE_TREE, source, symlinks=True,
-                        ignore=shutil.ignore_patterns(
-                            ".git", "*.o", "*.a", "config.status",
-                            "config.h", "stamp-h1", "__pycache__"))
-        if not os.path.exists(os.path.join(source, "configure")):
-            subprocess.run(["./autogen.sh"], cwd=source, check=True)
-        build = os.path.join(directory, "build")
-        os.mkdir(build)
-        for command in (["../source/configure", "--enable-planted-bugs"],
-                        ["make", "-j2", "wallaroo-supervisord",
-                         "wallaroo-worker", "wallarooctl"]):
-            done = subprocess.run(command, cwd=build, stdout=subprocess.PIPE,
-                                  stderr=subprocess.STDOUT)
-            assert done.returncode == 0, done.stdout.decode()[-4000:]
-        yield build
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
 def run_tests(build, tests, rule=None):
     """(exit code of pytest, its output)"""
     env = dict(os.environ, WALLAROO_BUILD=build, WALLAROO_LEVEL="all",
@@ -88,19 +50,19 @@ def run_tests(build, tests, rule=None):
     return done.returncode, done.stdout.decode(errors="replace")
 
 
-def test_nothing_planted(planted_build):
+def test_nothing_planted(special_build):
     """The build by itself is sound: its failures below are the rules'."""
     tests = sorted({test for _, tests, _ in RULES.values()
                     for test in tests})
-    code, output = run_tests(planted_build, tests)
+    code, output = run_tests(special_build, tests)
     assert code == 0, output[-6000:]
 
 
 @pytest.mark.parametrize("rule", sorted(RULES))
-def test_broken_rule_is_seen(planted_build, rule, report):
+def test_broken_rule_is_seen(special_build, rule, report):
     what, tests, tries = RULES[rule]
     for attempt in range(1, tries + 1):
-        code, output = run_tests(planted_build, tests, rule)
+        code, output = run_tests(special_build, tests, rule)
         assert code in (0, 1), output[-6000:]
         if code == 1:
             reason = [line for line in output.splitlines()

@@ -1,0 +1,59 @@
+"""Faults at every fault point (tests/matrix): a sample, or all of it."""
+
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+
+import harness
+
+MATRIX = os.path.join(os.path.dirname(harness.HERE), "matrix", "matrix.py")
+
+
+def play(build, *options):
+    """(exit code, what it said)"""
+    env = dict(os.environ, WALLAROO_BUILD=build)
+    env.pop("WALLAROO_PROGRAMS", None)
+    done = subprocess.run([sys.executable, "-B", MATRIX, *options], env=env,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return done.returncode, done.stdout.decode(errors="replace")
+
+
+@pytest.mark.level("all")
+def test_sample(special_build, report):
+    """A kill at each point, two faults of every other kind, four pairs."""
+    seed = random.randrange(1 << 16)
+    code, output = play(special_build, "--sample", "--seed", str(seed))
+    assert code == 0, output[-8000:]
+    report(output.splitlines()[-1])
+
+
+@pytest.mark.level("all")
+def test_a_point_that_is_not_reached(special_build):
+    """is a failure: between workers there is nothing when there is one."""
+    code, output = play(special_build, "--cell",
+                        "kill w1 s0 peer_send_before")
+    assert code == 1 and "not reached: peer_send_before" in output, output
+
+
+@pytest.mark.level("all")
+def test_a_broken_rule_is_seen(special_build, monkeypatch):
+    """The ledger objects when a source forgets what was read and not
+    published."""
+    monkeypatch.setenv("WALLAROO_PLANTED", "RULE6")
+    code, output = play(special_build, "--cell",
+                        "kill w1 s0 client_read_after")
+    assert code == 1 and "FAILED" in output, output
+
+
+@pytest.mark.level("long")
+def test_whole_matrix(special_build, report):
+    state = os.path.join(os.environ.get("WALLAROO_BUILD", os.getcwd()),
+                         "matrix-state.jsonl")
+    code, output = play(special_build, "--state", state, "--results",
+                        os.path.join(os.path.dirname(harness.HERE),
+                                     "RESULTS"))
+    assert code == 0, output[-20000:]
+    report(output.splitlines()[-1])
