@@ -1853,11 +1853,23 @@ automaton_tick(const struct automaton *a)
 	return (first);
 }
 
+/* The channel is a source's number. */
+static bool
+is_of_source(const struct entry *e)
+{
+	return (e->type == ENTRY_FILE || e->type == ENTRY_GEN ||
+	    (e->type == ENTRY_EOF && (e->flags & ENTRY_SOURCE)));
+}
+
 static int
 dispatch(struct automaton *a, struct entry *e, size_t from, size_t *used,
     struct err *err)
 {
 	*used = e->len;
+	if (is_of_source(e) && e->channel >= a->topo->nsources)
+		return (err_set(err, ERR_CORRUPT, "journal entry at %" PRIu64
+		    " is of source %" PRIu64 ": there is none", e->pos,
+		    e->channel));
 	switch ((enum entry_type)e->type) {
 	case ENTRY_BYTES:
 		return (on_bytes(a, e, from, used, err));

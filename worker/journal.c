@@ -132,7 +132,9 @@ check_head(const struct journal *j, const char *path, uint32_t worker,
 		    "%s has %llu bytes, its header says %llu", path,
 		    (unsigned long long)file_size,
 		    (unsigned long long)(HEAD_SIZE + h->size)));
-	if (head > done || done > tail || tail - head > h->size)
+	/* None is ever near the end of its 64 bits: no sum overflows. */
+	if (head > done || done > tail || tail - head > h->size ||
+	    head % 8 != 0 || tail % 8 != 0 || tail > UINT64_MAX / 2)
 		return (err_set(err, ERR_CORRUPT, "%s: positions disagree: "
 		    "head %llu, done %llu, tail %llu", path,
 		    (unsigned long long)head, (unsigned long long)done,

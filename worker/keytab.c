@@ -42,7 +42,8 @@ probe(const struct keytab *t, struct slice key, uint64_t hash)
 	for (;; i = (i + 1) & (t->nslots - 1)) {
 		e = t->slot[i];
 		if (e == NULL || (e->hash == hash && e->key_len == key.len &&
-		    memcmp(e->key, key.data, key.len) == 0))
+		    (key.len == 0 ||
+		    memcmp(e->key, key.data, key.len) == 0)))
 			return (&t->slot[i]);
 	}
 }

@@ -231,7 +231,8 @@ outbox_open(struct outbox *o, const char *path, bool *missing, struct err *err)
 	    h.version != OUTBOX_VERSION || h.nslots == 0 ||
 	    h.nslots > (1U << 20) || (uint64_t)st.st_size <
 	    head_size(h.nslots) + (uint64_t)h.physical * SEGMENT ||
-	    h.physical > h.nslots || h.head > h.tail) {
+	    h.physical > h.nslots || h.head > h.tail ||
+	    h.tail > UINT64_MAX / 2) {
 		(void)err_set(err, ERR_CORRUPT,
 		    "%s is not an outbox of this version", path);
 		goto fail;

@@ -1,0 +1,57 @@
+/*
+ * Fuzz targets: one function for each parser that faces outside or reads a
+ * file.  The same functions run under libFuzzer (make fuzz) and over the
+ * committed inputs (make check); see main.c.
+ *
+ * A target takes any bytes.  What must not happen ends the process: a fault,
+ * a sanitizer's report, a failed fuzz_check.
+ */
+#ifndef TESTS_FUZZ_FUZZ_H
+#define TESTS_FUZZ_FUZZ_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/buf.h"
+
+#define FUZZ_TABLE(T)							\
+	T(mp)		/* the MessagePack cursor */			\
+	T(msg)		/* every message between processes */		\
+	T(conf)		/* cluster.conf */				\
+	T(confpack)	/* the configuration as workers get it */	\
+	T(topo)		/* the pipeline as data */			\
+	T(framing)	/* lines, frames and own headers of clients */	\
+	T(entry)	/* what a journal's entries make an automaton do */ \
+	T(journal)	/* a journal's file */				\
+	T(outbox)	/* an outbox's file */				\
+	T(checkpoint)	/* the automaton in a checkpoint */		\
+	T(store)	/* the SQLite file */				\
+	T(peer)		/* what another worker sends */			\
+	T(hold)		/* names in the descriptor store */
+
+#define FUZZ_PROTOTYPE(name)	void fuzz_##name(const uint8_t *, size_t);
+FUZZ_TABLE(FUZZ_PROTOTYPE)
+#undef FUZZ_PROTOTYPE
+
+/* Also in builds without assertions. */
+#define fuzz_check(ok)							\
+	do {								\
+		if (!(ok))						\
+			fuzz_failed(#ok, __FILE__, __LINE__);		\
+	} while (0)
+void	fuzz_failed(const char *, const char *, int) __attribute__((noreturn));
+
+/* Take numbers from the head of the input; zero behind its end. */
+struct fuzz_in {
+	const uint8_t	*p;
+	size_t		 n;
+};
+uint64_t fuzz_number(struct fuzz_in *, unsigned int bytes);
+struct slice fuzz_rest(struct fuzz_in *);
+
+/* A file of the given content, and its path, until the next one. */
+const char *fuzz_file(const void *, size_t);
+/* Write pieces of the input over a file: u24 offset, u8 length, bytes. */
+void	fuzz_patch(int fd, struct fuzz_in *);
+
+#endif
