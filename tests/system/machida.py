@@ -181,9 +181,13 @@ class Machida:
 
     def wait_lines(self, count):
         """So many different ones; after a kill some may come twice."""
-        wait_for(lambda: len(set(self.lines())) >= count,
-                 "%d lines, not %d" % (count, len(set(self.lines()))),
-                 step=0.05)
+        try:
+            wait_for(lambda: len(set(self.lines())) >= count,
+                     "%d lines" % count, step=0.05)
+        except harness.HarnessError as error:
+            raise harness.HarnessError("%s: %d of %d different ones\n%s" % (
+                error, len(set(self.lines())), len(self.lines()),
+                self.log()[-4000:])) from None
 
     def send(self, source, content, *options):
         """sender, with a file of this content."""

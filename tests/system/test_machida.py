@@ -183,7 +183,7 @@ def test_chain_worker_killed(machida, rng):
         pid = m.worker_pid()
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda: m.worker_pid() != pid, "another worker")
-    check_chain(m, options, 6, 3000)
+    check_chain(m, options, 6, 1000)
     m.end()
 
 
