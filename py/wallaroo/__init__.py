@@ -20,6 +20,8 @@ wallaroo-supervisord runs it with any number of worker processes,
 
 from __future__ import annotations
 
+from typing import Any
+
 from . import codecs
 from ._cli import (
     _kafka_parse_broker,
@@ -54,6 +56,14 @@ from ._decorators import (
     state_computation_multi,
 )
 from ._errors import WallarooParameterError
+from ._kafka import (
+    CustomKafkaSinkCLIParser,
+    CustomKafkaSourceCLIParser,
+    DefaultKafkaSinkCLIParser,
+    DefaultKafkaSourceCLIParser,
+    KafkaSinkConfig,
+    KafkaSourceConfig,
+)
 from ._pipeline import Pipeline, _PipelineTree, build_application, source
 from ._windows import (
     CountWindows,
@@ -75,6 +85,8 @@ from ._wrapped import (
     BaseWrapped,
     Computation,
     ComputationMulti,
+    ConnectorDecoder,
+    ConnectorEncoder,
     Decoder,
     Encoder,
     KeyExtractor,
@@ -96,13 +108,21 @@ __all__ = [
     "BaseWrapped",
     "Computation",
     "ComputationMulti",
+    "ConnectorDecoder",
+    "ConnectorEncoder",
     "CountWindows",
     "CountWindowsBuilder",
+    "CustomKafkaSinkCLIParser",
+    "CustomKafkaSourceCLIParser",
     "Decoder",
+    "DefaultKafkaSinkCLIParser",
+    "DefaultKafkaSourceCLIParser",
     "Encoder",
     "FileSinkConfig",
     "FileSourceConfig",
     "GenSourceConfig",
+    "KafkaSinkConfig",
+    "KafkaSourceConfig",
     "KeyExtractor",
     "OctetDecoder",
     "OctetEncoder",
@@ -144,5 +164,14 @@ __all__ = [
     "tcp_parse_input_addrs",
     "tcp_parse_output_addrs",
 ]
+
+def __getattr__(name: str) -> Any:
+    """wallaroo.experimental without an import of its own."""
+    if name == "experimental":
+        import importlib
+
+        return importlib.import_module("wallaroo.experimental")
+    raise AttributeError("module 'wallaroo' has no attribute %r" % name)
+
 
 show_prints_at_once()

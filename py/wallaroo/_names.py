@@ -128,12 +128,28 @@ def source_names(stages: Iterable[Any]) -> list[str]:
     return unique((stage[1] for stage in stages), " (%d)")
 
 
+# Of the configurations' tuples; else the last member.
+ENCODER_AT = {"sink_connector": 4}
+KAFKA = ("kafka", "kafka-internal")
+
+
+def encoder_of(config: Any) -> Any:
+    """The encoder of a sink's config tuple."""
+    return config[ENCODER_AT.get(config[0], -1)]
+
+
 def sink_names(configs: Iterable[Any]) -> list[str]:
     """Unique names of sinks: where they write to."""
     names = []
     for config in configs:
         if config[0] == "tcp":
             names.append("%s:%s" % (config[2], config[3]))
+            continue
+        if config[0] == "kafka":
+            names.append("kafka:%s" % (config[2],))
+            continue
+        if config[0] in ("kafka-internal", "sink_connector"):
+            names.append(str(config[1]))
             continue
         name = str(config[2]) if config[0] == "file" else str(config[0])
         if name in names:

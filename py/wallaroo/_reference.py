@@ -52,13 +52,18 @@ class Source(NamedTuple):
     @property
     def decoder(self) -> Any:
         """None for a generator."""
-        place = {"tcp": 4, "file": 3, "stdin": 2}.get(self.config[0])
+        place = {
+            "tcp": 4, "file": 3, "stdin": 2, "kafka": 5, "kafka-internal": 2,
+            "source_connector": 5,
+        }.get(self.config[0])
         return None if place is None else self.config[place]
 
     @property
     def max_size(self) -> int:
         """The largest payload."""
-        place = {"tcp": 7, "file": 4, "stdin": 3}[self.config[0]]
+        place = {"tcp": 7, "file": 4, "stdin": 3}.get(self.config[0])
+        if place is None:
+            return 1 << 20
         size: int = self.config[place]
         return size
 
@@ -185,9 +190,8 @@ class Executor:
 
         The clock does not go on by itself.
         """
-        key = _names.SOURCE_KEYS[source.config[0]]
-        self._flow(source.path, value, key, self._moment(
-            source, time, watermark))
+        when = self._moment(source, time, watermark)
+        self._flow(source.path, value, self._source_key(source), when)
 
     def push_payload(
         self,
@@ -197,7 +201,7 @@ class Executor:
         watermark: Optional[int] = None,
     ) -> None:
         """One payload, through the source's decoder."""
-        key = _names.SOURCE_KEYS[source.config[0]]
+        key = self._source_key(source)
         decoder = source.decoder
         value = self._call(
             source.name, decoder, key, payload, decoder.decode, payload
@@ -242,6 +246,12 @@ class Executor:
                 if kind == "to_state" and _names.part_name(rest[0]) == step:
                     return self._step_state(rest[0], as_key(key), value)
         raise KeyError(step)
+
+    def _source_key(self, source: Source) -> Key:
+        """Of a message whose source gives it no key of its own."""
+        if source.config[0] in _names.KAFKA:
+            return b"kafka-source-key-%d" % self.records
+        return _names.SOURCE_KEYS.get(source.config[0], b"")
 
     def _moment(
         self, source: Source, time: Optional[int], watermark: Optional[int]
@@ -434,10 +444,11 @@ class Executor:
     def _write(self, value: Any, key: Key) -> None:
         self.values.append(value)
         for number, config in enumerate(self.sink_configs):
-            encoder = config[-1]
+            encoder = _names.encoder_of(config)
             data = self._call(
                 self.sink_names[number], encoder, key, value,
-                encoded, encoder, value,
+                encoded_for_kafka if config[0] in _names.KAFKA else encoded,
+                encoder, value,
             )
             if data is not None:
                 self.outputs[number].append(data)
@@ -514,6 +525,26 @@ def encoded(encoder: Any, value: Any) -> Optional[bytes]:
     raise TypeError(
         "encode must return bytes, str or None, not %s" % type(data).__name__
     )
+
+
+def encoded_for_kafka(encoder: Any, value: Any) -> Optional[bytes]:
+    """The value of a record (value, key, partition); None for none."""
+    record = encoder.encode(value)
+    if record is None:
+        return None
+    if not isinstance(record, tuple) or len(record) not in (2, 3):
+        raise TypeError(
+            "encode must return (value, key, partition) for Kafka, not %r"
+            % (record,)
+        )
+    data, key, partition = (record + (None,))[:3]
+    if not (
+        isinstance(data, (bytes, str))
+        and isinstance(key, (bytes, str, type(None)))
+        and isinstance(partition, (int, type(None)))
+    ):
+        raise TypeError("encode gave %r for Kafka" % (record,))
+    return data.encode("utf-8") if isinstance(data, str) else bytes(data)
 
 
 def as_key(key: Any) -> Key:

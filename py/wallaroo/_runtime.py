@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Optional, Protocol, TextIO, cast
 
 import wallaroo
 
-from . import _topology
+from . import _topology, _windows
 from ._errors import WallarooParameterError
 
 # Priorities of the log, as in syslog(3).
@@ -107,7 +107,7 @@ def serialization_hooks(
         return None, None
     if serialize is wallaroo.serialize and deserialize is wallaroo.deserialize:
         return None, None  # by "from wallaroo import *"
-    return serialize, deserialize
+    return _windows.hooks(serialize, deserialize)
 
 
 def install(host: Host) -> None:

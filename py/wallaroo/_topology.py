@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, NoReturn, Optional
 
 from . import _names, _windows
 from ._errors import api_error, check_policy
@@ -209,7 +209,7 @@ class _Compiler:
         framing, header_length, header_format, max_size = "none", 0, "", 0
         key = _names.SOURCE_KEYS.get(kind)
         if key is None:
-            api_error("Unknown kind of source: %r." % (kind,))
+            refuse_connected("Source", name, kind)
         if kind == "gen":
             check_generator(config[2], name)
             fn = self.add_function(config[2])
@@ -244,7 +244,7 @@ class _Compiler:
         result = []
         names = _names.sink_names(self.sink_configs)
         for name, config in zip(names, self.sink_configs):
-            kind, encoder = config[0], config[-1]
+            kind, encoder = config[0], _names.encoder_of(config)
             host, port, path, own = "", 0, "", NONE
             if kind == "tcp":
                 host, port = config[2], port_number(config[3], name)
@@ -255,7 +255,7 @@ class _Compiler:
                 if kind == "file":
                     check_text("The path", path, name)
             else:
-                api_error("Unknown kind of sink: %r." % (kind,))
+                refuse_connected("Sink", name, kind)
             fn = self.add_function(function(encoder, "encode"))
             result.append(
                 [name, kind, fn, host, port, path, own, policy(encoder)]
@@ -265,6 +265,21 @@ class _Compiler:
             "fail",
         ])
         return result
+
+
+def refuse_connected(what: str, name: Any, kind: Any) -> NoReturn:
+    """What can be built and tested, but not run by this version."""
+    if kind in _names.KAFKA:
+        api_error(
+            "%s %r is in Kafka, which this version cannot run yet: it can "
+            "only be tested with wallaroo.testing." % (what, name)
+        )
+    if kind in ("source_connector", "sink_connector"):
+        api_error(
+            "%s %r is a connector, which this version cannot run yet: it can "
+            "only be tested with wallaroo.testing." % (what, name)
+        )
+    api_error("Unknown kind of %s: %r." % (what.lower(), kind))
 
 
 def is_used(source: Any) -> bool:

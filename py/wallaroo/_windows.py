@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import pickle
 from collections.abc import Callable
 from typing import Any, NamedTuple, Optional, Union
 
@@ -531,3 +532,46 @@ def caller(arithmetic: Arithmetic) -> Callable[..., Fired]:
         return arithmetic.apply(state, key, value, time, watermark)
 
     return call
+
+
+# What the bytes of an application's own serialize() begin with.
+_OTHER, _RANGE, _COUNT = b"o", b"r", b"c"
+
+Serialize = Callable[[Any], bytes]
+Deserialize = Callable[[bytes], Any]
+
+
+def hooks(
+    serialize: Serialize, deserialize: Deserialize
+) -> tuple[Serialize, Deserialize]:
+    """An application's own, which see accumulators and not our states."""
+    def save(o: Any) -> bytes:
+        if type(o) is RangeState:
+            panes = {start: serialize(a) for start, a in o.panes.items()}
+            return _RANGE + pickle.dumps((o.first, o.count, o.high, panes))
+        if type(o) is CountState:
+            inside = serialize(o.accumulator) if o.count else None
+            return _COUNT + pickle.dumps((o.count, o.high, inside))
+        saved = serialize(o)
+        # What is not bytes is refused by who called.
+        return _OTHER + saved if isinstance(saved, bytes) else saved
+
+    def load(bs: bytes) -> Any:
+        kind, rest = bs[:1], bs[1:]
+        if kind == _OTHER:
+            return deserialize(rest)
+        members = pickle.loads(rest)
+        if kind == _RANGE:
+            windows = RangeState()
+            windows.first, windows.count, windows.high, panes = members
+            windows.panes = {
+                start: deserialize(a) for start, a in panes.items()
+            }
+            return windows
+        window = CountState()
+        window.count, window.high, inside = members
+        if inside is not None:
+            window.accumulator = deserialize(inside)
+        return window
+
+    return save, load

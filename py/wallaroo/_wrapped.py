@@ -12,6 +12,7 @@ import struct
 import sys
 from collections import Counter
 from collections.abc import Callable
+from datetime import datetime
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -174,6 +175,23 @@ class OctetEncoder(Encoder[In]):
     """An encoder whose bytes are written as they are."""
 
 
+class ConnectorDecoder(Decoder[Out]):
+    """A decoder for what connectors send."""
+
+    if TYPE_CHECKING:
+        def decoder(self) -> Callable[[bytes], Optional[Out]]: ...
+
+
+class ConnectorEncoder(Encoder[In]):
+    """An encoder for connectors: event time and key are in front."""
+
+    if TYPE_CHECKING:
+        def encode(
+            self, data: In, event_time: Any = 0,
+            key: Union[bytes, str, None] = None,
+        ) -> bytes: ...
+
+
 def _function_name(func: Any) -> str:
     name = getattr(func, "__name__", None)
     if not callable(func) or not isinstance(name, str):
@@ -264,6 +282,10 @@ def _wallaroo_wrap(
         members.update(_key_members(func))
     elif issubclass(base_cls, Decoder):
         members.update(_decoder_members(func, kwargs))
+        if issubclass(base_cls, ConnectorDecoder):
+            members["decoder"] = lambda self: func
+    elif issubclass(base_cls, ConnectorEncoder):
+        members.update(_connector_encoder_members(func))
     elif issubclass(base_cls, Encoder):
         members["encode"] = lambda self, data: func(data)
     for option in ("on_error", "version"):
@@ -297,8 +319,8 @@ def _key_members(func: Any) -> dict[str, Any]:
 
 
 def _decoder_members(func: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    header_length = kwargs["header_length"]
-    length_fmt = kwargs["length_fmt"]
+    header_length = kwargs.get("header_length", 4)
+    length_fmt = kwargs.get("length_fmt", ">I")
     return {
         "header_length": lambda self: header_length,
         "payload_length": lambda self, bs: struct.unpack(length_fmt, bs)[0],
@@ -306,3 +328,23 @@ def _decoder_members(func: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         # For the runtime, which reads plain headers itself.
         "_length_fmt": length_fmt,
     }
+
+
+def _connector_encoder_members(func: Any) -> dict[str, Any]:
+    def put_in_front(
+        self: Any, encoded: bytes, event_time: Any = 0, key: Any = None
+    ) -> bytes:
+        if isinstance(event_time, datetime):
+            event_time = int(event_time.timestamp() * 1000)
+        if isinstance(key, str):
+            key = key.encode("utf-8")
+        key = key or b""
+        head: bytes = struct.pack(">qI", event_time, len(key)) + key
+        return struct.pack(">I", len(head) + len(encoded)) + head + encoded
+
+    def encode(
+        self: Any, data: Any, event_time: Any = 0, key: Any = None
+    ) -> bytes:
+        return put_in_front(self, func(data), event_time, key)
+
+    return {"encode": encode, "_encode": put_in_front}

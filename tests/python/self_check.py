@@ -27,6 +27,20 @@ class Host:
         return 7
 
 
+class Largest(wallaroo.Aggregation):
+    def initial_accumulator(self):
+        return []
+
+    def update(self, data, accumulator):
+        accumulator.append(data)
+
+    def combine(self, a, b):
+        return a + b
+
+    def output(self, key, accumulator):
+        return max(accumulator, default=None)
+
+
 def main():
     app = stages.application(
         lambda p: p.to(stages.twice).key_by(stages.parity).to(stages.add))
@@ -38,6 +52,14 @@ def main():
     check((done.schedules, done.replayed > 0), (50, True))
     check([s[1] for s in _topology.compile_application(app).topology[4]],
           ["step", "key_by", "state", "sinks"])
+    check(sorted(wallaroo.testing.run(
+        stages.application(lambda p: p.key_by(stages.parity).to(
+            wallaroo.range_windows(wallaroo.seconds(1)).with_slide(
+                wallaroo.seconds(0.5)).over(Largest))),
+        {"Numbers": [wallaroo.testing.At(n, n) for n in range(6)]},
+    ).values), [4, 5])
+    check(wallaroo.experimental.cwm.Frame.decode(b"\1\0\0\0\7"),
+          wallaroo.experimental.cwm.Ok(7))
     again = pickle.loads(pickle.dumps(stages.add))
     check(again.compute(2, again.initial_state()), 2)
     value = {"a": [1, -1, 1.5, None, True, b"x", "ü"]}

@@ -28,6 +28,12 @@ def test_names_of_the_contract():
         StateComputationMulti KeyExtractor Encoder Decoder OctetDecoder
         OctetEncoder attach_to_module _wallaroo_wrap
         _validate_arity_compatability _PipelineTree _C _ARGS
+        _validate_aggregation Aggregation ConnectorDecoder ConnectorEncoder
+        range_windows count_windows RangeWindowsBuilder RangeWindows
+        CountWindowsBuilder CountWindows nanoseconds microseconds
+        milliseconds seconds minutes hours KafkaSourceConfig KafkaSinkConfig
+        DefaultKafkaSourceCLIParser DefaultKafkaSinkCLIParser
+        CustomKafkaSourceCLIParser CustomKafkaSinkCLIParser experimental
     """.split():
         assert hasattr(wallaroo, name), name
 
@@ -41,6 +47,9 @@ def test_hierarchy():
         w.OctetDecoder: [w.Decoder],
         w.OctetEncoder: [w.Encoder],
         w.KeyExtractor: [w.BaseWrapped],
+        w.Aggregation: [w.BaseWrapped],
+        w.ConnectorDecoder: [w.Decoder],
+        w.ConnectorEncoder: [w.Encoder],
         w.Computation: [w.BaseWrapped],
         w.Encoder: [w.BaseWrapped],
         w.Decoder: [w.BaseWrapped],

@@ -9,7 +9,7 @@ import textwrap
 import pytest
 
 import wallaroo
-from wallaroo import _runtime
+from wallaroo import _runtime, _windows
 
 
 class FakeHost:
@@ -76,15 +76,41 @@ def test_arguments_are_there_at_import(module):
 
 def test_hooks(module):
     name = module(SETUP + """
+    import pickle
+    calls = []
+
     def serialize(o):
-        return b""
+        calls.append(o)
+        return pickle.dumps(o)
 
     def deserialize(bs):
-        return None
+        return pickle.loads(bs)
     """)
     loaded = _runtime.load(name, [name])
-    assert loaded.serialize is sys.modules[name].serialize
-    assert loaded.deserialize is sys.modules[name].deserialize
+    calls = sys.modules[name].calls
+    for value in (1, "text", {"a": [None]}):
+        saved = loaded.serialize(value)
+        assert calls == [value] and type(saved) is bytes	# once
+        assert loaded.deserialize(saved) == value
+        calls.clear()
+    # Of windows they see the accumulators, and nothing of ours.
+    windows = _windows.RangeState()
+    windows.first, windows.count, windows.high = 5, 3, 7
+    windows.panes = {5: ["x"], 7: ["y"]}
+    again = loaded.deserialize(loaded.serialize(windows))
+    assert type(again) is _windows.RangeState
+    assert vars(again) == vars(windows) and calls == [["x"], ["y"]]
+    calls.clear()
+    window = _windows.CountState()
+    again = loaded.deserialize(loaded.serialize(window))
+    assert vars(again) == vars(window) and calls == []
+    window.count, window.accumulator = 2, ["z"]
+    again = loaded.deserialize(loaded.serialize(window))
+    assert type(again) is _windows.CountState
+    assert vars(again) == vars(window) and calls == [["z"]]
+
+
+def test_no_hooks(module):
     for more in (
         "\n    def serialize(o):\n        pass\n",
         "\n    serialize = deserialize = 3\n",

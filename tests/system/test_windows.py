@@ -336,6 +336,43 @@ def test_state_of_windows_can_be_asked_for(cluster, receiver, feeder):
     windows.app.stop()
 
 
+HOOKS = '''
+
+def serialize(o):
+    if type(o) is not list or any(type(i) is not list for i in o) and len(
+            o) != 3:
+        raise TypeError("unknown: %r" % (o,))
+    return json.dumps(o).encode()
+
+
+def deserialize(bs):
+    return json.loads(bs)
+
+
+def application_setup'''
+
+
+@pytest.mark.level("all")
+def test_own_serialization(cluster, receiver, feeder, monkeypatch):
+    """It is asked for accumulators and messages, of plain lists here."""
+    monkeypatch.setitem(
+        globals(), "APPLICATION",
+        APPLICATION.replace("\ndef application_setup", HOOKS))
+    windows = Windows(cluster, receiver, COUNTING, workers=2)
+    client = feeder(windows.port)
+    for _ in range(3):
+        windows.send(client, ["k%d" % (n % 5) for n in range(19)])
+        harness.wait_for(lambda: windows.app.stat("records_in")
+                         == len(windows.sent), "all records")
+        windows.app.ctl("checkpoint")
+        pid = windows.app.kill9(0)
+        windows.app.wait_replaced(0, pid)
+    windows.wait_all()
+    windows.app.stop()
+    windows.sink.wait_ends()
+    once_each(windows)
+
+
 FAILING = '''
 
 class Seen(Seen):
