@@ -1691,7 +1691,7 @@ static int
 on_letter(struct automaton *a, struct entry *e, struct err *err)
 {
 	struct letter l;
-	struct origin o;
+	struct origin o = source_origin(e, 0);
 	uint64_t seq;
 	int r;
 

@@ -13,7 +13,8 @@ import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple, Optional
 
-from . import _names
+from . import _names, _windows
+from ._errors import api_error
 from ._reference import DeadLetter, Executor, Key, as_key, listed, present, show_key
 from ._same import same_pickles, short
 from ._virtual import Origin, Virtual, origin_of
@@ -437,6 +438,12 @@ class Machine(Executor):
                 crossed = crossed or crosses
                 if kind == "collect":
                     key = as_key(self.collect_keys[position])
+            elif kind in _windows.KINDS:
+                api_error(
+                    "simulate() cannot simulate windows: leave out %r and "
+                    "test it with wallaroo.testing.run()."
+                    % self.window_names[position]
+                )
             elif kind == "to_state":
                 crosses = not crossed
                 crossed = True

@@ -11,11 +11,13 @@ import collections
 import json
 import os
 import sys
+import types
 
 import pytest
 
 import harness
 import killer
+import wallaroo.testing
 
 sys.path.insert(0, os.path.join(harness.SOURCE_TREE, "tests", "python"))
 import windows_model as model  # noqa: E402
@@ -100,9 +102,10 @@ class Windows:
         self.sink = receiver()
         text = APPLICATION.replace("READING", str(READING)).replace(
             "STAGES", stages)
-        self.app = cluster(text, workers=workers, args=[
-            "--in", "in@127.0.0.1:%d" % self.port,
-            "--out", self.sink.address()])
+        self.text = text
+        self.args = ["--in", "in@127.0.0.1:%d" % self.port,
+                     "--out", self.sink.address()]
+        self.app = cluster(text, workers=workers, args=self.args)
         self.app.start()
         self.sent = []		# (key, number)
 
@@ -294,6 +297,39 @@ def test_each_message_is_in_one_window(cluster, receiver, feeder, rng, kind):
             else:
                 # A message that was late is older than its window.
                 assert all(time <= end for _, time in items)
+
+
+@pytest.mark.level("all")
+def test_count_windows_are_the_references(cluster, receiver, feeder, rng):
+    """Without a timeout nothing depends on time: from one source each key
+    has the windows of the reference executor, on any number of workers."""
+    stages = "wallaroo.count_windows(4).with_timeout(None).over(Seen)"
+    windows = Windows(cluster, receiver, stages, workers=3)
+    client = feeder(windows.port)
+    killing = killer.Killer(windows.app, seed=rng.random())
+    for turn in range(5):
+        windows.send(client, ["k%d" % rng.randrange(40)
+                              for _ in range(300)])
+        killing.kill_random(3 if turn == 2 else 1)
+    module = types.ModuleType("windows_under_test")
+    exec(windows.text, module.__dict__)
+    expected = collections.defaultdict(list)
+    for key, items, _ in wallaroo.testing.run(
+            module.application_setup(["windows"] + windows.args),
+            {"in": [("%s %d" % pair).encode()
+                    for pair in windows.sent]}).values:
+        expected[key].append([number for number, _ in items])
+    harness.wait_for(
+        lambda: sum(map(len, windows.outputs()))
+        >= sum(map(len, expected.values())), "all windows", step=0.1)
+    windows.app.wait_workers()
+    windows.app.stop()
+    windows.sink.wait_ends()
+    got = collections.defaultdict(list)
+    for lines in windows.outputs():
+        for key, items, *_ in lines:
+            got[key].append([number for number, _ in items])
+    assert got == expected
 
 
 @pytest.mark.level("all")

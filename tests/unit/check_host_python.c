@@ -1573,6 +1573,118 @@ static const char count_py[] =
     "        .to(count).to_sink(wallaroo.TCPSinkConfig('127.0.0.1', '7002',\n"
     "        encode)))\n";
 
+static const char windows_py[] =
+    "def f_eval(b): return eval(b)\n"
+    "def f_repr(o): return repr(o)\n"
+    "def f_windows(state, key, value, time, watermark):\n"
+    "    assert (key, time, watermark) == ('k\\udcff', 1000, 2**64 - 1)\n"
+    "    if value is None: state[:] = [time]\n"
+    "    if value == 'raise': raise ValueError('all of it')\n"
+    "    if value == 'none': return None\n"
+    "    errors = []\n"
+    "    for n in range(3 if value == 'errors' else 0):\n"
+    "        try: raise KeyError(n)\n"
+    "        except KeyError as e: errors.append(e)\n"
+    "    n = 20 if value == 'many' else 2\n"
+    "    return ([(i, time + i) for i in range(n)], watermark // 2, errors,\n"
+    "        watermark, value is None)\n"
+    "def application_setup(args):\n"
+    "    return dict(functions=[f_eval, f_repr, f_windows],\n"
+    "        state_factories=[None, None, list], topology=[],\n"
+    "        serialize=None, deserialize=None)\n";
+
+/* The interpreter's objects; exceptions and their frames are in circles. */
+static long
+allocated(void)
+{
+	host_val v = eval("0 * __import__('gc').collect() + "
+	    "__import__('sys').getallocatedblocks()");
+	char *s = show(v);
+	long n = strtol(s, NULL, 10);
+
+	py->val_free(app, v);
+	free(s);
+	return (n);
+}
+
+static int
+one_failed(void *arg, struct err *e)
+{
+	struct buf *b = arg;
+
+	ck_assert_int_eq(e->code, ERR_USER);
+	ck_assert_ptr_nonnull(strstr(e->text, "in f_windows\n"));
+	buf_addf(b, "%s ", strrchr(e->text, '\n') + 1);
+	return (strstr(e->text, "KeyError: 1") == NULL ? 0 : -1);
+}
+
+static int
+give(void *state, const char *text, struct host_out *out,
+    struct host_window *w, struct buf *failed)
+{
+	host_val v = text == NULL ? NULL : eval(text);
+	int r;
+
+	for (size_t i = 0; i < out->n; i++)
+		py->val_free(app, out->val[i]);
+	out->n = 0;
+	r = py->window(app, 2, state, slice_of("k\xff", 2), v, 1000,
+	    UINT64_MAX, out, w, one_failed, failed, &err);
+	if (v != NULL)
+		py->val_free(app, v);
+	return (r);
+}
+
+START_TEST(windows)
+{
+	struct host_out out = { NULL, 0, 0 };
+	struct host_window w = { NULL, 0, 0, 0, false };
+	struct buf failed = { 0 };
+	void *state;
+	long first = 0;
+
+	prepare();
+	put_file("app/app.py", windows_py);
+	ck_assert_msg(py->open(&app, &conf, &err) == 0, "%s", err.text);
+	ck_assert_int_eq(py->state_new(app, 2, &state, &err), 0);
+	ck_assert_int_eq(give(state, "'m'", &out, &w, &failed), 0);
+	ck_assert_uint_eq(out.n, 2);
+	ck_assert_uint_eq(w.time_ns[1], 1001);
+	ck_assert_uint_eq(w.newest_ns, UINT64_MAX / 2);
+	ck_assert_uint_eq(w.due, UINT64_MAX);
+	ck_assert(!w.open);
+	ck_assert_int_eq(give(state, NULL, &out, &w, &failed), 0);
+	ck_assert(w.open);
+	ck_assert_int_eq(give(state, "'many'", &out, &w, &failed), 0);
+	ck_assert_uint_eq(out.n, 20);
+	ck_assert_uint_eq(w.time_ns[19], 1019);
+	/* The first error is passed over, the second is not. */
+	ck_assert_int_eq(give(state, "'errors'", &out, &w, &failed), -1);
+	ck_assert_str_eq(buf_str(&failed), "KeyError: 0 KeyError: 1 ");
+	expect(give(state, "'raise'", &out, &w, &failed), ERR_USER,
+	    "ValueError: all of it");
+	expect(give(state, "'none'", &out, &w, &failed), ERR_USER,
+	    "windows gave no result");
+	for (int i = 0; i < rounds(2000); i++) {
+		(void)give(state, i % 3 == 0 ? NULL : i % 3 == 1 ? "'many'" :
+		    "'errors'", &out, &w, &failed);
+		if (i == 500)
+			first = allocated();
+	}
+	/* Caches fill up; a leak would be one a call on top. */
+	if (first != 0)
+		ck_assert_int_lt(allocated() - first, 1400);
+	(void)give(state, "'m'", &out, &w, &failed);
+	for (size_t i = 0; i < out.n; i++)
+		py->val_free(app, out.val[i]);
+	py->state_free(app, state);
+	free(out.val);
+	free(w.time_ns);
+	buf_fini(&failed);
+	cleanup();
+}
+END_TEST
+
 /* A function's number, from the topology: list 0 has the sources, 1 the
  * stages, 2 the sinks. */
 static int
@@ -1690,5 +1802,5 @@ UNIT_MAIN("host_python", describe, isolation, path_of_configuration,
     generator_fails, exceptions, codec_values, codec_special, codec_shared,
     codec_random, codec_malformed, codec_hostile, codec_new_version,
     codec_hooks, reprs, logs, context, threads, stack_dump, leaks,
-    real_package, real_package_no_pipeline, real_package_refuses,
+    windows, real_package, real_package_no_pipeline, real_package_refuses,
     stuck_thread)
