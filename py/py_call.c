@@ -313,7 +313,11 @@ py_window(struct host_app *app, int fn, void *state, struct slice key,
 		return (-1);
 	app->current = fn;
 	r = window_call(f, state, key, in, time_ns, watermark);
-	if (r == NULL || window_fired(r, out, w) == -1)
+	w->same = r == Py_None;
+	if (w->same) {			/* the usual case */
+		w->newest_ns = 0;
+		rc = 0;
+	} else if (r == NULL || window_fired(r, out, w) == -1)
 		(void)py_err_take(app, err, ERR_USER);
 	else
 		rc = window_errors(app, fn, PyTuple_GET_ITEM(r, 2), failed,

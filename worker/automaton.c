@@ -958,6 +958,10 @@ fire(struct automaton *a, int stage, struct kent *e, host_val v,
 		free_outputs(a, out, 0);
 		return (-1);
 	}
+	if (win->same) {
+		windows_open(&a->windows[stage], e, a->now_ns);
+		return (0);
+	}
 	windows_note(&a->windows[stage], e, win->due, win->open, a->now_ns);
 	return (run_fired(a, stage, key, o, depth, err));
 }

@@ -41,6 +41,8 @@ struct host_window {
 	uint64_t	 newest_ns;	/* end of the newest that fired, or 0 */
 	uint64_t	 due;		/* the watermark that fires the next */
 	bool		 open;		/* a timeout would find something */
+	bool		 same;		/* nothing fired, due is as it was,
+					   and it is open */
 };
 /* Room for the times of so many outputs. */
 void	host_window_reserve(struct host_window *, size_t);

@@ -176,6 +176,15 @@ windows_note(struct windows *w, struct kent *e, uint64_t due, bool open,
 	heap_add(open ? &w->open : &w->idle, k);
 }
 
+void
+windows_open(struct windows *w, struct kent *e, uint64_t now_ns)
+{
+	const struct wkey *k = e->window;
+
+	if (k == NULL || !k->open)
+		windows_note(w, e, k == NULL ? 0 : k->due, true, now_ns);
+}
+
 /* May a later timeout have something to do? */
 static bool
 waits(struct windows *w, uint64_t now_ns)

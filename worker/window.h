@@ -68,6 +68,8 @@ uint64_t windows_watermark(struct windows *, uint64_t now_ns);
 /* What the host says of a key after a call. */
 void	 windows_note(struct windows *, struct kent *, uint64_t due,
 	    bool open, uint64_t now_ns);
+/* It is open, and due when it was. */
+void	 windows_open(struct windows *, struct kent *, uint64_t now_ns);
 /* Is a timeout due, or being worked off? */
 bool	 windows_ring(struct windows *, uint64_t now_ns);
 /* The next key of the timeout at work; NULL: it is done with. */

@@ -280,8 +280,10 @@ class RangeArithmetic:
         self.pane = math.gcd(self.range, self.slide)
         # The delay is rounded up to whole slides.
         self.delay = -(-windows.delay // self.slide) * self.slide
+        # A window is complete so long after it has begun.
+        self.reach = self.range + self.delay
         self.panes_per_slide = self.slide // self.pane
-        self.panes_at_first = (self.range + self.delay) // self.pane
+        self.panes_at_first = self.reach // self.pane
         # Timeouts of the stage, and how long a silent source holds it up.
         self.interval: Optional[int] = 2 * (windows.range + windows.delay)
         self.patience = 2 * self.interval
@@ -320,17 +322,40 @@ class RangeArithmetic:
             newest = max(newest, self._late(s, key, value, time, fired))
         return self._result(s, fired, newest)
 
+    def quick(
+        self, s: RangeState, value: Any, time: int, watermark: int
+    ) -> bool:
+        """The usual case: a message for a pane that there is, and nothing
+        fires.  False: it is not; what update() raises is raised."""
+        first = s.first
+        if (
+            first is None or watermark >= first + self.reach
+            or not first <= time < first + s.count * self.pane
+        ):
+            return False
+        start = time - (time - first) % self.pane
+        if start not in s.panes:
+            return False
+        if time > s.high:
+            s.high = time
+        self.aggregation.update(value, s.panes[start])
+        return True
+
     def timeout(self, s: RangeState, key: str, watermark: int) -> Fired:
         """Fire what is complete; at ENDLESS all that holds something."""
         fired = Fired([], 0, [], 0, True)
         newest = self._fire(s, key, watermark, fired)
         return self._result(s, fired, newest)
 
+    def failed(self, s: RangeState, error: Exception) -> Fired:
+        """What update() raised in quick()."""
+        return self._result(s, Fired([], 0, [error], 0, True), 0)
+
     def _result(self, s: RangeState, fired: Fired, newest: int) -> Fired:
         first = s.first or 0
         return fired._replace(
             watermark=newest,
-            due=first + self.range + self.delay,
+            due=first + self.reach,
             open=first <= s.high,
         )
 
@@ -470,9 +495,25 @@ class CountArithmetic:
             fired.errors.append(error)
         return self._fire(s, key, s.count >= self.count, fired)
 
+    def quick(
+        self, s: CountState, value: Any, time: int, watermark: int
+    ) -> bool:
+        """As above: a window that is begun, and not full with this."""
+        if not 0 < s.count < self.count - 1:
+            return False
+        self.aggregation.update(value, s.accumulator)
+        s.count += 1
+        if time > s.high:
+            s.high = time
+        return True
+
     def timeout(self, s: CountState, key: str, watermark: int) -> Fired:
         """What there is, though it is less than a window."""
         return self._fire(s, key, s.count > 0, Fired([], 0, [], 0, False))
+
+    def failed(self, s: CountState, error: Exception) -> Fired:
+        """What update() raised in quick()."""
+        return Fired([], 0, [error], 0, s.count > 0)
 
     def _fire(
         self, s: CountState, key: str, full: bool, fired: Fired
@@ -522,13 +563,22 @@ def aggregation_of(stage: tuple[Any, ...]) -> Any:
     return stage[4] if stage[0] == "to_range_windows" else stage[2]
 
 
-def caller(arithmetic: Arithmetic) -> Callable[..., Fired]:
-    """What the worker calls: without a value for a timeout."""
+def caller(arithmetic: Arithmetic) -> Callable[..., Optional[Fired]]:
+    """What the worker calls: without a value for a timeout.  None: nothing
+    has fired, the key's windows are open, and when they are due is as it
+    was."""
+    quick: Callable[..., bool] = arithmetic.quick
+
     def call(
         state: Any, key: str, value: Any, time: int, watermark: int
-    ) -> Fired:
+    ) -> Optional[Fired]:
         if value is None:
             return arithmetic.timeout(state, key, watermark)
+        try:
+            if quick(state, value, time, watermark):
+                return None
+        except Exception as error:
+            return arithmetic.failed(state, error)
         return arithmetic.apply(state, key, value, time, watermark)
 
     return call

@@ -308,6 +308,70 @@ def test_count_windows_arithmetic():
     assert a.timeout(s, "key", ENDLESS).outputs == [(7, 20)]
 
 
+@pytest.mark.parametrize("windows", [
+    _windows.RangeWindows(50, 10, 20, Collect(), "drop"),
+    _windows.RangeWindows(20, 20, 0, Collect(), "fire-per-message"),
+    _windows.CountWindows(5, Collect())])
+def test_the_workers_short_cut(windows):
+    """The same states as without it, and when it says nothing the key is
+    open and due as before."""
+    quick = 0
+    for seed in range(100):
+        rng = random.Random(seed)
+        arithmetic = (
+            _windows.CountArithmetic(windows)
+            if isinstance(windows, _windows.CountWindows)
+            else _windows.RangeArithmetic(windows))
+        call = _windows.caller(arithmetic)
+        one, two = arithmetic.state(), arithmetic.state()
+        watermark, last = 1000, None
+        for n in range(60):
+            time = max(0, watermark + rng.randrange(-30, 10))
+            watermark += rng.choice((0, 1, 3, 3, 60))
+            if rng.random() < 0.1:
+                ours = call(one, "key", None, 0, watermark)
+                assert ours == arithmetic.timeout(two, "key", watermark)
+                last = ours
+                continue
+            ours = call(one, "key", n, time, watermark)
+            plain = arithmetic.apply(two, "key", n, time, watermark)
+            assert vars(one) == vars(two)
+            if ours is None:
+                quick += 1
+                assert last is not None and plain.due == last.due
+                assert plain.open and not plain.outputs
+                assert plain.watermark == 0
+            else:
+                assert ours == plain
+                last = ours
+    assert quick > 500
+
+
+def test_update_raises_in_the_short_cut():
+    class Picky(Collect):
+        def update(self, data, accumulator):
+            if data == "bad":
+                raise ValueError(data)
+            accumulator.append(data)
+
+    for arithmetic in (
+        _windows.RangeArithmetic(
+            _windows.RangeWindows(50, 50, 0, Picky(), "drop"),
+            lambda key: 0),
+        _windows.CountArithmetic(_windows.CountWindows(5, Picky())),
+    ):
+        call = _windows.caller(arithmetic)
+        state = arithmetic.state()
+        first = call(state, "key", "a", 100, 100)
+        fired = call(state, "key", "bad", 101, 101)
+        assert [str(error) for error in fired.errors] == ["bad"]
+        assert (fired.outputs, fired.open) == ([], True)
+        assert fired.due == first.due
+        assert call(state, "key", "b", 102, 102) is None
+        assert [output for output, _ in arithmetic.timeout(
+            state, "key", ENDLESS).outputs] == [["a", "b"]]
+
+
 def test_offset_is_the_keys():
     a = _windows.RangeArithmetic(
         _windows.RangeWindows(1000, 1000, 0, Sum(), "drop"))

@@ -168,6 +168,7 @@ t_window(struct host_app *h, int fn, void *state, struct slice key,
 	}
 	w->due = 0;
 	w->open = *n > 0;
+	w->same = in != NULL && *n > 1;
 	return (0);
 }
 

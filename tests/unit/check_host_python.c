@@ -1580,7 +1580,8 @@ static const char windows_py[] =
     "    assert (key, time, watermark) == ('k\\udcff', 1000, 2**64 - 1)\n"
     "    if value is None: state[:] = [time]\n"
     "    if value == 'raise': raise ValueError('all of it')\n"
-    "    if value == 'none': return None\n"
+    "    if value == 'same': return None\n"
+    "    if value == 'none': return 1\n"
     "    errors = []\n"
     "    for n in range(3 if value == 'errors' else 0):\n"
     "        try: raise KeyError(n)\n"
@@ -1638,7 +1639,7 @@ give(void *state, const char *text, struct host_out *out,
 START_TEST(windows)
 {
 	struct host_out out = { NULL, 0, 0 };
-	struct host_window w = { NULL, 0, 0, 0, false };
+	struct host_window w = { NULL, 0, 0, 0, false, false };
 	struct buf failed = { 0 };
 	void *state;
 	long first = 0;
@@ -1658,6 +1659,10 @@ START_TEST(windows)
 	ck_assert_int_eq(give(state, "'many'", &out, &w, &failed), 0);
 	ck_assert_uint_eq(out.n, 20);
 	ck_assert_uint_eq(w.time_ns[19], 1019);
+	ck_assert(!w.same);
+	ck_assert_int_eq(give(state, "'same'", &out, &w, &failed), 0);
+	ck_assert(w.same);
+	ck_assert_uint_eq(out.n, 0);
 	/* The first error is passed over, the second is not. */
 	ck_assert_int_eq(give(state, "'errors'", &out, &w, &failed), -1);
 	ck_assert_str_eq(buf_str(&failed), "KeyError: 0 KeyError: 1 ");
