@@ -26,7 +26,9 @@
 #define CONF_SECTION	"application"
 #define CONF_SENTINEL	"end-of-file"
 
-const char *const conf_durability[] = { "none", "process", NULL };
+const char *const conf_durability[] = { "none", "process", "machine",
+    NULL };
+const char *const conf_outputs[] = { "at-once", "after-checkpoint", NULL };
 const char *const conf_on_error[] = { "fail", "skip", "dead-letter", NULL };
 const char *const conf_poison[] = { "set-aside", "stop", NULL };
 const char *const conf_log_level[] = { "error", "warning", "info", "debug",
@@ -768,6 +770,10 @@ check(struct conf_parse *p)
 		    CONF_I_max_message), "journal-size = %" PRId64 " is not "
 		    "allowed: it must be at least 4 times max-message "
 		    "(%" PRId64 ")", a->journal_size, a->max_message));
+	if (a->outputs == CONF_AFTER_CHECKPOINT && a->durability == CONF_NONE)
+		return (complain(p, p->line[CONF_I_outputs],
+		    "outputs = after-checkpoint is not allowed with "
+		    "durability = none: there are no checkpoints"));
 	if (a->outbox_size < 2 * a->max_message)
 		return (complain(p, line_of(p, CONF_I_outbox_size,
 		    CONF_I_max_message), "outbox-size = %" PRId64 " is not "

@@ -25,6 +25,7 @@ enum msg_from { FROM_SUP = 1, FROM_WORKER = 2, FROM_PEER = 4, FROM_CTL = 8 };
 #define START_DESCRIBE		2	/* only import and send the topology */
 #define START_DRAINING		4	/* stopping: no sources */
 #define START_RESPREAD		8	/* only spread state over new workers */
+#define START_AGAIN		16	/* not its first life in this epoch */
 
 /* finish.why */
 #define FINISH_STOP		0	/* everything into the file, clean */

@@ -13,6 +13,12 @@ part_hash(struct slice key)
 	return (XXH3_64bits(key.data, key.len));
 }
 
+uint64_t
+part_seal(struct slice bytes, uint64_t seed)
+{
+	return (XXH3_64bits_withSeed(bytes.data, bytes.len, seed));
+}
+
 unsigned int
 part_bits(uint32_t partitions)
 {

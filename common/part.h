@@ -10,6 +10,8 @@
 #include "common/buf.h"
 
 uint64_t	part_hash(struct slice key);
+/* The same family, for checksums that hang together by their seeds. */
+uint64_t	part_seal(struct slice bytes, uint64_t seed);
 /* bits = log2 of the number of partitions, 0..16 */
 static inline uint32_t
 part_of(uint64_t hash, unsigned int bits)

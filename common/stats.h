@@ -27,6 +27,7 @@
 	S(journal_head, "position up to which the journal is freed")	\
 	S(journal_done, "position up to which it is processed")		\
 	S(journal_tail, "position up to which it is written")		\
+	S(journal_stable, "position that a power loss does not go behind") \
 	S(checkpoints, "checkpoints committed")				\
 	S(checkpoint_position, "position of the last one")		\
 	S(keys, "keys with state")					\

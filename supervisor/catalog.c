@@ -19,7 +19,7 @@
 #include "common/mem.h"
 #include "supervisor/supervisor.h"
 
-#define CATALOG_VERSION	1
+#define CATALOG_VERSION	2
 #define BUSY_MS		5000
 
 static const char schema[] =
@@ -28,7 +28,8 @@ static const char schema[] =
     "  epoch INTEGER NOT NULL, generation INTEGER NOT NULL,"
     "  workers INTEGER NOT NULL, partitions INTEGER NOT NULL,"
     "  clean INTEGER NOT NULL, topology BLOB NOT NULL,"
-    "  topology_text TEXT NOT NULL, run_dir TEXT NOT NULL);"
+    "  topology_text TEXT NOT NULL, run_dir TEXT NOT NULL,"
+    "  opened INTEGER NOT NULL);"
     "CREATE TABLE losses (id INTEGER PRIMARY KEY,"
     "  time_ns INTEGER NOT NULL, worker INTEGER NOT NULL,"
     "  text TEXT NOT NULL);"
@@ -169,13 +170,13 @@ make(struct catalog *c, const char *app, struct err *err)
 	    exec(c, schema, err) == -1)
 		return (-1);
 	st = prepare(c, "INSERT INTO meta VALUES (1, ?, ?, 0, 0, 0, 0, 1, "
-	    "x'', '', '')");
+	    "x'', '', '', 0)");
 	if (st != NULL) {
 		sqlite3_bind_text(st, 1, app, -1, SQLITE_STATIC);
 		sqlite3_bind_int64(st, 2, (int64_t)clock_wall_ns());
 	}
 	if (finish(c, st, err) == -1 ||
-	    exec(c, "PRAGMA user_version = 1; COMMIT", err) == -1)
+	    exec(c, "PRAGMA user_version = 2; COMMIT", err) == -1)
 		return (-1);
 	return (0);
 }
@@ -184,8 +185,8 @@ static int
 read_meta(struct catalog *c, const char *app, struct err *err)
 {
 	sqlite3_stmt *st = prepare(c, "SELECT application, start_time_ns, "
-	    "epoch, generation, workers, partitions, clean, topology, run_dir "
-	    "FROM meta WHERE id = 1");
+	    "epoch, generation, workers, partitions, clean, topology, run_dir, "
+	    "opened FROM meta WHERE id = 1");
 	const char *name, *dir;
 	int r = 0;
 
@@ -209,6 +210,7 @@ read_meta(struct catalog *c, const char *app, struct err *err)
 	buf_add(&c->topology, sqlite3_column_blob(st, 7),
 	    (size_t)sqlite3_column_bytes(st, 7));
 	c->run_dir = xstrdup(dir == NULL ? "" : dir);
+	c->opened = (uint64_t)sqlite3_column_int64(st, 9);
 	if (name == NULL || strcmp(name, app) != 0)
 		r = err_set(err, ERR_CONFIG, "the state-directory belongs to "
 		    "application \"%s\", this is \"%s\" (%s)",
@@ -226,8 +228,9 @@ open_checked(struct catalog *c, const char *app, struct err *err)
 	    SQLITE_OPEN_CREATE, NULL) != SQLITE_OK)
 		return (cat_err(c, err));
 	(void)sqlite3_busy_timeout(c->db, BUSY_MS);
-	/* Not WAL: a copy of one file is a backup. */
-	if (exec(c, "PRAGMA journal_mode = DELETE; PRAGMA synchronous = FULL",
+	/* Not WAL: a copy of one file is a backup.  EXTRA: a rollback journal
+	 * that a power loss brings back would undo the last transaction. */
+	if (exec(c, "PRAGMA journal_mode = DELETE; PRAGMA synchronous = EXTRA",
 	    err) == -1 || read_version(c, &version, err) == -1)
 		return (-1);
 	if (version == 0) {
@@ -304,6 +307,15 @@ catalog_begin(struct catalog *c, uint32_t workers, uint32_t partitions,
 	return (0);
 }
 
+int
+catalog_opened(struct catalog *c, struct err *err)
+{
+	if (exec(c, "UPDATE meta SET opened = epoch", err) == -1)
+		return (-1);
+	c->opened = c->epoch;
+	return (0);
+}
+
 static int
 put_topology(struct catalog *c, struct slice topology, struct err *err)
 {
@@ -354,7 +366,7 @@ int
 catalog_spread(struct catalog *c, uint32_t workers, struct err *err)
 {
 	sqlite3_stmt *st = prepare(c, "UPDATE meta SET workers = ?, "
-	    "generation = generation + 1");
+	    "generation = generation + 1, opened = 0");
 
 	if (st != NULL)
 		sqlite3_bind_int64(st, 1, workers);
@@ -362,6 +374,7 @@ catalog_spread(struct catalog *c, uint32_t workers, struct err *err)
 		return (-1);
 	c->workers = workers;
 	c->generation++;
+	c->opened = 0;
 	return (0);
 }
 
@@ -369,13 +382,15 @@ int
 catalog_discard(struct catalog *c, struct err *err)
 {
 	if (exec(c, "BEGIN IMMEDIATE; UPDATE meta SET workers = 0, "
-	    "generation = generation + 1, clean = 1, topology = x'', "
-	    "topology_text = ''; DELETE FROM renames; COMMIT", err) == -1)
+	    "generation = generation + 1, clean = 1, opened = 0, "
+	    "topology = x'', topology_text = ''; DELETE FROM renames; COMMIT",
+	    err) == -1)
 		return (-1);
 	c->workers = 0;
 	c->generation++;
 	c->clean = true;
 	buf_clear(&c->topology);
+	c->opened = 0;
 	return (0);
 }
 

@@ -148,6 +148,9 @@ send_start(struct child *c)
 	m.conf = buf_slice(&s->conf_bytes);
 	m.topology = buf_slice(&s->topo_bytes);
 	m.death = msg_cstr(c->death == NULL ? "" : c->death);
+	m.opened = s->catalog.opened;
+	if (c->lives > 1)
+		m.flags |= START_AGAIN;
 	if (s->opt.accept_loss && !s->ran)
 		m.flags |= START_ACCEPT_LOSS;
 	if (s->state == APP_DRAINING || s->state == APP_FINISHING)
@@ -206,6 +209,8 @@ begin_life(struct child *c)
 	c->dying_checks = 0;
 	c->oom_kills = cgroup_oom_kills(c);
 	c->conns = 0;
+	c->lost = false;
+	c->lineage = c->proven = 0;
 	c->fatal_code = 0;
 	free(c->fatal_text);
 	free(c->open_text);
@@ -341,6 +346,30 @@ on_opened(void *arg, const struct msg_opened *m, struct err *err)
 	else
 		c->refused = true;
 	app_child_opened(c);
+	return (0);
+}
+
+static int
+on_proven(void *arg, const struct msg_proven *m, struct err *err)
+{
+	struct child *c = arg;
+
+	if (c->role != CHILD_WORKER || c->state != CHILD_STARTING)
+		return (unexpected(c, "proven", err));
+	c->lost = m->lost != 0;
+	c->lineage = m->lineage;
+	c->proven = m->position;
+	return (0);
+}
+
+static int
+on_cutoff(void *arg, const struct msg_cutoff *m, struct err *err)
+{
+	struct child *c = arg;
+
+	if (c->state != CHILD_OPENED)
+		return (unexpected(c, "cutoff", err));
+	app_child_cut(c, m);
 	return (0);
 }
 
@@ -487,6 +516,8 @@ static const struct msg_handlers handlers = {
 	.putback_done = on_putback_done,
 	.fatal = on_fatal,
 	.topology = on_topology,
+	.proven = on_proven,
+	.cutoff = on_cutoff,
 };
 
 void

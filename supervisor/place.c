@@ -90,6 +90,28 @@ struct owner {
 	gid_t	gid;
 };
 
+/* A directory that a power loss takes back takes all that is in it. */
+static int
+sync_parent(const char *path, struct err *err)
+{
+	char *dir = xstrdup(path), *slash = strrchr(dir, '/');
+	int fd, r = 0;
+
+	if (slash != NULL)
+		slash[slash == dir] = '\0';
+	fd = open(slash == NULL ? "." : dir, O_RDONLY | O_DIRECTORY |
+	    O_CLOEXEC);
+	/* What may not be read cannot be synced, and was there before. */
+	if ((fd == -1 && errno != EACCES) || (fd != -1 && fsync(fd) == -1 &&
+	    errno != EINVAL && errno != EROFS))
+		r = err_sys(err, ERR_STORAGE, "cannot sync the directory of "
+		    "%s", path);
+	if (fd != -1)
+		close(fd);
+	free(dir);
+	return (r);
+}
+
 /* mkdir -p; only the last one is private and given away. */
 static int
 make_dir(const char *path, const struct owner *o, struct err *err)
@@ -116,6 +138,8 @@ make_dir(const char *path, const struct owner *o, struct err *err)
 		return (err_sys(err, errno == EROFS || errno == ENOSPC ?
 		    ERR_STORAGE : ERR_CONFIG, "cannot make directory %s",
 		    path));
+	if (made && sync_parent(path, err) == -1)
+		return (-1);
 	if (made && o->change && chown(path, o->uid, o->gid) == -1)
 		return (err_sys(err, ERR_CONFIG, "cannot give %s away",
 		    path));
@@ -305,10 +329,13 @@ shm_dir(const struct supervisor *s, const char *name)
 static char *
 choose(const struct supervisor *s)
 {
+	bool disk = s->conf.durability == CONF_MACHINE;
 	char *name, *path;
 
 	if (s->conf.runtime_directory[0] != '\0')
 		return (xstrdup(s->conf.runtime_directory));
+	if (disk)
+		return (xasprintf("%s/run", s->conf.state_directory));
 	if (s->catalog.run_dir[0] != '\0' &&
 	    access(s->catalog.run_dir, W_OK | X_OK) == 0)
 		return (xstrdup(s->catalog.run_dir));
@@ -328,7 +355,11 @@ place_runtime(struct supervisor *s, struct err *err)
 	s->run_dir = choose(s);
 	if (own_dir(s->run_dir, err) == -1)
 		return (-1);
-	if (s->conf.durability != CONF_NONE && !is_tmpfs(s->run_dir))
+	if (s->conf.durability == CONF_MACHINE && is_tmpfs(s->run_dir))
+		return (err_set(err, ERR_CONFIG, "runtime-directory %s is on "
+		    "a tmpfs, which does not survive a power loss: with "
+		    "durability = machine it must be on a disk", s->run_dir));
+	if (s->conf.durability == CONF_PROCESS && !is_tmpfs(s->run_dir))
 		log_warn("the journal lies on disk, which is slower: %s is "
 		    "not on a tmpfs", s->run_dir);
 	if (!s->catalog.clean && before[0] != '\0' &&

@@ -504,8 +504,8 @@ all_opened(struct supervisor *s)
 	uint32_t i;
 
 	if (record_losses(s, &err) == -1 || (is_durable(s) &&
-	    catalog_topology(&s->catalog, buf_slice(&s->topo_bytes), &err) ==
-	    -1)) {
+	    (catalog_topology(&s->catalog, buf_slice(&s->topo_bytes), &err) ==
+	    -1 || catalog_opened(&s->catalog, &err) == -1))) {
 		fail_err(s, &err);
 		return;
 	}
@@ -530,8 +530,29 @@ check_started(struct supervisor *s)
 	}
 	if (refused)
 		refuse_start(s);
+	else if (cut_needed(s))
+		cut_begin(s);
 	else
 		all_opened(s);
+}
+
+void
+app_child_cut(struct child *c, const struct msg_cutoff *m)
+{
+	struct supervisor *s = c->s;
+
+	if (s->state != APP_STARTING)
+		return;
+	switch (cut_answer(c, m)) {
+	case CUT_WAIT:
+		break;
+	case CUT_DONE:
+		all_opened(s);
+		break;
+	case CUT_REFUSED:
+		refuse_start(s);
+		break;
+	}
 }
 
 static void
@@ -561,6 +582,12 @@ app_child_opened(struct child *c)
 	if (c->refused) {
 		app_fail(s, EXIT_PERMANENT, "worker %u cannot go on: %s",
 		    c->number, c->open_text);
+		return;
+	}
+	if (c->lost) {
+		app_fail(s, EXIT_TEMPORARY, "worker %u has lost the end of "
+		    "its journal: all workers must go back together, at the "
+		    "next start", c->number);
 		return;
 	}
 	child_run(c);

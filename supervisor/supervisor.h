@@ -2,7 +2,8 @@
  * wallaroo-supervisord: one thread, one libev loop, no data of users.
  *
  * Who does what, in the order of a start: place (directories, user, lock),
- * catalog (what is remembered), supervisor (life of the application), spawn
+ * catalog (what is remembered), supervisor (life of the application), cut
+ * (what workers agree on after a power loss), spawn
  * (fork and exec), child (life of one worker), channel (messages to it), wire
  * (sockets between workers), listen (clients and receivers), hold (duplicates
  * of their connections), drain (the stop), ctl (the operator), external
@@ -50,6 +51,8 @@ struct catalog {
 	uint64_t	 generation;	/* of the workers' files */
 	uint32_t	 workers;	/* who wrote them; 0: there are none */
 	uint32_t	 partitions;
+	uint64_t	 opened;	/* last epoch in which all workers had
+					   opened their files; 0: any */
 	bool		 clean;		/* nothing is in journals */
 	struct buf	 topology;	/* of the version that ran last */
 	char		*run_dir;	/* "" = none yet */
@@ -68,6 +71,8 @@ int	catalog_run_dir(struct catalog *, const char *, struct err *);
 /* Workers are about to use their files: nothing is clean from here on. */
 int	catalog_begin(struct catalog *, uint32_t workers,
 	    uint32_t partitions, struct err *);
+/* All workers have opened their files: older ones are copies from now on. */
+int	catalog_opened(struct catalog *, struct err *);
 int	catalog_topology(struct catalog *, struct slice, struct err *);
 int	catalog_clean(struct catalog *, struct err *);
 int	catalog_spread(struct catalog *, uint32_t workers, struct err *);
@@ -163,6 +168,12 @@ struct child {
 	bool			 finished;	/* said so */
 	bool			 told_finish;
 	uint32_t		 dying_checks;
+
+	bool			 lost;		/* power was, since it wrote */
+	uint64_t		 lineage;	/* of its positions */
+	uint64_t		 proven;	/* its journal is whole up to */
+	uint64_t		 cut;		/* may end there */
+	bool			 cut_answered;	/* in this round */
 
 	uint32_t		 conns;		/* handed over in this life */
 	uint64_t		*wired;		/* [n] life of the peer that
@@ -346,6 +357,14 @@ enum drain_do { DRAIN_WAIT, DRAIN_FINISH };
 enum drain_do drain_decide(const struct drain *, int64_t stopped_ms,
 	    int64_t stop_timeout_ms, bool must_be_quiet);
 
+/* --- cut.c: after a power loss -------------------------------------------- */
+
+enum cut_do { CUT_WAIT, CUT_DONE, CUT_REFUSED };
+
+bool	cut_needed(const struct supervisor *);
+void	cut_begin(struct supervisor *);		/* all have opened */
+enum cut_do cut_answer(struct child *, const struct msg_cutoff *);
+
 /* --- ctl.c: the operator ------------------------------------------------- */
 
 struct ctl_conn;
@@ -523,6 +542,11 @@ struct supervisor {
 	struct buf		 topo_bytes;
 	struct buf		 conf_bytes;
 
+	bool			 cut_active;	/* rounds are under way */
+	bool			 cut_moved;	/* in this round */
+	bool			 cut_last;	/* it is the last one */
+	uint32_t		 cut_round;
+
 	uint32_t		 n;		/* workers of this run */
 	struct child		*child;		/* [n] */
 	struct child		 tool;		/* describes or spreads */
@@ -576,6 +600,7 @@ void	app_fail(struct supervisor *, int code, const char *, ...)
 	    __attribute__((format(printf, 3, 4)));
 /* What a child tells about itself. */
 void	app_child_opened(struct child *);
+void	app_child_cut(struct child *, const struct msg_cutoff *);
 void	app_child_ready(struct child *);
 void	app_child_drained(struct child *, const struct msg_drained *);
 void	app_child_died(struct child *);		/* nothing of it is left */

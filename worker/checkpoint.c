@@ -112,6 +112,24 @@ pack_windows(const struct automaton *a, struct buf *b)
 			windows_pack(&a->windows[i], b);
 }
 
+/* Where sealed outboxes stand; they are in no other file that is believed. */
+static void
+pack_boxes(const struct worker *w, struct buf *b)
+{
+	struct buf s = { 0 };
+	struct outbox *o;
+	size_t i;
+
+	mp_put_array(b, w->machine ? (uint32_t)worker_nboxes(w) : 0);
+	for (i = 0; w->machine && i < worker_nboxes(w); i++) {
+		buf_clear(&s);
+		if ((o = worker_box(w, i)) != NULL && o->h != NULL)
+			outbox_snapshot(o, &s);
+		mp_put_bin(b, s.data, s.len);
+	}
+	buf_fini(&s);
+}
+
 void
 checkpoint_pack(const struct worker *w, struct buf *b)
 {
@@ -128,6 +146,7 @@ checkpoint_pack(const struct worker *w, struct buf *b)
 	mp_put_uint(b, w->a.sum);
 	mp_put_uint(b, w->a.putback);
 	pack_windows(&w->a, b);
+	pack_boxes(w, b);
 }
 
 static void
@@ -262,6 +281,22 @@ unpack_windows(struct worker *w, struct mp *c)
 	}
 }
 
+static void
+unpack_boxes(struct worker *w, struct mp *c)
+{
+	struct slice s;
+	uint32_t i, n = mp_get_array(c);
+
+	for (i = 0; i < n && mp_ok(c); i++) {
+		s = mp_get_bin(c);
+		/* Of another shape: it is not used then. */
+		if (i >= worker_nboxes(w))
+			continue;
+		buf_clear(&w->snapshot[i]);
+		buf_add(&w->snapshot[i], s.data, s.len);
+	}
+}
+
 int
 checkpoint_unpack(struct worker *w, struct slice s, struct err *err)
 {
@@ -283,6 +318,7 @@ checkpoint_unpack(struct worker *w, struct slice s, struct err *err)
 	w->a.sum = mp_get_uint(&c, UINT64_MAX);
 	w->putback = w->a.putback = mp_get_uint(&c, UINT64_MAX);
 	unpack_windows(w, &c);
+	unpack_boxes(w, &c);
 	if (!mp_end(&c))
 		return (err_set(err, ERR_CORRUPT,
 		    "the checkpoint cannot be read"));
@@ -326,7 +362,10 @@ make_job(struct worker *w)
 	j->position = w->a.pos;
 	j->lineage = w->lineage;
 	j->request = w->want_checkpoint;
+	j->commits = w->commits + 1;
+	j->sync = w->machine;
 	w->want_checkpoint = 0;
+	w->early = false;
 	for (i = 0; i < w->topo.nstages; i++)
 		if (stage_has_state(&w->topo.stages[i]))
 			save_keys(w, i, j);
@@ -342,7 +381,17 @@ checkpoint_urgent(const struct worker *w)
 {
 	uint64_t waiting = w->a.entry - journal_head_pos(&w->journal);
 	size_t i, n = (size_t)w->topo.nexchanges * w->n;
+	struct outbox *o;
 
+	if (w->early)
+		return (true);
+	/* What leaves after it must leave before the stop. */
+	if (w->after_checkpoint && w->draining && w->a.pos > w->committed)
+		return (true);
+	for (i = 0; w->machine && i < worker_nboxes(w); i++)
+		if ((o = worker_box(w, i)) != NULL &&
+		    outbox_waiting(o) > (uint64_t)w->conf.outbox_mark)
+			return (true);
 	if (waiting > w->journal.size / 8 &&
 	    journal_used(&w->journal) > w->journal.size / 4)
 		return (true);
@@ -382,7 +431,11 @@ checkpoint_begin(struct worker *w)
 			usleep(20000);
 		}
 		FAULT_POINT(checkpoint_give_before);
-		store_give(&w->store, j);
+		if (w->machine) {	/* until it is stable */
+			w->held = j;
+			w->held_synced = false;
+		} else
+			store_give(&w->store, j);
 		FAULT_POINT(checkpoint_give_after);
 	}
 	w->checkpointing = true;
@@ -431,6 +484,34 @@ answer(struct worker *w, const struct store_job *j)
 	buf_fini(&b);
 }
 
+/* Every file says how many commits it has seen. */
+static void
+committed(struct worker *w, const struct store_job *j)
+{
+	struct outbox *o;
+	size_t i;
+
+	w->committed = j->position;
+	checkpoint_count(w, j->commits);
+	for (i = 0; w->machine && i < worker_nboxes(w); i++)
+		if ((o = worker_box(w, i)) != NULL)
+			outbox_committed(o);
+	sink_committed(w);
+}
+
+void
+checkpoint_count(struct worker *w, uint64_t commits)
+{
+	struct outbox *o;
+	size_t i;
+
+	w->commits = commits;
+	journal_set_commits(&w->journal, commits);
+	for (i = 0; i < worker_nboxes(w); i++)
+		if ((o = worker_box(w, i)) != NULL)
+			outbox_set_commits(o, commits);
+}
+
 void
 checkpoint_done(struct worker *w)
 {
@@ -457,6 +538,7 @@ checkpoint_done(struct worker *w)
 	if (w->failed_ns != 0)
 		log_info("checkpoints succeed again");
 	w->failed_ns = 0;
+	committed(w, j);
 	checkpoint_free(w, j->position);
 	STAT_ADD(w->stats, checkpoints, 1);
 	STAT_SET(w->stats, checkpoint_position, j->position);
@@ -533,11 +615,12 @@ checkpoint_finish(struct worker *w)
 	struct store_job *j;
 	struct err err;
 
-	while (!w->stalled && clock_mono_ns() < until &&
+	while (!w->stalled && !durable_holds(w) && clock_mono_ns() < until &&
 	    (source_pump(w) || w->a.pos < journal_tail(&w->journal))) {
 		loop_process(w, 100000000);
 		loop_flush(w);
 	}
+	durable_stop(w);
 	sink_finish(w);
 	if (!w->durable) {
 		log_info("durability is none: state is not kept");
@@ -547,17 +630,20 @@ checkpoint_finish(struct worker *w)
 	store_stop(&w->store);
 	checkpoint_done(w);
 	if (w->stalled || w->a.pos < journal_tail(&w->journal) ||
-	    w->a.pos < w->a.drop) {
+	    w->a.pos < w->a.drop || !durable_quiet(w)) {
 		log_warn("stopped before everything inside was processed; "
-		    "the rest is kept in %s and a reboot would lose it "
-		    "bytes=%" PRIu64, w->run_dir,
+		    "the rest is kept in %s%s bytes=%" PRIu64, w->run_dir,
+		    w->machine ? "" : " and a reboot would lose it",
 		    journal_tail(&w->journal) - w->a.pos);
 		say_finished(w, false);
 		exit(0);
 	}
+	if (w->machine && durable_sync_all(w, &err) == -1)
+		worker_fatal_err(w, &err);
 	if (w->retry != NULL) {
 		if (store_commit(&w->store, w->retry, &err) == -1)
 			worker_fatal_err(w, &err);
+		checkpoint_count(w, w->retry->commits);
 		store_job_free(w->retry);
 		w->retry = NULL;
 	}

@@ -14,6 +14,7 @@
 
 #include "common/fault.h"
 #include "common/log.h"
+#include "common/mem.h"
 #include "worker/planted.h"
 #include "worker/worker.h"
 
@@ -175,6 +176,40 @@ on_dropped(void *arg, const struct msg_dropped *m, struct err *err)
 	return (0);
 }
 
+/* Where others end after a power loss, and so where this one does. */
+static int
+on_cut(void *arg, const struct msg_cut *m, struct err *err)
+{
+	struct delivery *d = arg;
+	struct worker *w = d->w;
+	struct msg_cutoff r = { .round = m->round };
+	struct buf b = { 0 }, text = { 0 };
+	struct cut *cuts;
+	bool waited;
+
+	if (w->running || !w->machine ||
+	    m->cuts.len != w->n * sizeof(*cuts))
+		return (err_set(err, ERR_CORRUPT, "a cut is not expected"));
+	cuts = xcalloc(w->n, sizeof(*cuts));
+	memcpy(cuts, m->cuts.data, m->cuts.len);
+	if (m->last) {
+		waited = w->lost;
+		if (recover_cut(w, cuts, err) == -1)
+			worker_fatal_err(w, err);
+		if (waited)
+			recover_ends(w);
+		r.position = journal_tail(&w->journal);
+	} else
+		r.position = recover_cutoff(w, cuts, &text);
+	r.text = buf_slice(&text);
+	msg_put_cutoff(&b, &r);
+	control_send(w, &b);
+	buf_fini(&b);
+	buf_fini(&text);
+	free(cuts);
+	return (0);
+}
+
 static int
 on_run(void *arg, const struct msg_run *m, struct err *err)
 {
@@ -183,9 +218,10 @@ on_run(void *arg, const struct msg_run *m, struct err *err)
 	uint32_t i;
 
 	(void)m;
-	(void)err;
 	if (w->running)
 		return (0);
+	if (w->lost)
+		return (err_set(err, ERR_CORRUPT, "run without a cut"));
 	source_recover(w);
 	poison_decide(w);
 	w->running = true;
@@ -377,6 +413,7 @@ static const struct msg_handlers handlers = {
 	.conn = on_conn,
 	.sinkconn = on_sinkconn,
 	.dropped = on_dropped,
+	.cut = on_cut,
 	.run = on_run,
 	.drain = on_drain,
 	.finish = on_finish,

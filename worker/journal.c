@@ -16,7 +16,7 @@
 #include "worker/mapped.h"
 
 #define JOURNAL_MAGIC	0x6c6e726a6f6c6177ULL	/* "walojrnl" */
-#define JOURNAL_VERSION	1
+#define JOURNAL_VERSION	2
 #define HEAD_SIZE	4096
 #define NOTE_AT		2048	/* in the head */
 
@@ -30,10 +30,13 @@ struct journal_head {
 	_Atomic uint64_t	head;
 	_Atomic uint64_t	done;
 	_Atomic uint64_t	tail;
+	uint64_t		sealed;
+	_Atomic uint64_t	commits;
 };
 
 _Static_assert(sizeof(struct journal_head) <= NOTE_AT &&
-    NOTE_AT + sizeof(struct journal_note) <= HEAD_SIZE, "room in the head");
+    NOTE_AT + sizeof(struct journal_note) <= MAPPED_RETIRED,
+    "room in the head");
 
 #define LOAD(w)		atomic_load_explicit(&(w), memory_order_acquire)
 #define STORE(w, v)	atomic_store_explicit(&(w), (v), memory_order_release)
@@ -42,6 +45,16 @@ static uint64_t
 entry_check(const struct entry *e)
 {
 	return (part_hash(slice_of(e, offsetof(struct entry, check))));
+}
+
+/* Never 0, which is what an unsealed entry has. */
+static uint64_t
+entry_seal(const struct journal *j, const struct entry *e)
+{
+	uint64_t seed[3] = { j->h->lineage, e->check, e->len };
+
+	return (part_seal(slice_of(e->data, e->len),
+	    part_hash(slice_of(seed, sizeof(seed)))) | 1);
 }
 
 static struct entry *
@@ -116,8 +129,6 @@ check_head(const struct journal *j, const char *path, uint32_t worker,
     uint64_t file_size, struct err *err)
 {
 	const struct journal_head *h = j->h;
-	uint64_t head = LOAD(h->head), done = LOAD(h->done),
-	    tail = LOAD(h->tail);
 
 	if (h->magic != JOURNAL_MAGIC || h->version != JOURNAL_VERSION)
 		return (err_set(err, ERR_CORRUPT,
@@ -132,6 +143,16 @@ check_head(const struct journal *j, const char *path, uint32_t worker,
 		    "%s has %llu bytes, its header says %llu", path,
 		    (unsigned long long)file_size,
 		    (unsigned long long)(HEAD_SIZE + h->size)));
+	return (0);
+}
+
+static int
+check_positions(const struct journal *j, const char *path, struct err *err)
+{
+	const struct journal_head *h = j->h;
+	uint64_t head = LOAD(h->head), done = LOAD(h->done),
+	    tail = LOAD(h->tail);
+
 	/* None is ever near the end of its 64 bits: no sum overflows. */
 	if (head > done || done > tail || tail - head > h->size ||
 	    head % 8 != 0 || tail % 8 != 0 || tail > UINT64_MAX / 2)
@@ -140,6 +161,14 @@ check_head(const struct journal *j, const char *path, uint32_t worker,
 		    (unsigned long long)head, (unsigned long long)done,
 		    (unsigned long long)tail));
 	return (0);
+}
+
+/* May a published entry be at e, and end at or before `end`? */
+static bool
+plausible(const struct entry *e, uint64_t end)
+{
+	return (e != NULL && e->len != 0 && e->len <= e->room &&
+	    entry_end(e) <= end);
 }
 
 /* Every entry between head and tail must be whole and in its place. */
@@ -151,8 +180,8 @@ check_entries(struct journal *j, const char *path, struct err *err)
 
 	for (pos = LOAD(j->h->head); pos < tail; pos = entry_end(e)) {
 		e = journal_at(j, pos);
-		if (e == NULL || e->len == 0 || e->len > e->room ||
-		    entry_end(e) > tail)
+		if (!plausible(e, tail) ||
+		    (j->sealed && e->seal != entry_seal(j, e)))
 			return (err_set(err, ERR_CORRUPT,
 			    "%s: no valid entry at position %llu", path,
 			    (unsigned long long)pos));
@@ -190,15 +219,18 @@ journal_open(struct journal *j, const char *path, uint32_t worker,
 		(void)err_set(err, ERR_CORRUPT, "%s was never finished", path);
 		goto fail;
 	}
-	if (check_head(j, path, worker, (uint64_t)st.st_size, err) == -1)
+	if (clock_boot_id(boot, err) == -1)
+		goto fail;
+	*old_boot = memcmp(boot, j->h->boot, sizeof(boot)) != 0;
+	j->sealed = j->h->sealed != 0;
+	if (check_head(j, path, worker, (uint64_t)st.st_size, err) == -1 ||
+	    (!(j->sealed && *old_boot) &&
+	    check_positions(j, path, err) == -1))
 		goto fail;
 	j->size = j->h->size;
 	if (map_ring(j, path, err) == -1)
 		goto fail;
-	if (clock_boot_id(boot, err) == -1)
-		goto fail;
-	*old_boot = memcmp(boot, j->h->boot, sizeof(boot)) != 0;
-	if (check_entries(j, path, err) == -1)
+	if (!(j->sealed && *old_boot) && check_entries(j, path, err) == -1)
 		goto fail;
 	return (0);
 fail:
@@ -210,9 +242,9 @@ void
 journal_close(struct journal *j)
 {
 	if (j->ring != NULL)
-		munmap(j->ring, 2 * j->size);
+		mapped_unmap(j->ring, 2 * j->size);
 	if (j->h != NULL)
-		munmap(j->h, HEAD_SIZE);
+		mapped_unmap(j->h, HEAD_SIZE);
 	if (j->fd != -1)
 		close(j->fd);
 	memset(j, 0, sizeof(*j));
@@ -224,6 +256,99 @@ journal_note(const struct journal *j)
 {
 	return ((struct journal_note *)(void *)((uint8_t *)j->h + NOTE_AT));
 }
+
+/* --- after a power loss -------------------------------------------------- */
+
+void
+journal_seal(struct journal *j)
+{
+	assert(journal_used(j) == 0);
+	j->h->sealed = 1;
+	j->sealed = true;
+}
+
+void
+journal_prove(struct journal *j, uint64_t from)
+{
+	uint64_t pos = from;
+	struct entry *e;
+
+	assert(j->sealed);
+	while ((e = journal_at(j, pos)) != NULL && plausible(e, from +
+	    j->size) && e->seal == entry_seal(j, e)) {
+		if (e->time_ns > j->clock_ns)
+			j->clock_ns = e->time_ns;
+		pos = entry_end(e);
+	}
+	STORE(j->h->head, from);
+	STORE(j->h->done, from);
+	STORE(j->h->tail, pos);
+}
+
+int
+journal_cut(struct journal *j, const char *path, uint64_t pos,
+    struct err *err)
+{
+	uint64_t head = LOAD(j->h->head), from = pos % j->size;
+	uint64_t len = j->size - (pos - head), first;
+
+	assert(j->sealed && pos >= head && pos <= LOAD(j->h->tail));
+	STORE(j->h->tail, pos);
+	if (LOAD(j->h->done) > pos)
+		STORE(j->h->done, pos);
+	first = len < j->size - from ? len : j->size - from;
+	if (mapped_zero(j->fd, path, HEAD_SIZE + from, first, err) == -1 ||
+	    mapped_zero(j->fd, path, HEAD_SIZE, len - first, err) == -1 ||
+	    mapped_sync(j->fd, path, err) == -1)
+		return (-1);
+	/* Who was suspected may be another record now. */
+	memset(journal_note(j), 0, sizeof(struct journal_note));
+	/* Last: until here another attempt would find what this one found. */
+	if (clock_boot_id(j->h->boot, err) == -1)
+		return (-1);
+	return (mapped_sync(j->fd, path, err));
+}
+
+void
+journal_distrust(struct journal *j)
+{
+	memset(j->h->boot, 0, sizeof(j->h->boot));
+}
+
+int
+journal_disown(const char *path, struct err *err)
+{
+	static const uint8_t no_boot[16];
+	int fd = open(path, O_RDWR | O_CLOEXEC), r = 0;
+
+	if (fd == -1 || pwrite(fd, no_boot, sizeof(no_boot),
+	    offsetof(struct journal_head, boot)) != sizeof(no_boot))
+		r = err_sys(err, ERR_STORAGE, "cannot write %s", path);
+	if (fd != -1)
+		close(fd);
+	return (r);
+}
+
+void
+journal_redo(struct journal *j, uint64_t pos)
+{
+	assert(pos <= LOAD(j->h->done) && pos >= LOAD(j->h->head));
+	STORE(j->h->done, pos);
+}
+
+uint64_t
+journal_commits(const struct journal *j)
+{
+	return (LOAD(j->h->commits));
+}
+
+void
+journal_set_commits(struct journal *j, uint64_t n)
+{
+	STORE(j->h->commits, n);
+}
+
+/* --- positions ----------------------------------------------------------- */
 
 uint64_t
 journal_lineage(const struct journal *j)
@@ -313,6 +438,8 @@ journal_publish(struct journal *j, uint32_t len)
 	assert(e->pos == tail && len <= e->room && len > 0);
 	FAULT_POINT(publish_before);
 	e->len = len;
+	if (j->sealed)
+		e->seal = entry_seal(j, e);
 	STORE(j->h->tail, tail + entry_size(len));
 	FAULT_POINT(publish_after);
 }

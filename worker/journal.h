@@ -13,6 +13,11 @@
  * `done` is the one release word: outputs of records up to it are in the
  * outboxes, outbox records above it do not exist.
  *
+ * A sealed journal (durability machine) lies on a disk.  Each of its entries
+ * has a hash over its header, its payload, its position and the lineage: what
+ * a power loss left is believed as far as these hold, and the words in the
+ * file's head are not believed at all.
+ *
  * One thread.  Fails by return value; a file that is not what it must be is
  * ERR_CORRUPT and never half-believed.
  */
@@ -54,6 +59,7 @@ struct entry {
 	uint64_t	check;		/* hash of the members above */
 	uint32_t	len;		/* payload; nothing before publishing */
 	uint32_t	reserved;	/* automaton.c: sum of its outputs */
+	uint64_t	seal;		/* hash, 0: not sealed */
 	uint8_t		data[];
 };
 #define ENTRY_HEADER	((uint64_t)sizeof(struct entry))
@@ -64,13 +70,17 @@ struct journal {
 	uint8_t			*ring;
 	uint64_t		 size;	/* of the ring, bytes */
 	uint64_t		 clock_ns;
+	bool			 sealed;
 	int			 fd;
 };
 
 /* path NULL: anonymous memory (durability none). */
 int	journal_create(struct journal *, const char *path, uint64_t size,
 	    uint32_t worker, uint64_t lineage, uint64_t start, struct err *);
-/* ENOENT is told by *missing; another boot than this one by *old_boot. */
+/* From now on entries are sealed; said right after the creation. */
+void	journal_seal(struct journal *);
+/* ENOENT is told by *missing; another boot than this one by *old_boot, and
+ * then nothing of a sealed journal has been looked at yet: journal_prove. */
 int	journal_open(struct journal *, const char *path, uint32_t worker,
 	    bool *missing, bool *old_boot, struct err *);
 void	journal_close(struct journal *);
@@ -95,6 +105,22 @@ struct journal_note {
 #define NOTE_NUMBER(call)	((uint32_t)((call) >> 32))
 #define NOTE_STAGE(call)	((int)(uint32_t)(call) - 2)
 struct journal_note *journal_note(const struct journal *);
+/* After a power loss: believe entries from `from` on, as far as seals hold.
+ * Head and done become `from`, tail the end of the last one. */
+void	journal_prove(struct journal *, uint64_t from);
+/* Nothing from pos (an entry's end) on is there any more: not on the disk
+ * either, where a remainder could once be taken for something new.  The
+ * journal is of this boot then. */
+int	journal_cut(struct journal *, const char *path, uint64_t pos,
+	    struct err *);
+/* As after a power loss, from the next open on. */
+void	journal_distrust(struct journal *);
+int	journal_disown(const char *path, struct err *);
+/* `done` back to pos: later outputs are made again. */
+void	journal_redo(struct journal *, uint64_t pos);
+/* Counts commits of checkpoints, to tell an older copy of a file. */
+uint64_t journal_commits(const struct journal *);
+void	journal_set_commits(struct journal *, uint64_t);
 
 uint64_t journal_lineage(const struct journal *);
 uint64_t journal_head_pos(const struct journal *);

@@ -2,8 +2,8 @@
  * The loop of a worker.  Callbacks only put things into the journal; what
  * follows happens once per turn, in this order:
  *
- *	process records → outboxes → release `done` → sinks, peers →
- *	checkpoint → admission
+ *	process records → outboxes → release `done` → what is stable →
+ *	sinks, peers → checkpoint → syncing → admission
  *
  * Nothing waits for an outbox: an outbox grows, and while one is above its
  * mark only admission is throttled.
@@ -48,7 +48,8 @@ loop_quiet(struct worker *w)
 	size_t i, n = (size_t)w->topo.nexchanges * w->n;
 
 	if (!w->running || !w->ready || w->stalled ||
-	    w->a.pos < journal_tail(&w->journal) || !source_settled(w))
+	    w->a.pos < journal_tail(&w->journal) || !source_settled(w) ||
+	    !durable_quiet(w))
 		return (false);
 	for (i = 0; i < n; i++)
 		if (i % w->n != w->me && outbox_used(&w->peer_box[i]) > 0)
@@ -171,7 +172,8 @@ loop_process(struct worker *w, uint64_t budget_ns)
 {
 	struct err err;
 
-	if (w->stalled || w->a.pos >= journal_tail(&w->journal))
+	if (w->stalled || w->a.pos >= journal_tail(&w->journal) ||
+	    durable_holds(w))
 		return;
 	if (planted("RULE7") && loop_pressure(w, -1))
 		return;				/* waits for an outbox */
@@ -218,6 +220,12 @@ static void
 settle_aside(struct worker *w)
 {
 	w->a.passed = false;
+	if (w->machine) {	/* its commit needs the others: not in here */
+		if (w->a.pos >= w->a.drop)
+			w->settle_at = w->a.pos;
+		w->early = true;
+		return;
+	}
 	checkpoint_wait(w);
 	checkpoint_begin(w);
 	checkpoint_wait(w);
@@ -248,6 +256,7 @@ on_turn(struct ev_loop *loop, ev_prepare *p, int events)
 	if (w->a.passed)
 		settle_aside(w);
 	update_stats(w);	/* what is owed is said before it is sent */
+	durable_turn(w);
 	source_garbage(w);
 	if (sink_flush(w) && !ev_is_active(&w->settle)) {
 		ev_timer_set(&w->settle, SETTLE_S, 0);
@@ -256,11 +265,13 @@ on_turn(struct ev_loop *loop, ev_prepare *p, int events)
 	peer_flush(w);
 	if (w->want_checkpoint != 0 || checkpoint_urgent(w))
 		checkpoint_begin(w);
+	durable_round(w);
 	source_admit(w);
 	update_stats(w);
 	if (!w->ready && w->a.pos >= w->replay_to && !w->stalled)
 		say_ready(w);
-	more |= w->a.pos < journal_tail(&w->journal) && !w->stalled;
+	more |= w->a.pos < journal_tail(&w->journal) && !w->stalled &&
+	    !durable_holds(w);
 	if (more && !planted("RULE7"))
 		ev_idle_start(loop, &w->more);
 	else
@@ -337,7 +348,7 @@ wake(void *arg)
 {
 	struct worker *w = arg;
 
-	ev_async_send(w->loop, &w->committed);
+	ev_async_send(w->loop, &w->stored);
 }
 
 void
@@ -347,10 +358,11 @@ loop_run(struct worker *w)
 	static ev_check awake;
 	struct err err;
 
-	ev_async_init(&w->committed, on_committed);
-	w->committed.data = w;
-	ev_async_start(w->loop, &w->committed);
-	if (w->durable && store_start(&w->store, wake, w, &err) == -1)
+	ev_async_init(&w->stored, on_committed);
+	w->stored.data = w;
+	ev_async_start(w->loop, &w->stored);
+	if ((w->durable && store_start(&w->store, wake, w, &err) == -1) ||
+	    durable_start(w, &err) == -1)
 		worker_fatal_err(w, &err);
 	ev_prepare_init(&w->turn, on_turn);
 	w->turn.data = w;

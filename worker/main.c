@@ -21,6 +21,7 @@
 #include "common/log.h"
 #include "common/mem.h"
 #include "common/part.h"
+#include "worker/mapped.h"
 #include "worker/planted.h"
 #include "worker/worker.h"
 
@@ -114,6 +115,9 @@ on_start(void *arg, const struct msg_start *m, struct err *err)
 	    -1)
 		return (-1);
 	w->durable = w->conf.durability != CONF_NONE;
+	w->machine = w->conf.durability == CONF_MACHINE;
+	w->after_checkpoint = w->conf.outputs == CONF_AFTER_CHECKPOINT;
+	w->opened = m->opened;
 	map_stats(w, s->fd);
 	s->done = true;
 	return (0);
@@ -231,6 +235,7 @@ allocate(struct worker *w)
 	}
 	for (i = 0; i < w->topo.nsources; i++)
 		w->sources[i].fd = w->sources[i].in = -1;
+	w->snapshot = xcalloc(worker_nboxes(w) + 1, sizeof(*w->snapshot));
 	w->journal.fd = -1;
 }
 
@@ -293,6 +298,21 @@ say_opened(struct worker *w, bool ok, struct buf *text)
 	buf_fini(&b);
 }
 
+/* How far this worker's past can be believed. */
+static void
+say_proven(struct worker *w)
+{
+	struct msg_proven m = { w->lost, w->lineage,
+	    journal_tail(&w->journal) };
+	struct buf b = { 0 };
+
+	if (!w->machine)
+		return;
+	msg_put_proven(&b, &m);
+	control_send(w, &b);
+	buf_fini(&b);
+}
+
 static void
 open_all(struct worker *w)
 {
@@ -310,17 +330,37 @@ open_all(struct worker *w)
 		control_flush_blocking(w);
 		exit(EXIT_PERMANENT);
 	}
-	if (sink_open(w, &err) == -1)
-		worker_fatal_err(w, &err);
-	source_open(w);
+	if (!w->lost)
+		recover_ends(w);
 	if (w->flags & START_DRAINING)
 		w->draining = true;
 	if (!w->durable)
 		log_info("durability is none: starting empty");
-	log_info("open position=%" PRIu64 " journal=%" PRIu64 " keys=%" PRIu64,
-	    w->a.pos, journal_tail(&w->journal) - w->a.pos, w->a.nkeys);
+	say_proven(w);
 	say_opened(w, true, &text);
 	buf_fini(&text);
+}
+
+/* The last words of a process whose pages cannot be had: to the log, and to
+ * the supervisor, so that nobody blames the record at work. */
+static void
+say_storage(const char *text, size_t len)
+{
+	/* fatal (28), code 111, text as MessagePack str 16. */
+	uint8_t frame[MSG_HEADER + 6 + 512] = { 0, 0, 0, 0, 0x93, 28, 111,
+	    0xda };
+	size_t n = len > 512 ? 512 : len;
+
+	frame[3] = (uint8_t)(n + 6);
+	frame[2] = (uint8_t)((n + 6) >> 8);
+	frame[8] = (uint8_t)(n >> 8);
+	frame[9] = (uint8_t)n;
+	memcpy(frame + 10, text, n);
+	(void)send(WORKER_CHANNEL, frame, n + 10, MSG_NOSIGNAL |
+	    MSG_DONTWAIT);
+	(void)!write(STDERR_FILENO, "<3>", 3);
+	(void)!write(STDERR_FILENO, text, n);
+	(void)!write(STDERR_FILENO, "\n", 1);
 }
 
 static void
@@ -368,6 +408,7 @@ main(int argc, char *argv[])
 	if (w->flags & START_DESCRIBE)
 		describe(w);
 	check_topology(w);
+	mapped_guard(say_storage);
 	(void)fcntl(WORKER_CHANNEL, F_SETFL,
 	    fcntl(WORKER_CHANNEL, F_GETFL) | O_NONBLOCK);
 	if ((w->loop = ev_default_loop(EVFLAG_AUTO)) == NULL)

@@ -11,11 +11,12 @@
 
 #include "common/fault.h"
 #include "common/mem.h"
+#include "common/part.h"
 #include "worker/mapped.h"
 #include "worker/outbox.h"
 
 #define OUTBOX_MAGIC	0x786f626f6c6c6177ULL
-#define OUTBOX_VERSION	1
+#define OUTBOX_VERSION	2
 #define SEGMENT		(256 * 1024)
 #define STRETCH		16
 #define KEEP_SPARE	16	/* segments */
@@ -30,13 +31,26 @@ struct outbox_head {
 	_Atomic uint64_t	tail;
 	_Atomic uint64_t	payload;	/* offset at head == tail */
 	uint32_t		physical;	/* segments that the file has */
+	uint32_t		sealed;
+	_Atomic uint64_t	commits;
 	struct outbox_sink	sink;
 };
 
 #define LOAD(w)		atomic_load_explicit(&(w), memory_order_acquire)
 #define STORE(w, v)	atomic_store_explicit(&(w), (v), memory_order_release)
 
-_Static_assert(sizeof(struct outbox_head) <= FIXED, "head too large");
+/* Of a sealed outbox in a checkpoint; the table's part follows, u32 for each
+ * segment from the head's to the tail's. */
+struct snapshot {
+	uint64_t		lineage;
+	uint64_t		head;
+	uint64_t		tail;
+	uint64_t		payload;	/* at head == tail */
+	struct outbox_sink	sink;
+};
+
+_Static_assert(sizeof(struct outbox_head) <= MAPPED_RETIRED,
+    "head too large");
 
 /* table[logical segment % nslots] = physical segment */
 static uint32_t *
@@ -130,10 +144,11 @@ outbox_create(struct outbox *o, const char *path, uint64_t limit,
 	return (0);
 }
 
+/* The first segment that must stay as it is. */
 static uint64_t
 first_segment(const struct outbox *o)
 {
-	return (LOAD(o->h->head) / SEGMENT);
+	return ((o->sealed ? o->kept : LOAD(o->h->head)) / SEGMENT);
 }
 
 /* One past the last segment that holds anything. */
@@ -177,6 +192,32 @@ find_segments(struct outbox *o, struct err *err)
 	return (0);
 }
 
+/* Never 0, which is what an unsealed frame has. */
+static uint64_t
+frame_seal(const struct outbox *o, uint64_t off, const struct frame *f,
+    struct slice body, struct slice lens)
+{
+	uint64_t seed[2] = { o->h->lineage, off }, s;
+
+	s = part_seal(slice_of(f, offsetof(struct frame, seal)),
+	    part_hash(slice_of(seed, sizeof(seed))));
+	s = part_seal(body, s);
+	return ((lens.len == 0 ? s : part_seal(lens, s)) | 1);
+}
+
+static uint64_t
+stored_seal(const struct outbox *o, uint64_t off, const struct frame *f)
+{
+	struct buf b = { 0 };
+	uint64_t n = (uint64_t)f->len + f->lens, s;
+
+	outbox_read(o, off + FRAME_HEADER, buf_reserve(&b, n + 1), n);
+	s = frame_seal(o, off, f, slice_of(b.data, f->len),
+	    slice_of(b.data + f->len, f->lens));
+	buf_fini(&b);
+	return (s);
+}
+
 /* Walk all frames: they must fit, and their payload offsets must add up. */
 static int
 check_frames(struct outbox *o, struct err *err)
@@ -190,7 +231,9 @@ check_frames(struct outbox *o, struct err *err)
 		if (tail - off < FRAME_HEADER)
 			goto bad;
 		next = outbox_frame(o, off, &f);
-		if (next > tail || f.pos < pos)
+		if (next > tail || next < off || f.pos < pos)
+			goto bad;
+		if (o->sealed && f.seal != stored_seal(o, off, &f))
 			goto bad;
 		pos = f.pos;
 		o->payload_tail = f.payload + f.len;
@@ -202,11 +245,27 @@ bad:
 	    what(o), (unsigned long long)off));
 }
 
-int
-outbox_open(struct outbox *o, const char *path, bool *missing, struct err *err)
+static int
+map_file(struct outbox *o, const struct outbox_head *h, struct err *err)
 {
-	struct outbox_head h;
-	struct stat st;
+	o->nslots = h->nslots;
+	o->head_size = head_size(h->nslots);
+	if ((o->h = mapped_at(NULL, o->fd, what(o), 0,
+	    o->head_size, err)) == NULL)
+		return (-1);
+	o->segment = xcalloc(o->nslots, sizeof(*o->segment));
+	o->spare = xcalloc(o->nslots, sizeof(*o->spare));
+	o->hollow = xcalloc(o->nslots, sizeof(*o->hollow));
+	o->sealed = h->sealed != 0;
+	o->kept = o->saved = LOAD(o->h->head);
+	return (0);
+}
+
+/* Open the file and read what never changes in its head. */
+static int
+open_file(struct outbox *o, const char *path, struct outbox_head *h,
+    bool *missing, struct err *err)
+{
 	ssize_t n;
 
 	memset(o, 0, sizeof(*o));
@@ -217,34 +276,62 @@ outbox_open(struct outbox *o, const char *path, bool *missing, struct err *err)
 		(void)err_sys(err, ERR_STORAGE, "cannot open %s", path);
 		goto fail;
 	}
-	n = pread(o->fd, &h, sizeof(h), 0);
-	if (n == -1 || fstat(o->fd, &st) == -1) {
+	n = pread(o->fd, h, sizeof(*h), 0);
+	if (n == -1) {
 		(void)err_sys(err, ERR_STORAGE, "cannot read %s", path);
 		goto fail;
 	}
-	if (n == (ssize_t)sizeof(h) && h.magic == 0) {
+	if (n == (ssize_t)sizeof(*h) && h->magic == 0) {
 		*missing = true;
 		(void)err_set(err, ERR_CORRUPT, "%s was never finished", path);
 		goto fail;
 	}
-	if (n != (ssize_t)sizeof(h) || h.magic != OUTBOX_MAGIC ||
-	    h.version != OUTBOX_VERSION || h.nslots == 0 ||
-	    h.nslots > (1U << 20) || (uint64_t)st.st_size <
-	    head_size(h.nslots) + (uint64_t)h.physical * SEGMENT ||
-	    h.physical > h.nslots || h.head > h.tail ||
+	if (n != (ssize_t)sizeof(*h) || h->magic != OUTBOX_MAGIC ||
+	    h->version != OUTBOX_VERSION || h->nslots == 0 ||
+	    h->nslots > (1U << 20)) {
+		(void)err_set(err, ERR_CORRUPT,
+		    "%s is not an outbox of this version", path);
+		goto fail;
+	}
+	return (0);
+fail:
+	outbox_close(o);
+	return (-1);
+}
+
+/* Whole segments that the file has. */
+static int
+physical_of(const struct outbox *o, uint32_t *physical, struct err *err)
+{
+	struct stat st;
+	uint64_t n = 0;
+
+	if (fstat(o->fd, &st) == -1)
+		return (err_sys(err, ERR_STORAGE, "cannot read %s", what(o)));
+	if ((uint64_t)st.st_size > o->head_size)
+		n = ((uint64_t)st.st_size - o->head_size) / SEGMENT;
+	*physical = n < o->nslots ? (uint32_t)n : o->nslots;
+	return (0);
+}
+
+int
+outbox_open(struct outbox *o, const char *path, bool *missing, struct err *err)
+{
+	struct outbox_head h;
+	uint32_t physical;
+
+	if (open_file(o, path, &h, missing, err) == -1)
+		return (-1);
+	if (map_file(o, &h, err) == -1)
+		goto fail;
+	if (physical_of(o, &physical, err) == -1)
+		goto fail;
+	if (o->h->physical > physical || h.head > h.tail ||
 	    h.tail > UINT64_MAX / 2) {
 		(void)err_set(err, ERR_CORRUPT,
 		    "%s is not an outbox of this version", path);
 		goto fail;
 	}
-	o->nslots = h.nslots;
-	o->head_size = head_size(h.nslots);
-	if ((o->h = mapped_at(NULL, o->fd, what(o), 0, o->head_size, err)) ==
-	    NULL)
-		goto fail;
-	o->segment = xcalloc(o->nslots, sizeof(*o->segment));
-	o->spare = xcalloc(o->nslots, sizeof(*o->spare));
-	o->hollow = xcalloc(o->nslots, sizeof(*o->hollow));
 	if (find_segments(o, err) == -1 || check_frames(o, err) == -1)
 		goto fail;
 	return (0);
@@ -260,9 +347,9 @@ outbox_close(struct outbox *o)
 
 	for (i = 0; o->segment != NULL && i < o->nslots; i++)
 		if (o->segment[i] != NULL)
-			munmap(o->segment[i], SEGMENT);
+			mapped_unmap(o->segment[i], SEGMENT);
 	if (o->h != NULL)
-		munmap(o->h, o->head_size);
+		mapped_unmap(o->h, o->head_size);
 	if (o->fd != -1)
 		close(o->fd);
 	free(o->segment);
@@ -376,6 +463,8 @@ outbox_append(struct outbox *o, struct frame *f, struct slice body,
 	f->len = (uint32_t)body.len;
 	f->lens = lens == NULL ? 0 : f->records * 4;
 	f->payload = o->payload_tail;
+	f->seal = o->sealed ? frame_seal(o, off, f, body,
+	    slice_of(lens, f->lens)) : 0;
 	off = put(o, off, f, FRAME_HEADER);
 	off = put(o, off, body.data, body.len);
 	if (lens != NULL)
@@ -427,6 +516,16 @@ outbox_frame(const struct outbox *o, uint64_t off, struct frame *f)
 	return (off + FRAME_HEADER + f->len + f->lens);
 }
 
+/* Segments from s on that nothing needs any more.  The one that the tail is
+ * in stays, even when it is empty. */
+static void
+recycle(struct outbox *o, uint64_t s)
+{
+	for (; s < first_segment(o) && s < end_segment(o); s++)
+		o->spare[o->nspare++] = table(o)[s % o->nslots];
+	shrink(o);
+}
+
 void
 outbox_free(struct outbox *o, uint64_t off)
 {
@@ -435,7 +534,7 @@ outbox_free(struct outbox *o, uint64_t off)
 	struct frame f;
 
 	assert(off <= tail);
-	s = head / SEGMENT;
+	s = first_segment(o);
 	while (head < off) {
 		end = outbox_frame(o, head, &f);
 		if (end > off)
@@ -448,10 +547,7 @@ outbox_free(struct outbox *o, uint64_t off)
 	STORE(o->h->payload, payload);
 	STORE(o->h->head, head);
 	FAULT_POINT(outbox_trim_after);
-	/* The segment that the tail is in stays, even when it is empty. */
-	for (; s < head / SEGMENT && s < end_segment(o); s++)
-		o->spare[o->nspare++] = table(o)[s % o->nslots];
-	shrink(o);
+	recycle(o, s);
 }
 
 void
@@ -470,8 +566,172 @@ outbox_cut(struct outbox *o, uint64_t pos)
 	}
 	if (off == tail)
 		return;
+	assert(!o->sealed || off >= o->kept);
 	old = end_segment(o);
 	STORE(o->h->tail, off);
 	for (s = end_segment(o); s < old; s++)
 		o->spare[o->nspare++] = table(o)[s % o->nslots];
+}
+
+/* --- sealed ones --------------------------------------------------------- */
+
+void
+outbox_seal(struct outbox *o)
+{
+	assert(outbox_tail(o) == 0);
+	o->h->sealed = 1;
+	o->sealed = true;
+}
+
+bool
+outbox_sealed(const struct outbox *o)
+{
+	return (o->sealed);
+}
+
+uint64_t
+outbox_waiting(const struct outbox *o)
+{
+	return (o->sealed ? LOAD(o->h->head) - o->kept : 0);
+}
+
+int
+outbox_commits(const char *path, uint64_t *commits)
+{
+	struct outbox_head h;
+	ssize_t n;
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd == -1)
+		return (-1);
+	n = pread(fd, &h, sizeof(h), 0);
+	close(fd);
+	if (n != (ssize_t)sizeof(h) || h.magic != OUTBOX_MAGIC)
+		return (-1);
+	*commits = h.commits;
+	return (0);
+}
+
+void
+outbox_set_commits(struct outbox *o, uint64_t n)
+{
+	STORE(o->h->commits, n);
+}
+
+void
+outbox_snapshot(struct outbox *o, struct buf *b)
+{
+	struct snapshot n = { o->h->lineage, LOAD(o->h->head),
+	    LOAD(o->h->tail), LOAD(o->h->payload), o->h->sink };
+	uint64_t s;
+
+	buf_add(b, &n, sizeof(n));
+	for (s = n.head / SEGMENT; s < end_segment(o); s++)
+		buf_add(b, &table(o)[s % o->nslots], sizeof(uint32_t));
+	o->saved = n.head;
+	o->saved_sink = n.sink;
+}
+
+bool
+outbox_same_file(const struct outbox *o)
+{
+	const struct outbox_sink *a = &o->saved_sink, *b = &o->h->sink;
+
+	return (b->opened == 1 && a->opened == 1 && a->dev == b->dev &&
+	    a->ino == b->ino && a->file_shift == b->file_shift);
+}
+
+void
+outbox_committed(struct outbox *o)
+{
+	uint64_t s = first_segment(o);
+
+	o->kept = o->saved;
+	recycle(o, s);
+}
+
+static int
+read_snapshot(const struct outbox *o, struct slice from, struct snapshot *n,
+    struct err *err)
+{
+	uint64_t segments;
+
+	if (from.len >= sizeof(*n)) {
+		memcpy(n, from.data, sizeof(*n));
+		segments = (n->tail + SEGMENT - 1) / SEGMENT -
+		    n->head / SEGMENT;
+		if (n->head <= n->tail && segments <= o->nslots &&
+		    from.len == sizeof(*n) + segments * sizeof(uint32_t))
+			return (0);
+	}
+	return (err_set(err, ERR_CORRUPT, "%s: the checkpoint does not say "
+	    "where it stood", what(o)));
+}
+
+int
+outbox_keep(struct outbox *o, struct slice from, struct err *err)
+{
+	struct snapshot n;
+
+	if (read_snapshot(o, from, &n, err) == -1)
+		return (-1);
+	if (n.lineage != o->h->lineage || n.head > LOAD(o->h->head) ||
+	    n.tail > LOAD(o->h->tail))
+		return (err_set(err, ERR_CORRUPT, "%s ends at offset %llu, "
+		    "the checkpoint has it up to %llu: an older copy?",
+		    what(o), (unsigned long long)LOAD(o->h->tail),
+		    (unsigned long long)n.tail));
+	o->kept = o->saved = n.head;
+	o->nspare = o->nhollow = 0;
+	return (find_segments(o, err));
+}
+
+/* As it was, over whatever the disk made of the words in the head. */
+static int
+rewind_to(struct outbox *o, const struct snapshot *n, struct slice from,
+    struct err *err)
+{
+	const uint8_t *p = from.data + sizeof(*n);
+	uint64_t s;
+
+	STORE(o->h->head, n->head);
+	STORE(o->h->tail, n->tail);
+	STORE(o->h->payload, n->payload);
+	o->h->sink = n->sink;
+	o->kept = o->saved = n->head;
+	for (s = n->head / SEGMENT; s < end_segment(o); s++, p += 4)
+		memcpy(&table(o)[s % o->nslots], p, 4);
+	if (find_segments(o, err) == -1 || check_frames(o, err) == -1)
+		return (-1);
+	return (mapped_sync(o->fd, what(o), err));
+}
+
+int
+outbox_restore(struct outbox *o, const char *path, uint64_t lineage,
+    struct slice from, bool *missing, struct err *err)
+{
+	struct outbox_head h;
+	struct snapshot n;
+	uint32_t physical;
+
+	if (open_file(o, path, &h, missing, err) == -1)
+		return (-1);
+	if (h.lineage != lineage || !h.sealed) {
+		(void)err_set(err, ERR_REFUSED, "%s is of another life of "
+		    "this worker", path);
+		goto fail;
+	}
+	if (map_file(o, &h, err) == -1 ||
+	    read_snapshot(o, from, &n, err) == -1)
+		goto fail;
+	/* The file may have grown since the count was last on the disk. */
+	if (physical_of(o, &physical, err) == -1)
+		goto fail;
+	o->h->physical = physical;
+	if (rewind_to(o, &n, from, err) == -1)
+		goto fail;
+	return (0);
+fail:
+	outbox_close(o);
+	return (-1);
 }

@@ -10,6 +10,11 @@
  * For a sink the frame's body is the bytes to write, then a u32 length per
  * record; `payload` counts bytes written by the sink alone, across frames.
  *
+ * A sealed outbox (durability machine) lies on a disk.  Each frame has a hash;
+ * where it stands is part of each checkpoint, and that alone is believed after
+ * a power loss.  So what a checkpoint may come back to stays in place until the
+ * next one is committed, whoever has received it.
+ *
  * One thread; a kill at any instruction leaves a valid file: data first,
  * then `tail`; freeing moves `head`.
  */
@@ -32,6 +37,7 @@ struct frame {
 	uint32_t	records;
 	uint32_t	len;		/* body without the record lengths */
 	uint32_t	lens;		/* bytes of record lengths after it */
+	uint64_t	seal;		/* hash, 0: not sealed */
 };
 #define FRAME_HEADER	((uint64_t)sizeof(struct frame))
 
@@ -46,6 +52,9 @@ struct outbox_sink {
 	uint64_t	dev;
 	uint64_t	ino;
 	uint64_t	opened;		/* 1: file_* are valid */
+	uint64_t	known;		/* 1: file_* are in a checkpoint */
+	uint64_t	cut;		/* 1: only what is kept here no more
+					   is surely in the file */
 };
 
 struct outbox_head;
@@ -61,6 +70,12 @@ struct outbox {
 	uint32_t		*hollow;	/* free ones, perhaps without */
 	uint32_t		 nhollow;
 	uint64_t		 payload_tail;	/* sinks: next payload offset */
+	bool			 sealed;
+	uint64_t		 kept;		/* sealed: from here on
+						   nothing is written over */
+	uint64_t		 saved;		/* head of the snapshot that is
+						   on its way to a commit */
+	struct outbox_sink	 saved_sink;	/* the same */
 };
 
 /* limit: bytes that are usually enough; it stretches to 16 times that. */
@@ -70,6 +85,27 @@ int	outbox_create(struct outbox *, const char *path, uint64_t limit,
 int	outbox_open(struct outbox *, const char *path, bool *missing,
 	    struct err *);
 void	outbox_close(struct outbox *);
+
+/* --- sealed ones --------------------------------------------------------- */
+
+void	outbox_seal(struct outbox *);		/* right after the creation */
+bool	outbox_sealed(const struct outbox *);
+/* Where it stands, for a checkpoint. */
+void	outbox_snapshot(struct outbox *, struct buf *);
+/* That checkpoint is committed. */
+void	outbox_committed(struct outbox *);
+/* Is the sink's file still the one of the last snapshot? */
+bool	outbox_same_file(const struct outbox *);
+/* Opened after a kill: what the last committed snapshot needs is kept. */
+int	outbox_keep(struct outbox *, struct slice snapshot, struct err *);
+/* Open as it was in the snapshot, believing nothing else. */
+int	outbox_restore(struct outbox *, const char *path, uint64_t lineage,
+	    struct slice snapshot, bool *missing, struct err *);
+/* Bytes that wait for a commit before they can be used again. */
+uint64_t outbox_waiting(const struct outbox *);
+/* Of the file at path, without opening it as an outbox; ENOENT: -1. */
+int	outbox_commits(const char *path, uint64_t *);
+void	outbox_set_commits(struct outbox *, uint64_t);
 
 uint64_t outbox_lineage(const struct outbox *);
 uint64_t outbox_head(const struct outbox *);

@@ -3,6 +3,9 @@
  * acknowledged when they are; what the other side has not acknowledged stays
  * in the outbox and is sent again on the next connection.
  *
+ * With durability = machine acknowledged is only what is stable, and each side
+ * says how far it is (stable.h).
+ *
  * Credit: a sender may have as much of an exchange under way as the receiver
  * has journal room for.  It is withheld while outboxes of later exchanges or
  * of sinks are above their mark; acknowledgements and credit themselves are
@@ -133,6 +136,8 @@ on_hello(void *arg, const struct msg_hello *h, struct err *err)
 		    "worker %u, protocol %u, %u exchanges", p->worker,
 		    h->worker, h->protocol, h->exchanges));
 	p->greeted = true;
+	if (w->machine)
+		stable_hello(&w->stable, p->worker, h->lineage);
 	for (x = 0; x < w->topo.nexchanges; x++) {
 		m = &w->journaled[channel_of(w, x, p->worker)];
 		if (m->lineage != h->lineage && m->lineage != 0 &&
@@ -151,16 +156,17 @@ on_hello(void *arg, const struct msg_hello *h, struct err *err)
 			m->lineage = h->lineage;
 			m->pos = m->index = 0;
 		}
+		/* What was acknowledged on a connection that is no more. */
+		p->x[x].ack = w->machine;
 		send_resume(p, x);
 	}
 	return (0);
 }
 
-static void
-acked(struct worker *w, uint32_t peer, uint32_t x, uint64_t pos,
-    uint32_t index)
+/* The outbox offset behind what (pos, index) covers. */
+static uint64_t
+behind(const struct outbox *o, uint64_t pos, uint32_t index)
 {
-	struct outbox *o = &w->peer_box[channel_of(w, x, peer)];
 	struct mark m = { 0, pos, index };
 	uint64_t off = outbox_head(o), next;
 	struct frame f;
@@ -171,8 +177,17 @@ acked(struct worker *w, uint32_t peer, uint32_t x, uint64_t pos,
 			break;
 		off = next;
 	}
+	return (off);
+}
+
+static void
+acked(struct worker *w, uint32_t peer, uint32_t x, uint64_t pos,
+    uint32_t index)
+{
+	struct outbox *o = &w->peer_box[channel_of(w, x, peer)];
+
 	FAULT_POINT(peer_acked_before);
-	outbox_free(o, off);
+	outbox_free(o, behind(o, pos, index));
 	FAULT_POINT(peer_acked_after);
 }
 
@@ -192,11 +207,21 @@ on_resume(void *arg, const struct msg_resume *r, struct err *err)
 		return (err_set(err, ERR_REFUSED, "worker %u knows another "
 		    "life of this worker (exchange %u, up to position %"
 		    PRIu64 ")", p->worker, r->exchange, r->pos));
+	if (r->lineage == w->lineage && r->pos > journal_tail(&w->journal))
+		return (err_set(err, ERR_REFUSED, "worker %u has messages of "
+		    "this worker up to position %" PRIu64 ", but the journal "
+		    "here ends at %" PRIu64 ": the files of this worker are "
+		    "an older copy", p->worker, r->pos,
+		    journal_tail(&w->journal)));
 	px = &p->x[r->exchange];
 	o = &w->peer_box[channel_of(w, r->exchange, p->worker)];
-	if (r->lineage == w->lineage && !planted("RULE2"))
-		acked(w, p->worker, r->exchange, r->pos, r->index);
 	px->next = outbox_head(o);
+	if (r->lineage == w->lineage && !planted("RULE2")) {
+		/* What it has is safe there if that is the same thing. */
+		if (!w->machine)
+			acked(w, p->worker, r->exchange, r->pos, r->index);
+		px->next = behind(o, r->pos, r->index);
+	}
 	px->resumed = true;
 	return (0);
 }
@@ -229,6 +254,19 @@ on_credit(void *arg, const struct msg_credit *c, struct err *err)
 		    "exchange %u: there is none", p->worker, c->exchange));
 	if (c->limit > p->x[c->exchange].limit)
 		p->x[c->exchange].limit = c->limit;
+	return (0);
+}
+
+static int
+on_stable(void *arg, const struct msg_stable *s, struct err *err)
+{
+	struct peer *p = arg;
+
+	if (!p->greeted || !p->w->machine)
+		return (err_set(err, ERR_CORRUPT, "worker %u announces a "
+		    "stable position%s", p->worker, p->greeted ?
+		    " with another durability" : " before its hello"));
+	stable_heard(&p->w->stable, p->worker, s->pos);
 	return (0);
 }
 
@@ -311,6 +349,7 @@ static const struct msg_handlers handlers = {
 	.data = on_data,
 	.ack = on_ack,
 	.credit = on_credit,
+	.stable = on_stable,
 };
 
 static int
@@ -393,15 +432,36 @@ put_credit(struct peer *p, uint32_t x)
 static void
 put_ack(struct peer *p, uint32_t x)
 {
-	struct mark *m = &p->w->journaled[channel_of(p->w, x, p->worker)];
-	struct msg_ack k = { x, m->pos, m->index };
+	struct worker *w = p->w;
+	size_t i = channel_of(w, x, p->worker);
+	const struct mark *m = &w->journaled[i];
+	struct msg_ack k;
 
 	if (!p->x[x].ack)
 		return;
 	FAULT_POINT(peer_ack_before);
 	p->x[x].ack = false;
+	/* Safe is what a power loss does not take (rule 4). */
+	if (w->machine && !planted("STABLE4")) {
+		if (w->stable.safe[i].lineage != m->lineage)
+			return;
+		m = &w->stable.safe[i];
+	}
+	k = (struct msg_ack){ x, m->pos, m->index };
 	msg_put_ack(&p->out, &k);
 	FAULT_POINT(peer_ack_after);
+}
+
+/* To whom has frames of ours: how far they are safe. */
+static void
+put_stable(struct peer *p)
+{
+	struct msg_stable s = { p->w->stable.pos };
+
+	if (!p->w->machine || s.pos <= p->announced)
+		return;
+	p->announced = s.pos;
+	msg_put_stable(&p->out, &s);
 }
 
 static void
@@ -410,14 +470,14 @@ put_data(struct peer *p, uint32_t x)
 	struct worker *w = p->w;
 	struct peer_exchange *px = &p->x[x];
 	struct outbox *o = &w->peer_box[channel_of(w, x, p->worker)];
-	uint64_t next, charge;
+	uint64_t next, charge, limit = durable_peer_limit(w);
 	struct frame f;
 
 	while (px->resumed && px->next < outbox_tail(o) &&
 	    p->out.len < SEND_BYTES) {
 		next = outbox_frame(o, px->next, &f);
 		charge = f.len + FRAME_CHARGE;
-		if (px->sent + charge > px->limit)
+		if (px->sent + charge > px->limit || f.pos > limit)
 			break;
 		outbox_read(o, px->next + FRAME_HEADER,
 		    buf_reserve(&p->out, f.len), f.len);
@@ -436,6 +496,8 @@ flush(struct peer *p)
 	int turns;
 
 	for (turns = 0; turns < 16 && p->fd != -1; turns++) {
+		if (p->greeted)
+			put_stable(p);
 		if (p->greeted && p->out.len < SEND_BYTES)
 			for (x = w->topo.nexchanges; x-- > 0; ) {
 				if (!planted("RULE2") || turns > 0)
@@ -496,6 +558,7 @@ peer_attach(struct worker *w, uint32_t i, int fd)
 	p = &w->peers[i];
 	detach(p);
 	p->fd = fd;
+	p->announced = 0;
 	memset(p->x, 0, (w->topo.nexchanges + 1) * sizeof(*p->x));
 	ev_io_init(&p->rd, on_readable, fd, EV_READ);
 	ev_io_init(&p->wr, on_writable, fd, EV_WRITE);

@@ -34,20 +34,50 @@ take(struct worker *w, const struct msg_putback *m, struct err *err)
 	return (0);
 }
 
-void
-putback_take(struct worker *w, const struct msg_putback *m)
+static void
+answer(struct worker *w, uint64_t seq, bool ok, const char *text)
 {
-	struct msg_putback_done r = { m->seq, 1, msg_cstr("") };
+	struct msg_putback_done r = { seq, ok, msg_cstr(text) };
 	struct buf b = { 0 };
-	struct err err;
 
-	if (take(w, m, &err) == -1) {
-		r.ok = 0;
-		r.text = msg_cstr(err.text);
-	}
 	msg_put_putback_done(&b, &r);
 	control_send(w, &b);
 	buf_fini(&b);
+}
+
+struct due {
+	uint64_t	seq;
+	uint64_t	pos;		/* its entry ends before */
+};
+
+void
+putback_take(struct worker *w, const struct msg_putback *m)
+{
+	struct due due;
+	struct err err;
+
+	if (take(w, m, &err) == -1) {
+		answer(w, m->seq, false, err.text);
+		return;
+	}
+	/* The supervisor believes it for good: a power loss must, too. */
+	due = (struct due){ m->seq, journal_tail(&w->journal) };
+	buf_add(&w->putback_due, &due, sizeof(due));
+	putback_stable(w);
+}
+
+void
+putback_stable(struct worker *w)
+{
+	struct due due;
+
+	while (w->putback_due.len >= sizeof(due)) {
+		memcpy(&due, w->putback_due.data, sizeof(due));
+		if (w->machine && w->stable.pos < due.pos)
+			break;
+		answer(w, due.seq, true, "");
+		buf_consume(&w->putback_due, sizeof(due));
+	}
 }
 
 /* Found in the journal by recovery. */

@@ -7,6 +7,11 @@
  * are made anew.  After a kill they must be there, of this boot and of the
  * same lineage: else the start is refused, because what was accepted would
  * be lost and what was sent might be sent again.
+ *
+ * With durability = machine they may be of another boot.  Then nothing is
+ * believed but the checkpoint, what its outboxes held, and the journal as far
+ * as its hashes hold; where it ends is decided together with the other
+ * workers (supervisor/cut.c), before anybody works.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -21,6 +26,7 @@
 #include "common/log.h"
 #include "common/mem.h"
 #include "common/part.h"
+#include "worker/mapped.h"
 #include "worker/planted.h"
 #include "worker/worker.h"
 
@@ -117,6 +123,8 @@ create_boxes(struct worker *w, struct err *err)
 		path = peer_box_path(w, i);
 		r = outbox_create(&w->peer_box[i], path, limit, w->lineage, 0,
 		    err);
+		if (r == 0 && w->machine)
+			outbox_seal(&w->peer_box[i]);
 		free(path);
 	}
 	for (i = 0; i < w->topo.nsinks && r == 0; i++) {
@@ -125,6 +133,8 @@ create_boxes(struct worker *w, struct err *err)
 		path = sink_box_path(w, i);
 		r = outbox_create(&w->sinks[i].box, path, limit, w->lineage,
 		    0, err);
+		if (r == 0 && w->machine)
+			outbox_seal(&w->sinks[i].box);
 		free(path);
 	}
 	return (r);
@@ -165,23 +175,23 @@ shares(struct worker *w, uint64_t size, struct err *err)
 static int
 create_files(struct worker *w, uint64_t start, struct err *err)
 {
-	char *path;
 	int r;
 
 	/* Before anything is there that says this size. */
 	if (shares(w, (uint64_t)w->conf.journal_size, err) == -1)
 		return (-1);
-	path = worker_path(w, "journal");
 	recover_unlink(w);
 	FAULT_POINT(files_create_before);
-	r = journal_create(&w->journal, path,
+	r = journal_create(&w->journal, w->journal_path,
 	    (uint64_t)w->conf.journal_size, w->me, w->lineage, start, err);
-	free(path);
+	if (r == 0 && w->machine)
+		journal_seal(&w->journal);
 	w->journal.clock_ns = w->saved_clock_ns;
-	if (r == 0)
-		r = create_boxes(w, err);
+	if (r == -1 || create_boxes(w, err) == -1)
+		return (-1);
+	checkpoint_count(w, w->commits);
 	FAULT_POINT(files_create_after);
-	return (r);
+	return (0);
 }
 
 static int
@@ -259,16 +269,24 @@ restore_frame(void *arg, uint32_t number, struct slice head,
 static int
 mark_open(struct worker *w, struct err *err)
 {
-	struct store_job *j = xcalloc(1, sizeof(*j));
+	struct store_job *j;
 	int r;
 
+	/* What the file still holds of outputs is given up below. */
+	if (w->machine && durable_sync_all(w, err) == -1)
+		return (-1);
+	j = xcalloc(1, sizeof(*j));
 	j->sync = true;
 	j->remake = true;			/* no saved outputs */
 	j->position = w->a.pos;
 	j->lineage = w->lineage;
+	j->commits = w->commits + 1;
+	j->epoch = w->epoch;
 	checkpoint_pack(w, &j->automaton);
 	FAULT_POINT(mark_open_before);
 	r = store_commit(&w->store, j, err);
+	if (r == 0)
+		checkpoint_count(w, j->commits);
 	FAULT_POINT(mark_open_after);
 	store_job_free(j);
 	return (r);
@@ -314,37 +332,75 @@ is_damage(const struct err *err)
 	return (err->code != ERR_STORAGE && err->code != ERR_SYSTEM);
 }
 
+/*
+ * A file that has seen other commits than the database (one less: killed in
+ * between) was put back to an older copy, or the database was.
+ */
+static int
+check_commits(const struct worker *w, const char *path, uint64_t seen,
+    struct buf *text, struct err *err)
+{
+	if (seen == w->commits || seen + 1 == w->commits)
+		return (0);
+	if (seen < w->commits)
+		buf_addf(text, "%s is an older copy: it is of commit %" PRIu64
+		    ", %s of commit %" PRIu64 "\n", path, seen,
+		    w->store.path, w->commits);
+	else
+		buf_addf(text, "%s is an older copy: it is of commit %" PRIu64
+		    ", %s of commit %" PRIu64 "\n", w->store.path,
+		    w->commits, path, seen);
+	return (err_set(err, ERR_REFUSED, "a file is an older copy"));
+}
+
+/* As it is after a kill, or as the checkpoint has it after a power loss. */
+static int
+open_box(struct worker *w, size_t i, const char *path, bool *missing,
+    struct err *err)
+{
+	struct outbox *o = worker_box(w, i);
+	struct slice snapshot = buf_slice(&w->snapshot[i]);
+
+	if (w->lost)
+		return (outbox_restore(o, path, w->lineage, snapshot,
+		    missing, err));
+	if (outbox_open(o, path, missing, err) == -1)
+		return (-1);
+	if (outbox_lineage(o) != w->lineage)
+		return (err_set(err, ERR_REFUSED, "%s is of another life of "
+		    "this worker", path));
+	if (outbox_sealed(o) != w->machine)
+		return (err_set(err, ERR_REFUSED, "%s was written with "
+		    "another durability", path));
+	return (w->machine ? outbox_keep(o, snapshot, err) : 0);
+}
+
 static int
 open_boxes(struct worker *w, struct buf *text, struct err *err)
 {
-	struct outbox *o;
+	uint64_t commits;
 	bool missing;
 	size_t i;
 	char *path;
 	int bad = 0;
 
-	for (i = 0; i < nboxes(w) + w->topo.nsinks; i++) {
-		if (i < nboxes(w)) {
-			if (i % w->n == w->me)
-				continue;
-			o = &w->peer_box[i];
-			path = peer_box_path(w, i);
-		} else {
-			if (!w->sinks[i - nboxes(w)].mine)
-				continue;
-			o = &w->sinks[i - nboxes(w)].box;
-			path = sink_box_path(w, i - nboxes(w));
-		}
-		if (outbox_open(o, path, &missing, err) == -1) {
+	for (i = 0; i < worker_nboxes(w); i++) {
+		if (worker_box(w, i) == NULL)
+			continue;
+		path = i < nboxes(w) ? peer_box_path(w, i) :
+		    sink_box_path(w, i - nboxes(w));
+		if (outbox_commits(path, &commits) == 0 &&
+		    check_commits(w, path, commits, text, err) == -1)
+			bad = 1;
+		else if (w->machine && mapped_renew(path, err) == -1) {
+			free(path);
+			return (-1);
+		} else if (open_box(w, i, path, &missing, err) == -1) {
 			if (!missing && !is_damage(err)) {
 				free(path);
 				return (-1);
 			}
 			buf_addf(text, "%s\n", err->text);
-			bad = 1;
-		} else if (outbox_lineage(o) != w->lineage) {
-			buf_addf(text, "%s is of another life of this "
-			    "worker\n", path);
 			bad = 1;
 		}
 		free(path);
@@ -389,13 +445,9 @@ cut_boxes(struct worker *w)
 
 	if (planted("RULE1"))
 		return;
-	for (i = 0; i < nboxes(w); i++)
-		if (i % w->n != w->me)
-			outbox_cut(&w->peer_box[i],
-			    journal_done(&w->journal));
-	for (i = 0; i < w->topo.nsinks; i++)
-		if (w->sinks[i].mine)
-			outbox_cut(&w->sinks[i].box,
+	for (i = 0; i < worker_nboxes(w); i++)
+		if (worker_box(w, i) != NULL)
+			outbox_cut(worker_box(w, i),
 			    journal_done(&w->journal));
 }
 
@@ -467,52 +519,133 @@ nothing_inside(struct worker *w)
 	return (empty);
 }
 
+/* Pipes end with the machine; what is journaled of them counts. */
+static void
+forget_stdin(struct worker *w)
+{
+	size_t i;
+	char *path;
+
+	for (i = 0; i < w->topo.nsources; i++) {
+		path = source_segment(w, i);
+		(void)unlink(path);
+		free(path);
+	}
+}
+
+static int
+start_lost(struct worker *w, struct buf *text, struct err *err)
+{
+	w->lost = true;
+	journal_prove(&w->journal, w->a.entry);
+	if (journal_tail(&w->journal) < w->a.pos) {
+		buf_addf(text, "%s is whole up to position %" PRIu64 ", but "
+		    "the checkpoint is at %" PRIu64 ": the disk does not "
+		    "keep what it says it has synced, or a file was "
+		    "changed\n", w->journal_path,
+		    journal_tail(&w->journal), w->a.pos);
+		return (err_set(err, ERR_REFUSED, "journal and checkpoint "
+		    "do not belong together"));
+	}
+	journal_release(&w->journal, w->a.pos);
+	if (open_boxes(w, text, err) == -1)
+		return (-1);
+	w->a.drop = w->a.pos;
+	sink_lost(w);
+	forget_stdin(w);
+	log_warn("the power was lost position=%" PRIu64 " journal=%" PRIu64,
+	    w->a.pos, journal_tail(&w->journal) - w->a.pos);
+	return (0);
+}
+
+/* Open the journal that belongs to the checkpoint. */
+static int
+open_journal(struct worker *w, bool *old_boot, struct buf *text,
+    struct err *err)
+{
+	bool missing;
+	int renewed = w->machine ? mapped_renew(w->journal_path, err) : 0;
+	int r;
+
+	if (renewed == -1)
+		return (-1);
+	r = journal_open(&w->journal, w->journal_path, w->me, &missing,
+	    old_boot, err);
+	/* What could not be synced has left the memory, too. */
+	if (r == -1 && renewed && err->code == ERR_CORRUPT) {
+		log_error("%s", err->text);
+		r = journal_disown(w->journal_path, err);
+		if (r == 0)
+			r = journal_open(&w->journal, w->journal_path, w->me,
+			    &missing, old_boot, err);
+	}
+	if (r == -1) {
+		if (missing || is_damage(err))
+			describe_loss(w, text, err->text);
+		return (-1);
+	}
+	if (w->journal.sealed != w->machine) {
+		describe_loss(w, text, w->machine ? "the journal was written "
+		    "with durability = process: start with that and stop "
+		    "cleanly first" : "the journal was written with "
+		    "durability = machine: start with that and stop cleanly "
+		    "first");
+		return (err_set(err, ERR_REFUSED, "durability"));
+	}
+	if (*old_boot && !w->machine) {
+		describe_loss(w, text, "the machine was restarted since; "
+		    "durability = process does not survive that");
+		return (err_set(err, ERR_REFUSED, "old boot"));
+	}
+	if (journal_lineage(&w->journal) != w->lineage) {
+		describe_loss(w, text, "the journal is of another life of "
+		    "this worker");
+		return (err_set(err, ERR_REFUSED, "lineage"));
+	}
+	return (check_commits(w, w->journal_path,
+	    journal_commits(&w->journal), text, err));
+}
+
+/* Nothing is inside: the pipeline may have another shape now. */
+static int
+start_reshaped(struct worker *w, struct err *err)
+{
+	journal_close(&w->journal);
+	if (create_files(w, w->a.pos, err) == -1)
+		return (-1);
+	w->a.pos = w->a.entry = w->a.drop = journal_tail(&w->journal);
+	return (mark_open(w, err));
+}
+
 static int
 start_unclean(struct worker *w, const struct store_meta *m, struct buf *text,
     struct err *err)
 {
-	bool missing, old_boot;
-	char *path;
-	int r;
+	bool old_boot;
 
+	w->unclean = true;
 	w->lineage = m->lineage;
 	if (checkpoint_unpack(w, buf_slice(&m->automaton), err) == -1)
 		return (-1);
-	path = worker_path(w, "journal");
 	FAULT_POINT(files_open_before);
-	r = journal_open(&w->journal, path, w->me, &missing, &old_boot, err);
-	if (r == -1) {
-		if (missing || is_damage(err))
-			describe_loss(w, text, err->text);
-	} else if (old_boot) {
-		describe_loss(w, text, "the machine was restarted since; "
-		    "durability = process does not survive that");
-		r = err_set(err, ERR_REFUSED, "old boot");
-	} else if (journal_lineage(&w->journal) != w->lineage) {
-		describe_loss(w, text, "the journal is of another life of "
-		    "this worker");
-		r = err_set(err, ERR_REFUSED, "lineage");
-	}
-	free(path);
-	if (r == -1)
+	if (open_journal(w, &old_boot, text, err) == -1)
 		return (-1);
-	if (w->saved_shape != w->shape && nothing_inside(w)) {
-		journal_close(&w->journal);
-		if (create_files(w, w->a.pos, err) == -1)
-			return (-1);
-		w->a.pos = w->a.entry = w->a.drop =
-		    journal_tail(&w->journal);
-		return (mark_open(w, err));
-	}
+	if (w->saved_shape != w->shape && !old_boot && nothing_inside(w))
+		return (start_reshaped(w, err));
 	if (w->saved_shape != w->shape) {
 		buf_addf(text, "the pipeline has changed while input was "
 		    "inside: start the old version, stop it cleanly, then "
 		    "start the new one\n");
 		return (err_set(err, ERR_CONFIG, "pipeline changed"));
 	}
+	if (old_boot)
+		return (start_lost(w, text, err));
 	if (check_positions(w, text, err) == -1 ||
 	    open_boxes(w, text, err) == -1)
 		return (-1);
+	/* Nothing above the checkpoint has left. */
+	if (w->after_checkpoint)
+		journal_redo(&w->journal, w->a.pos);
 	FAULT_POINT(files_open_after);
 	w->a.drop = planted("RULE3") ? w->a.pos : released(w);
 	FAULT_POINT(boxes_cut_before);
@@ -528,13 +661,11 @@ start_lossy(struct worker *w, const struct store_meta *m, struct err *err)
 	struct in_conn *c, *next;
 	size_t i;
 
-	for (i = 0; i < nboxes(w); i++)
-		if (i % w->n != w->me && w->peer_box[i].h != NULL)
-			outbox_close(&w->peer_box[i]);
-	for (i = 0; i < w->topo.nsinks; i++)
-		if (w->sinks[i].mine && w->sinks[i].box.h != NULL)
-			outbox_close(&w->sinks[i].box);
+	for (i = 0; i < worker_nboxes(w); i++)
+		if (worker_box(w, i) != NULL && worker_box(w, i)->h != NULL)
+			outbox_close(worker_box(w, i));
 	journal_close(&w->journal);
+	w->lost = false;
 	if (!m->exists)
 		w->a.pos = 0;
 	automaton_aside_forget(&w->a);
@@ -703,6 +834,50 @@ shape_of(const struct worker *w)
 	return (digest);
 }
 
+/*
+ * The file must be the one that the application's last start has opened:
+ * starts are numbered, in each worker's file and in the supervisor's.
+ */
+static int
+check_age(struct worker *w, const struct store_meta *m, struct buf *text,
+    struct err *err)
+{
+	bool again = (w->flags & START_AGAIN) != 0;
+
+	if (m->epoch >= w->opened && m->epoch < w->epoch + again)
+		return (0);
+	if (m->exists) {		/* in case that the loss is accepted */
+		w->lineage = m->lineage;
+		if (checkpoint_unpack(w, buf_slice(&m->automaton), err) == -1)
+			return (-1);
+	}
+	if (m->epoch < w->opened)
+		buf_addf(text, "%s is an older copy: it was last opened by "
+		    "start %" PRIu64 ", catalog.sqlite says start %" PRIu64
+		    "\n", w->store.path, m->epoch, w->opened);
+	else
+		buf_addf(text, "catalog.sqlite is an older copy: it says that "
+		    "this is start %" PRIu64 ", %s was opened by start %"
+		    PRIu64 "\n", w->epoch, w->store.path, m->epoch);
+	return (err_set(err, ERR_REFUSED, "a file is an older copy"));
+}
+
+static int
+start_durable(struct worker *w, const struct store_meta *m, struct buf *text,
+    struct err *err)
+{
+	int r;
+
+	w->commits = m->commits;
+	if ((r = check_age(w, m, text, err)) == 0)
+		r = !m->exists || m->clean ? start_clean(w, m, err) :
+		    start_unclean(w, m, text, err);
+	if (r == -1 && text->len > 0 && err->code != ERR_CONFIG &&
+	    (w->flags & START_ACCEPT_LOSS))
+		r = start_lossy(w, m, err);
+	return (r);
+}
+
 static int
 open_durable(struct worker *w, struct buf *text, struct err *err)
 {
@@ -722,14 +897,7 @@ open_durable(struct worker *w, struct buf *text, struct err *err)
 	free(steps);
 	if (r == -1)
 		return (-1);
-	if (!m.exists || m.clean)
-		r = start_clean(w, &m, err);
-	else {
-		r = start_unclean(w, &m, text, err);
-		if (r == -1 && text->len > 0 && err->code != ERR_CONFIG &&
-		    (w->flags & START_ACCEPT_LOSS))
-			r = start_lossy(w, &m, err);
-	}
+	r = start_durable(w, &m, text, err);
 	buf_fini(&m.automaton);
 	if (r == -1)
 		return (-1);
@@ -739,6 +907,27 @@ open_durable(struct worker *w, struct buf *text, struct err *err)
 	return (r);
 }
 
+/* Where the journal ends is decided. */
+static int
+settle(struct worker *w, struct err *err)
+{
+	if (w->durable && w->unclean &&
+	    store_opened(&w->store, w->epoch, err) == -1)
+		return (-1);
+	checkpoint_count(w, w->commits);	/* killed before it was said */
+	if (w->journal.clock_ns < w->saved_clock_ns)
+		w->journal.clock_ns = w->saved_clock_ns;
+	w->replay_to = journal_tail(&w->journal);
+	w->committed = w->a.pos;
+	if (w->machine)
+		stable_init(&w->stable, w->n, w->topo.nexchanges, w->a.entry,
+		    w->a.marks);
+	note_journal(w);
+	if (w->durable)
+		poison_open(w);
+	return (0);
+}
+
 int
 recover_open(struct worker *w, struct buf *text, struct err *err)
 {
@@ -746,16 +935,76 @@ recover_open(struct worker *w, struct buf *text, struct err *err)
 	int r;
 
 	w->shape = shape_of(w);
+	w->journal_path = worker_path(w, "journal");
 	r = w->durable ? open_durable(w, text, err) :
 	    start_clean(w, &none, err);
 	if (r == -1 || shares(w, w->journal.size, err) == -1)
 		return (-1);
-	if (w->journal.clock_ns < w->saved_clock_ns)
-		w->journal.clock_ns = w->saved_clock_ns;
-	w->replay_to = journal_tail(&w->journal);
-	note_journal(w);
-	if (w->durable)
-		poison_open(w);
 	STAT_SET(w->stats, keys, w->a.nkeys);
-	return (0);
+	return (w->lost ? 0 : settle(w, err));
+}
+
+/* The world as the journal knows it, when that is decided. */
+void
+recover_ends(struct worker *w)
+{
+	struct err err;
+
+	if (sink_open(w, &err) == -1)
+		worker_fatal_err(w, &err);
+	source_open(w);
+	log_info("open position=%" PRIu64 " journal=%" PRIu64 " keys=%" PRIu64,
+	    w->a.pos, journal_tail(&w->journal) - w->a.pos, w->a.nkeys);
+}
+
+/* --- the cut after a power loss ------------------------------------------ */
+
+uint64_t
+recover_cutoff(const struct worker *w, const struct cut *cuts,
+    struct buf *text)
+{
+	uint64_t pos = stable_cutoff(&w->journal, w->a.entry, cuts, w->n);
+	struct frame_head h;
+	struct entry *e;
+
+	if (pos > cuts[w->me].pos && cuts[w->me].lineage == w->lineage)
+		pos = cuts[w->me].pos;
+	if (pos >= w->a.pos)
+		return (pos);
+	buf_addf(text, "the checkpoint is at position %" PRIu64 ", but the "
+	    "journal can count only up to %" PRIu64, w->a.pos, pos);
+	e = journal_at(&w->journal, pos);
+	if (e != NULL && e->type == ENTRY_FRAME && e->len >= sizeof(h)) {
+		memcpy(&h, e->data, sizeof(h));
+		buf_addf(text, ": what follows is a message that worker %u "
+		    "made at position %" PRIu64 ", and its journal ends at %"
+		    PRIu64, (uint32_t)(e->channel >> 16), h.pos,
+		    cuts[e->channel >> 16].pos);
+	}
+	buf_addf(text, "\n");
+	return (pos);
+}
+
+int
+recover_cut(struct worker *w, const struct cut *cuts, struct err *err)
+{
+	const struct cut *mine = &cuts[w->me];
+	struct store_meta m = { .exists = true };
+
+	if (!w->lost && mine->lineage == w->lineage &&
+	    mine->pos >= journal_tail(&w->journal))
+		return (0);
+	if (!w->lost) {		/* what is above it was believed already */
+		journal_distrust(&w->journal);
+		return (err_set(err, ERR_STORAGE, "going back to position %"
+		    PRIu64 " in the next life", mine->pos));
+	}
+	if (mine->lineage != w->lineage) {	/* and loss is accepted */
+		if (start_lossy(w, &m, err) == -1)
+			return (-1);
+	} else if (journal_cut(&w->journal, w->journal_path, mine->pos,
+	    err) == -1)
+		return (-1);
+	w->lost = false;
+	return (settle(w, err));
 }

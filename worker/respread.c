@@ -169,6 +169,11 @@ on_meta(struct spread *s, uint32_t old, sqlite3_stmt *st, struct err *err)
 		return (err_set(err, ERR_REFUSED, "worker %u was not stopped "
 		    "cleanly: its state cannot be spread over another number "
 		    "of workers", old));
+	if ((uint64_t)sqlite3_column_int64(st, 2) < s->w->opened)
+		return (err_set(err, ERR_REFUSED, "the file of worker %u is "
+		    "an older copy: it was last opened by start %lld, the "
+		    "application by start %" PRIu64, old,
+		    (long long)sqlite3_column_int64(st, 2), s->w->opened));
 	mp_init(&c, blob(st, 1));
 	if (mp_get_array(&c) != AUTOMATON_FIELDS)
 		c.bad = true;
@@ -361,6 +366,7 @@ pack_automaton(struct spread *s, struct buf *b)
 	mp_put_uint(b, 0);
 	mp_put_uint(b, 0);
 	mp_put_array(b, 0);			/* windows: time begins anew */
+	mp_put_array(b, 0);
 }
 
 static int
@@ -425,8 +431,8 @@ read_old(struct spread *s, struct err *err)
 	for (i = 0; i < s->old_n; i++)
 		if (each(s, i, "SELECT name FROM steps", on_step_name, err)
 		    == -1 ||
-		    each(s, i, "SELECT clean, automaton FROM meta", on_meta,
-		    err) == -1 ||
+		    each(s, i, "SELECT clean, automaton, epoch FROM meta",
+		    on_meta, err) == -1 ||
 		    each(s, i, "SELECT name, key, value FROM state, steps "
 		    "WHERE steps.id = state.step", on_state, err) == -1 ||
 		    each(s, i, "SELECT box, head, body FROM outbox "

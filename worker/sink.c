@@ -5,6 +5,11 @@
  * kernel counters (tcpinfo.c), a file's size.  An outbox keeps what a TCP
  * receiver's kernel has not acknowledged; after a reset the rest is sent
  * again, from the start of the first record not wholly acknowledged.
+ *
+ * With durability = machine an outbox keeps what a file has until the file was
+ * synced.  After a power loss the file is cut to where the outbox begins and
+ * written from there; so a file is not written before a checkpoint says which
+ * byte of it that is.
  */
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -23,6 +28,7 @@
 #include "common/fault.h"
 #include "common/log.h"
 #include "common/mem.h"
+#include "worker/mapped.h"
 #include "worker/worker.h"
 
 #define IOVS		64
@@ -125,6 +131,7 @@ static int
 gather(struct sink *s, struct iovec *iov, size_t max, size_t *total)
 {
 	uint64_t off = s->frame, next, at = s->written, left;
+	uint64_t limit = durable_sink_limit(s->w);
 	struct frame f;
 	int i = 0, k;
 
@@ -132,6 +139,8 @@ gather(struct sink *s, struct iovec *iov, size_t max, size_t *total)
 	for (; off < outbox_tail(&s->box) && i < IOVS && *total < max;
 	    off = next) {
 		next = outbox_frame(&s->box, off, &f);
+		if (f.pos > limit)
+			break;
 		left = f.payload + f.len - at;
 		if (left == 0 || at > f.payload + f.len)
 			continue;
@@ -381,12 +390,34 @@ path_of(const struct sink *s)
 	return (s->w->topo.sinks[s->index].path);
 }
 
+/* Of what was written since the last sync nobody knows what is left. */
+static int
+cut_file(struct sink *s, const struct stat *st, struct err *err)
+{
+	struct outbox_sink *k = outbox_sink(&s->box);
+	uint64_t sure = kept_from(s) + (uint64_t)k->file_shift;
+
+	if (k->cut == 1 && k->opened == 1 && k->dev == st->st_dev &&
+	    k->ino == st->st_ino && S_ISREG(st->st_mode) &&
+	    (uint64_t)st->st_size > sure) {
+		log_info("file is cut to what was synced before the failure "
+		    "sink=\"%s\" size=%" PRIu64 " was=%" PRIu64, name(s),
+		    sure, (uint64_t)st->st_size);
+		if (ftruncate(s->fd, (off_t)sure) == -1)
+			return (err_sys(err, ERR_STORAGE, "sink \"%s\": "
+			    "cannot cut the file", name(s)));
+	}
+	k->cut = 0;
+	return (0);
+}
+
 /* The file continues at its size; another file than before begins anew. */
 static int
 open_file(struct sink *s, struct err *err)
 {
 	struct outbox_sink *k = outbox_sink(&s->box);
 	uint64_t size, to = kept_from(s);
+	int64_t shift;
 	struct stat st;
 
 	if (s->fd == -1 && (s->fd = open(path_of(s), O_WRONLY | O_CREAT |
@@ -395,6 +426,8 @@ open_file(struct sink *s, struct err *err)
 		    "%s", name(s), path_of(s)));
 	if (fstat(s->fd, &st) == -1)
 		return (err_sys(err, ERR_STORAGE, "sink \"%s\"", name(s)));
+	if (cut_file(s, &st, err) == -1 || fstat(s->fd, &st) == -1)
+		return (-1);
 	size = (uint64_t)st.st_size;
 	if (k->opened == 1 && k->dev == st.st_dev && k->ino == st.st_ino &&
 	    S_ISREG(st.st_mode)) {
@@ -409,16 +442,39 @@ open_file(struct sink *s, struct err *err)
 	} else if (k->opened == 1)
 		log_info("another file than before, going on at its end "
 		    "sink=\"%s\" path=\"%s\"", name(s), path_of(s));
+	shift = (int64_t)size - (int64_t)to;
+	if (k->opened == 0 || k->dev != st.st_dev || k->ino != st.st_ino ||
+	    k->file_shift != shift)
+		k->known = 0;
+	/* The file may be new: its name must survive as its bytes do. */
+	if (s->w->machine && k->known == 0 && kind(s) != SINK_STDOUT &&
+	    mapped_sync_entry(path_of(s), err) == -1)
+		return (-1);
 	k->opened = 0;
 	atomic_signal_fence(memory_order_seq_cst);
 	k->dev = st.st_dev;
 	k->ino = st.st_ino;
-	k->file_shift = (int64_t)size - (int64_t)to;
+	k->file_shift = shift;
 	atomic_signal_fence(memory_order_seq_cst);
 	k->opened = 1;
-	trim(s, to);
+	if (!s->w->machine)
+		trim(s, to);
+	s->synced = kept_from(s);
 	seek(s, to);
 	return (0);
+}
+
+/* What the old file has got is on the disk before the new one begins. */
+static void
+leave_file(struct sink *s)
+{
+	if (fdatasync(s->fd) == -1) {
+		sink_distrust(s->w);
+		worker_fatal(s->w, EXIT_TEMPORARY, "sink \"%s\": cannot sync "
+		    "the file that was rotated: %s", name(s),
+		    strerror(errno));
+	}
+	trim(s, s->written);
 }
 
 /* Has the path come to mean another file (rotation)? */
@@ -434,6 +490,8 @@ check_rotated(struct sink *s)
 	if (stat(path_of(s), &st) == 0 && st.st_dev == k->dev &&
 	    st.st_ino == k->ino)
 		return;
+	if (s->w->machine)
+		leave_file(s);
 	close(s->fd);
 	s->fd = -1;
 	if (open_file(s, &err) == -1) {
@@ -476,6 +534,11 @@ flush_file(struct sink *s)
 			return;
 		}
 	}
+	/* A power loss now would leave bytes of which nothing is known. */
+	if (s->w->machine && !outbox_sink(&s->box)->known) {
+		s->w->early = true;
+		return;
+	}
 	for (i = 0; i < WRITES; i++) {
 		k = gather(s, iov, 1024 * 1024, &total);
 		if (total == 0)
@@ -491,8 +554,105 @@ flush_file(struct sink *s)
 		}
 		advance(s, (uint64_t)n);
 		FAULT_POINT(file_settle_before);
-		trim(s, s->written);
+		if (!s->w->machine)
+			trim(s, s->written);
 		FAULT_POINT(file_settle_after);
+	}
+}
+
+/* --- files on a disk ------------------------------------------------------ */
+
+static bool
+syncs(const struct sink *s)
+{
+	return (s->w->machine && s->mine && kind(s) != SINK_TCP && !s->pipe &&
+	    s->fd != -1);
+}
+
+bool
+sink_unsynced(const struct worker *w)
+{
+	size_t i;
+
+	for (i = 0; i < w->topo.nsinks; i++)
+		if (syncs(&w->sinks[i]) &&
+		    w->sinks[i].written > w->sinks[i].synced)
+			return (true);
+	return (false);
+}
+
+void
+sink_sync(struct worker *w, struct sync_round *r)
+{
+	struct sync_file f = { 0 };
+	struct sink *s;
+	size_t i;
+
+	for (i = 0; i < w->topo.nsinks; i++) {
+		s = &w->sinks[i];
+		if (!syncs(s) || s->written <= s->synced)
+			continue;
+		/* The sink may close its own meanwhile. */
+		if ((f.fd = fcntl(s->fd, F_DUPFD_CLOEXEC, 3)) == -1)
+			continue;	/* none is free: the next round */
+		f.path = kind(s) == SINK_STDOUT ? "standard output" :
+		    path_of(s);
+		f.sink = i;
+		f.written = s->written;
+		r->file[r->nfiles++] = f;
+	}
+}
+
+void
+sink_synced(struct worker *w, size_t i, uint64_t written)
+{
+	struct sink *s = &w->sinks[i];
+
+	if (written <= s->synced)
+		return;
+	s->synced = written;
+	trim(s, written);
+}
+
+/* Connections are gone; of a file only what was synced is sure. */
+void
+sink_lost(struct worker *w)
+{
+	struct outbox_sink *k;
+	size_t i;
+
+	for (i = 0; i < w->topo.nsinks; i++) {
+		if (!w->sinks[i].mine)
+			continue;
+		k = outbox_sink(&w->sinks[i].box);
+		k->conn = 0;
+		k->resume = kept_from(&w->sinks[i]);
+		k->cut = 1;
+	}
+}
+
+void
+sink_distrust(struct worker *w)
+{
+	size_t i;
+
+	for (i = 0; i < w->topo.nsinks; i++)
+		if (syncs(&w->sinks[i]))
+			outbox_sink(&w->sinks[i].box)->cut = 1;
+}
+
+/* The checkpoint that was just committed has the files as they are now,
+ * unless one was opened since. */
+void
+sink_committed(struct worker *w)
+{
+	struct sink *s;
+	size_t i;
+
+	for (i = 0; w->machine && i < w->topo.nsinks; i++) {
+		s = &w->sinks[i];
+		if (s->mine && outbox_same_file(&s->box))
+			outbox_sink(&s->box)->known = 1;
 	}
 }
 
@@ -629,6 +789,20 @@ sink_empty(const struct worker *w)
 	return (true);
 }
 
+/* On the disk with it; else the next start writes it again. */
+static void
+settle_file(struct sink *s)
+{
+	if (fsync(s->fd) == 0) {
+		trim(s, s->written);
+		return;
+	}
+	log_error("cannot sync, the next start goes back in the file "
+	    "sink=\"%s\" why=\"%s\"", name(s), strerror(errno));
+	if (s->w->machine)
+		outbox_sink(&s->box)->cut = 1;
+}
+
 /*
  * The stop: what a receiver's kernel has acknowledged is delivered, the rest
  * is kept for the next start; so what is still in our kernel's buffer must
@@ -654,7 +828,7 @@ sink_finish(struct worker *w)
 				flush_pipe(s);
 			else {
 				flush_file(s);
-				(void)fsync(s->fd);
+				settle_file(s);
 			}
 			k->resume = s->written > kept_from(s) ? s->written :
 			    kept_from(s);

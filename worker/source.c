@@ -134,6 +134,9 @@ on_readable(struct ev_loop *loop, ev_io *io, int events)
 		STAT_ADD(w->stats, bytes_in, (uint64_t)n);
 	} else if (n == 0)
 		on_end(c, 0, "end");
+	else if (errno == EFAULT)		/* the page, not the client */
+		worker_fatal(w, EXIT_TEMPORARY, "storage failure: a page of "
+		    "%s cannot be written", w->journal_path);
 	else if (errno != EAGAIN && errno != EINTR)
 		on_end(c, ENTRY_RESET, strerror(errno));
 }

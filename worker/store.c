@@ -14,7 +14,7 @@
 #include "worker/planted.h"
 #include "worker/store.h"
 
-#define STORE_VERSION	1
+#define STORE_VERSION	2
 #define DELTA_LIMIT	(16 << 20)	/* bytes of rows until merged */
 #define DELTA_ROWS	(64 << 20)	/* bytes in a row of `delta` */
 
@@ -23,7 +23,8 @@ static const char schema[] =
     "  version INTEGER NOT NULL, worker INTEGER NOT NULL,"
     "  owner INTEGER NOT NULL, has_checkpoint INTEGER NOT NULL,"
     "  clean INTEGER NOT NULL, lineage INTEGER NOT NULL,"
-    "  position INTEGER NOT NULL, automaton BLOB NOT NULL);"
+    "  position INTEGER NOT NULL, automaton BLOB NOT NULL,"
+    "  commits INTEGER NOT NULL, epoch INTEGER NOT NULL);"
     /* AUTOINCREMENT: the number of a dropped step is never used again. */
     "CREATE TABLE steps (id INTEGER PRIMARY KEY AUTOINCREMENT,"
     "  name TEXT UNIQUE NOT NULL);"
@@ -90,7 +91,7 @@ make_schema(struct store *s, uint32_t worker, struct err *err)
 	char sql[256];
 
 	snprintf(sql, sizeof(sql), "INSERT INTO meta VALUES "
-	    "(1, %d, %u, 0, 0, 0, 0, 0, x''); PRAGMA user_version = %d;",
+	    "(1, %d, %u, 0, 0, 0, 0, 0, x'', 0, 0); PRAGMA user_version = %d;",
 	    STORE_VERSION, worker, STORE_VERSION);
 	if (exec(s, "BEGIN IMMEDIATE", "begin", err) == -1 ||
 	    exec(s, schema, "make the tables", err) == -1 ||
@@ -125,7 +126,7 @@ read_meta(struct store *s, uint32_t worker, struct store_meta *m,
 	int r = 0;
 
 	if (prepare(s, &st, "SELECT worker, has_checkpoint, clean, lineage, "
-	    "position, automaton FROM meta", err) == -1)
+	    "position, automaton, commits, epoch FROM meta", err) == -1)
 		return (-1);
 	if (sqlite3_step(st) != SQLITE_ROW)
 		r = db_err(s, err, "read the last checkpoint");
@@ -139,6 +140,8 @@ read_meta(struct store *s, uint32_t worker, struct store_meta *m,
 		m->position = (uint64_t)sqlite3_column_int64(st, 4);
 		buf_add(&m->automaton, sqlite3_column_blob(st, 5),
 		    (size_t)sqlite3_column_bytes(st, 5));
+		m->commits = (uint64_t)sqlite3_column_int64(st, 6);
+		m->epoch = (uint64_t)sqlite3_column_int64(st, 7);
 	}
 	sqlite3_finalize(st);
 	return (r);
@@ -239,8 +242,9 @@ store_open(struct store *s, const char *path, uint32_t worker,
 	    prepare(s, &s->put_delta, "INSERT INTO delta (sum, steps, rows) "
 	    "VALUES (?, ?, ?)", err) == -1 ||
 	    prepare(s, &s->put_meta, "UPDATE meta SET has_checkpoint = 1, "
-	    "clean = ?, lineage = ?, position = ?, automaton = ? "
-	    "WHERE owner = ? AND position <= ?3", err) == -1)
+	    "clean = ?, lineage = ?, position = ?, automaton = ?, "
+	    "commits = ?6, epoch = iif(?7 = 0, epoch, ?7) "
+	    "WHERE owner = ?5 AND position <= ?3", err) == -1)
 		goto fail;
 	return (0);
 fail:
@@ -630,6 +634,8 @@ put_meta(struct store *s, struct store_job *j, struct err *err)
 	sqlite3_bind_blob(st, 4, j->automaton.data, (int)j->automaton.len,
 	    SQLITE_STATIC);
 	sqlite3_bind_int64(st, 5, (sqlite3_int64)s->owner);
+	sqlite3_bind_int64(st, 6, (sqlite3_int64)j->commits);
+	sqlite3_bind_int64(st, 7, (sqlite3_int64)j->epoch);
 	rc = sqlite3_step(st);
 	sqlite3_reset(st);
 	if (rc != SQLITE_DONE)
@@ -691,6 +697,24 @@ store_commit(struct store *s, struct store_job *j, struct err *err)
 	}
 	s->delta = merge ? 0 : s->delta + j->rows.len;
 	return (0);
+}
+
+int
+store_opened(struct store *s, uint64_t epoch, struct err *err)
+{
+	sqlite3_stmt *st;
+	int r = 0;
+
+	if (exec(s, "PRAGMA synchronous = FULL", "write", err) == -1 ||
+	    prepare(s, &st, "UPDATE meta SET epoch = ? WHERE owner = ?",
+	    err) == -1)
+		return (-1);
+	sqlite3_bind_int64(st, 1, (sqlite3_int64)epoch);
+	sqlite3_bind_int64(st, 2, (sqlite3_int64)s->owner);
+	if (sqlite3_step(st) != SQLITE_DONE)
+		r = db_err(s, err, "write");
+	sqlite3_finalize(st);
+	return (r);
 }
 
 /* --- the writer thread ------------------------------------------------- */

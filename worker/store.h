@@ -21,6 +21,8 @@ struct store_meta {
 	bool		clean;		/* nothing is in a journal */
 	uint64_t	lineage;
 	uint64_t	position;
+	uint64_t	commits;	/* so many, over all lives */
+	uint64_t	epoch;		/* last start that opened it, 0: none */
 	struct buf	automaton;	/* checkpoint.h's bytes; owned */
 };
 
@@ -28,6 +30,8 @@ struct store_meta {
 struct store_job {
 	uint64_t	position;
 	uint64_t	lineage;
+	uint64_t	commits;
+	uint64_t	epoch;		/* 0: as it is */
 	uint64_t	request;	/* of the supervisor, 0 = none */
 	bool		clean;		/* nothing is left in mapped files */
 	bool		sync;		/* survives power loss at once */
@@ -77,6 +81,9 @@ void	store_job_box(struct store_job *, uint32_t box, struct slice head,
 void	store_job_free(struct store_job *);
 /* Commit now, on this thread (before the writer runs, or after store_stop). */
 int	store_commit(struct store *, struct store_job *, struct err *);
+
+/* Start `epoch` has opened the file; survives power loss. */
+int	store_opened(struct store *, uint64_t epoch, struct err *);
 
 /* The writer thread.  notify runs on it when a job is done. */
 int	store_start(struct store *, void (*notify)(void *), void *,

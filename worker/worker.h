@@ -24,7 +24,9 @@
 #include "worker/host.h"
 #include "worker/journal.h"
 #include "worker/outbox.h"
+#include "worker/stable.h"
 #include "worker/store.h"
+#include "worker/sync.h"
 
 #define WORKER_CHANNEL	3	/* descriptor of the supervisor's channel */
 /* Numbers of saved outboxes in the store: an exchange's channel has its own,
@@ -72,6 +74,7 @@ struct peer {
 	struct buf	 in;
 	struct buf	 out;
 	uint64_t	 charge;	/* of the frame at work */
+	uint64_t	 announced;	/* stable position last said */
 	struct peer_exchange {
 		/* sending */
 		bool		resumed;	/* it said where to go on */
@@ -96,6 +99,7 @@ struct sink {
 	int		 fd;		/* -1: none now */
 	uint64_t	 frame;		/* outbox offset of frame at work */
 	uint64_t	 written;	/* payload offset written next */
+	uint64_t	 synced;	/* file: payload that is on the disk */
 	uint64_t	 retry_ns;	/* file: when to try again */
 	ev_io		 wr;
 };
@@ -113,8 +117,11 @@ struct worker {
 	char		*run_dir;
 	struct stats	*stats;
 	bool		 durable;	/* durability is not none */
+	bool		 machine;	/* durability is machine */
+	bool		 after_checkpoint; /* outputs leave after its commit */
 
 	struct journal	 journal;
+	char		*journal_path;	/* NULL: none */
 	struct automaton a;
 	struct outbox	*peer_box;	/* [exchange * n + worker] */
 	struct mark	*journaled;	/* [exchange * n + worker] */
@@ -129,14 +136,32 @@ struct worker {
 	uint64_t	 saved_clock_ns; /* the checkpoint's */
 	uint64_t	 replay_to;	/* tail that recovery found */
 	uint64_t	 putback;	/* journaled of the supervisor's */
+	struct buf	 putback_due;	/* answers that wait to be stable */
 	char		*death;		/* of the last process, if by its own
 					   doing, else "" */
 	uint64_t	 tick_end;	/* behind this process's last tick */
+	uint64_t	 opened;	/* epoch of the last start */
+	bool		 lost;		/* power was: wait for the last cut */
+	bool		 unclean;	/* began with an old journal */
 
 	struct peer	*peers;		/* [n] */
 	struct sink	*sinks;		/* [nsinks] */
 	struct source	*sources;	/* [nsources] */
 	struct conn	*conns;		/* by id */
+
+	struct stable	 stable;
+	struct sync	 sync;
+	bool		 syncing;	/* a round is under way */
+	struct buf	*snapshot;	/* [nboxes] outboxes as the
+					   checkpoint has them */
+	struct store_job *held;		/* a checkpoint, not yet stable */
+	bool		 held_synced;	/* a round with the outboxes has come
+					   back since it was made */
+	uint64_t	 committed;	/* position of the last one */
+	uint64_t	 commits;	/* how many there were */
+	bool		 early;		/* do not wait for the timer */
+	uint64_t	 settle_at;	/* nothing is processed until a
+					   checkpoint has this position */
 
 	struct store	 store;
 	struct store_job *retry;	/* a checkpoint that failed */
@@ -161,12 +186,31 @@ struct worker {
 	ev_timer	 tick;
 	ev_timer	 checkpoint;
 	ev_timer	 settle;	/* receivers have not acknowledged */
-	ev_async	 committed;
+	ev_async	 stored;	/* the writer is done */
+	ev_async	 synced;	/* a round is */
 	struct buf	 control_out;	/* queued: u32 length, bytes */
 
 	struct buf	 list;		/* keys that are being given away */
 	uint64_t	 list_id;	/* 0: none */
 };
+
+/* Outboxes in the order of their numbers in a checkpoint: exchanges by peer,
+ * then sinks; NULL where this worker has none. */
+static inline size_t
+worker_nboxes(const struct worker *w)
+{
+	return ((size_t)w->topo.nexchanges * w->n + w->topo.nsinks);
+}
+
+static inline struct outbox *
+worker_box(const struct worker *w, size_t i)
+{
+	size_t n = (size_t)w->topo.nexchanges * w->n;
+
+	if (i < n)
+		return (i % w->n == w->me ? NULL : &w->peer_box[i]);
+	return (w->sinks[i - n].mine ? &w->sinks[i - n].box : NULL);
+}
 
 static inline size_t
 channel_of(const struct worker *w, uint32_t x, uint32_t peer)
@@ -192,17 +236,26 @@ bool	loop_quiet(struct worker *);	/* nothing inside is under way */
 /* recover.c: open or make journal, outboxes, state.  Refused: -1 and text
  * has one line per finding. */
 int	recover_open(struct worker *, struct buf *text, struct err *);
+/* Sources and sinks, when the journal is settled. */
+void	recover_ends(struct worker *);
+/* After a power loss: where does the journal end if others end there?  text:
+ * what speaks against it. */
+uint64_t recover_cutoff(const struct worker *, const struct cut *,
+	    struct buf *text);
+/* Go back to there, for good. */
+int	recover_cut(struct worker *, const struct cut *, struct err *);
 void	recover_unlink(struct worker *);
 char	*worker_path(const struct worker *, const char *suffix);
 char	*worker_db_path(const char *dir, uint32_t worker, uint64_t generation);
 
 /* checkpoint.c */
-#define AUTOMATON_VERSION	2	/* of what checkpoint_pack packs */
-#define AUTOMATON_FIELDS	12
+#define AUTOMATON_VERSION	3	/* of what checkpoint_pack packs */
+#define AUTOMATON_FIELDS	13
 void	checkpoint_pack(const struct worker *, struct buf *);
 int	checkpoint_unpack(struct worker *, struct slice, struct err *);
 void	checkpoint_begin(struct worker *);
 void	checkpoint_wait(struct worker *);	/* for the one at work */
+void	checkpoint_count(struct worker *, uint64_t commits);
 void	checkpoint_done(struct worker *);	/* writer has finished one */
 void	checkpoint_free(struct worker *, uint64_t pos);
 void	checkpoint_finish(struct worker *) __attribute__((noreturn));
@@ -211,10 +264,22 @@ bool	checkpoint_urgent(const struct worker *);
 /* poison.c: records that kill */
 void	poison_open(struct worker *);
 void	poison_decide(struct worker *);	/* at `run`, after source_recover */
+/* durable.c */
+int	durable_start(struct worker *, struct err *);
+void	durable_stop(struct worker *);
+void	durable_turn(struct worker *);
+void	durable_round(struct worker *);
+int	durable_sync_all(struct worker *, struct err *);
+/* Highest position whose outputs may go to sinks, to other workers. */
+uint64_t durable_sink_limit(const struct worker *);
+uint64_t durable_peer_limit(const struct worker *);
+bool	durable_quiet(const struct worker *);
+bool	durable_holds(const struct worker *);	/* nothing is processed */
 
 /* putback.c: records of dead letters */
 void	putback_take(struct worker *, const struct msg_putback *);
 void	putback_note(struct worker *, const struct entry *);
+void	putback_stable(struct worker *);
 
 /* source.c */
 void	source_open(struct worker *);
@@ -240,11 +305,19 @@ void	peer_late(struct worker *);
 
 /* sink.c */
 int	sink_open(struct worker *, struct err *);
+void	sink_lost(struct worker *);	/* outboxes are restored */
 void	sink_conn(struct worker *, const struct msg_sinkconn *, int fd);
 void	sink_stdout(struct worker *, uint32_t sink, int fd);
 bool	sink_flush(struct worker *);	/* true: receivers owe us acks */
 bool	sink_empty(const struct worker *);
 void	sink_finish(struct worker *);	/* settle what receivers have */
+void	sink_committed(struct worker *); /* as the last snapshot has it */
+/* Files on a disk: is there something to sync?  Put it into a round.  A round
+ * has come back; or it has failed, and nothing since the last is sure. */
+bool	sink_unsynced(const struct worker *);
+void	sink_sync(struct worker *, struct sync_round *);
+void	sink_synced(struct worker *, size_t sink, uint64_t written);
+void	sink_distrust(struct worker *);
 
 /* control.c */
 void	control_send(struct worker *, struct buf *);

@@ -108,7 +108,7 @@ def test_worker_killed_while_stopping(app):
     a.wait_log("is stopping")
     os.kill(pid, signal.SIGKILL)
     a.wait_log("worker=1 pid=\\d+ life=2")
-    a.wait_diary(1, "start flags 4")		# START_DRAINING
+    a.wait_diary(1, "start flags 20")		# START_DRAINING, _AGAIN
     a.revoke("busy-0")
     a.wait_diary(0, "finish")
     pids = re.findall(r"worker=1 pid=(\d+) life", a.log())
@@ -444,7 +444,7 @@ def test_refused_start_and_accept_loss(app):
     pid = a.pid(0)
     os.kill(pid, signal.SIGKILL)
     a.wait_running(pid)
-    assert "start flags 0 generation 0" in a.diary(0, a.pid(0))
+    assert "start flags 16 generation 0" in a.diary(0, a.pid(0))	# AGAIN
     a.stop()
     a.start()
     assert a.status()["losses"] == losses

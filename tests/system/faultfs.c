@@ -1,7 +1,8 @@
 /*
  * For tests, by LD_PRELOAD: while the file named by FAULT_SWITCH exists,
  * writing, syncing and truncating files whose path contains FAULT_PATH fail
- * with the error number that the switch file holds.
+ * with the error number that the switch file holds; syncing alone if
+ * FAULT_SYNC_ONLY is set.
  */
 #define _GNU_SOURCE
 #include <sys/types.h>
@@ -43,6 +44,12 @@ broken(int fd)
 	return (1);
 }
 
+static int
+unwritable(int fd)
+{
+	return (getenv("FAULT_SYNC_ONLY") == NULL && broken(fd));
+}
+
 #define REAL(name)							\
 	static __typeof__(name) *real;					\
 	if (real == NULL)						\
@@ -52,28 +59,28 @@ ssize_t
 pwrite64(int fd, const void *p, size_t n, off64_t at)
 {
 	REAL(pwrite64);
-	return (broken(fd) ? -1 : real(fd, p, n, at));
+	return (unwritable(fd) ? -1 : real(fd, p, n, at));
 }
 
 ssize_t
 pwrite(int fd, const void *p, size_t n, off_t at)
 {
 	REAL(pwrite);
-	return (broken(fd) ? -1 : real(fd, p, n, at));
+	return (unwritable(fd) ? -1 : real(fd, p, n, at));
 }
 
 ssize_t
 write(int fd, const void *p, size_t n)
 {
 	REAL(write);
-	return (broken(fd) ? -1 : real(fd, p, n));
+	return (unwritable(fd) ? -1 : real(fd, p, n));
 }
 
 ssize_t
 writev(int fd, const struct iovec *v, int n)
 {
 	REAL(writev);
-	return (broken(fd) ? -1 : real(fd, v, n));
+	return (unwritable(fd) ? -1 : real(fd, v, n));
 }
 
 int
@@ -94,5 +101,5 @@ int
 ftruncate64(int fd, off64_t len)
 {
 	REAL(ftruncate64);
-	return (broken(fd) ? -1 : real(fd, len));
+	return (unwritable(fd) ? -1 : real(fd, len));
 }

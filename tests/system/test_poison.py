@@ -173,6 +173,19 @@ def test_set_aside(cluster, receiver, feeder, report, how):
     assert min(gaps) < 5
 
 
+@pytest.mark.level("all")
+def test_set_aside_on_a_disk(cluster, receiver, feeder):
+    """durability = machine: nothing goes on before the decision is safe."""
+    run = Poisoned(cluster, receiver, feeder, **{
+        "durability": harness.Raw("machine"), "runtime-directory": None})
+    run.app.start()
+    client = feeder(run.port)
+    run.send(client, "one two three", "four poison five", "six")
+    run.send(client, *["seven eight nine ten"] * 50)
+    run.wait_letters(1)
+    run.finish(1)
+
+
 def test_stop(cluster, receiver, feeder):
     """poison = stop: the application stops and names the record; with
     repaired code it goes on exactly, the record included."""

@@ -720,6 +720,8 @@ make_worker(struct worker *w)
 	w->run_dir = xstrdup(dir);
 	w->topo = topo;
 	w->durable = true;
+	w->epoch = 1;
+	w->flags = START_AGAIN;
 	w->stats = xcalloc(1, STATS_SIZE);
 	w->journal.fd = -1;
 	w->peer_box = xcalloc(w->n, sizeof(*w->peer_box));
@@ -727,6 +729,7 @@ make_worker(struct worker *w)
 	w->pending = xcalloc(w->n, sizeof(*w->pending));
 	w->sinks = xcalloc(topo.nsinks, sizeof(*w->sinks));
 	w->sources = xcalloc(topo.nsources, sizeof(*w->sources));
+	w->snapshot = xcalloc(w->n + topo.nsinks, sizeof(*w->snapshot));
 	for (i = 0; i < w->n; i++)
 		w->peer_box[i].fd = -1;
 	for (i = 0; i < topo.nsinks; i++) {
@@ -767,6 +770,8 @@ free_worker(struct worker *w)
 	free(w->sources);
 	free(w->stats);
 	free(w->run_dir);
+	free(w->journal_path);
+	free(w->snapshot);
 	free(w->conf.state_directory);
 }
 
@@ -800,11 +805,13 @@ save(struct worker *w, const char *value, bool clean)
 
 	j->position = w->a.pos;
 	j->lineage = w->lineage;
+	j->commits = w->commits + 1;
 	j->clean = j->sync = j->remake = clean;
 	checkpoint_pack(w, &j->automaton);
 	store_job_row(j, 0, slice_of("key", 3), slice_of(value,
 	    strlen(value)));
 	ck_assert_int_eq(store_commit(&w->store, j, &err), 0);
+	checkpoint_count(w, j->commits);
 	store_job_free(j);
 }
 
@@ -856,7 +863,7 @@ recover(uint32_t flags, struct err *err)
 	int r;
 
 	make_worker(&w);
-	w.flags = flags;
+	w.flags |= flags;
 	r = recover_open(&w, &text, err);
 	ck_assert_msg(text.len == 0, "refused: %s", buf_str(&text));
 	buf_fini(&text);

@@ -8,6 +8,7 @@
 
 #include "tests/unit/unit.h"
 #include "worker/journal.h"
+#include "worker/mapped.h"
 
 #define RING	65536
 
@@ -242,8 +243,247 @@ START_TEST(test_missing_and_unfinished)
 }
 END_TEST
 
+/* --- what a power loss leaves -------------------------------------------- */
+
+#define ENTRIES	12
+
+static uint64_t ends[ENTRIES + 1];
+
+/* A sealed journal in its second lap, of a boot that is no more. */
+static void
+make_lost(uint64_t *from)
+{
+	struct journal j;
+	struct entry *e;
+	struct err err;
+	uint64_t seed = 3;
+	uint32_t i, k, len;
+	uint8_t *p;
+
+	make_path();
+	ck_assert_int_eq(journal_create(&j, path, RING, 0, 9, 0, &err), 0);
+	journal_seal(&j);
+	for (i = 0; i < 40; i++) {
+		len = 3000 + (uint32_t)(unit_random(&seed) % 500);
+		while (journal_used(&j) + entry_size(len) > RING) {
+			e = journal_at(&j, journal_head_pos(&j));
+			journal_release(&j, journal_tail(&j));
+			journal_free(&j, entry_end(e));
+		}
+		p = journal_stage(&j, ENTRY_FILE, 1, 0, len, 0);
+		for (k = 0; k < len; k++)
+			p[k] = (uint8_t)unit_random(&seed);
+		journal_publish(&j, len);
+		if (i + ENTRIES >= 40)
+			ends[i + ENTRIES - 39] = journal_tail(&j);
+		if (i + ENTRIES == 39)
+			ends[0] = journal_tail(&j);
+	}
+	*from = ends[0];
+	journal_distrust(&j);
+	journal_close(&j);
+}
+
+static uint64_t
+prove(uint64_t from)
+{
+	struct journal j;
+	struct err err;
+	bool missing, old_boot;
+	uint64_t tail;
+
+	ck_assert_int_eq(journal_open(&j, path, 0, &missing, &old_boot, &err),
+	    0);
+	ck_assert(old_boot);
+	journal_prove(&j, from);
+	tail = journal_tail(&j);
+	ck_assert_uint_eq(journal_head_pos(&j), from);
+	ck_assert_uint_eq(journal_done(&j), from);
+	journal_close(&j);
+	return (tail);
+}
+
+START_TEST(test_whole_prefix_is_proven)
+{
+	uint64_t from;
+	uint8_t junk[64];
+	int fd;
+
+	make_lost(&from);
+	ck_assert_uint_eq(prove(from), ends[ENTRIES]);
+	/* The words in the head prove nothing, whatever they are. */
+	fd = open(path, O_RDWR);
+	memset(junk, 0xff, sizeof(junk));
+	ck_assert_int_eq(pwrite(fd, junk, 24, 48), 24);
+	ck_assert_uint_eq(prove(from), ends[ENTRIES]);
+	memset(junk, 0, sizeof(junk));
+	ck_assert_int_eq(pwrite(fd, junk, 24, 48), 24);
+	ck_assert_uint_eq(prove(from), ends[ENTRIES]);
+	close(fd);
+	remove_path();
+}
+END_TEST
+
+/* Sectors of the last entries did not reach the disk, at every boundary. */
+START_TEST(test_torn_pages)
+{
+	uint8_t before[512], torn[512];
+	uint64_t from, at, expected, pos;
+	int fd, i, kind;
+
+	make_lost(&from);
+	fd = open(path, O_RDWR);
+	for (at = from / 512 * 512; at < ends[ENTRIES]; at += 512)
+		for (kind = 0; kind < 3; kind++) {
+			pos = 4096 + at % RING;
+			ck_assert_int_eq(pread(fd, before, 512, (off_t)pos),
+			    512);
+			memcpy(torn, before, 512);
+			if (kind == 0)
+				memset(torn, 0, 512);
+			else if (kind == 1)
+				torn[511] ^= 1;
+			else
+				torn[0] ^= 0x80;
+			ck_assert_int_eq(pwrite(fd, torn, 512, (off_t)pos),
+			    512);
+			/* The entry that holds the first changed byte. */
+			pos = kind == 1 ? at + 511 : at;
+			if (kind == 0 && pos < from)
+				pos = from;
+			expected = ends[ENTRIES];
+			for (i = 0; i < ENTRIES; i++)
+				if (pos >= ends[i] && pos < ends[i + 1])
+					expected = ends[i];
+			if (prove(from) != expected)
+				/* Padding between two entries is not sealed,
+				 * and a byte may be what it was. */
+				ck_assert_uint_gt(prove(from), expected);
+			if (prove(from) > expected) {
+				for (i = 0; ends[i] <= expected; i++)
+					continue;
+				ck_assert_uint_ge(pos + 8, ends[i]);
+			}
+			ck_assert_int_eq(pwrite(fd, before, 512, (off_t)(4096 +
+			    at % RING)), 512);
+		}
+	ck_assert_uint_eq(prove(from), ends[ENTRIES]);
+	close(fd);
+	remove_path();
+}
+END_TEST
+
+START_TEST(test_cut_leaves_nothing_behind_it)
+{
+	struct journal j;
+	struct err err;
+	bool missing, old_boot;
+	uint64_t from;
+	uint32_t i;
+
+	make_lost(&from);
+	ck_assert_int_eq(journal_open(&j, path, 0, &missing, &old_boot, &err),
+	    0);
+	journal_prove(&j, from);
+	ck_assert_int_eq(journal_cut(&j, path, ends[5], &err), 0);
+	ck_assert_uint_eq(journal_tail(&j), ends[5]);
+	for (i = 0; i < 5; i++)
+		ck_assert_ptr_nonnull(journal_at(&j, ends[i]));
+	for (i = 5; i < ENTRIES; i++)
+		ck_assert_ptr_null(journal_at(&j, ends[i]));
+	journal_close(&j);
+	/* It is of this boot now, and goes on. */
+	ck_assert_int_eq(journal_open(&j, path, 0, &missing, &old_boot, &err),
+	    0);
+	ck_assert(!old_boot);
+	ck_assert_uint_eq(journal_tail(&j), ends[5]);
+	put(&j, 0, "again");
+	journal_distrust(&j);
+	journal_close(&j);
+	ck_assert_uint_eq(prove(from), ends[5] + entry_size(5));
+	remove_path();
+}
+END_TEST
+
+START_TEST(test_sealed_journal_of_this_boot_is_checked)
+{
+	struct journal j;
+	struct err err;
+	bool missing, old_boot;
+	uint64_t tail;
+	uint8_t byte;
+	int fd;
+
+	make_path();
+	ck_assert_int_eq(journal_create(&j, path, RING, 0, 9, 0, &err), 0);
+	journal_seal(&j);
+	put(&j, 0, "hello");
+	put(&j, 5, "world");
+	tail = journal_tail(&j);
+	journal_close(&j);
+	fd = open(path, O_RDWR);
+	ck_assert_int_eq(pread(fd, &byte, 1, (off_t)(4096 + ENTRY_HEADER)),
+	    1);
+	ck_assert_int_eq(byte, 'h');
+	byte = 'j';
+	ck_assert_int_eq(pwrite(fd, &byte, 1, (off_t)(4096 + ENTRY_HEADER)),
+	    1);
+	ck_assert_int_eq(journal_open(&j, path, 0, &missing, &old_boot, &err),
+	    -1);
+	ck_assert_int_eq(err.code, ERR_CORRUPT);
+	/* When it may be that nothing is believed, nothing is. */
+	ck_assert_int_eq(journal_disown(path, &err), 0);
+	ck_assert_uint_eq(prove(0), 0);
+	byte = 'h';
+	ck_assert_int_eq(pwrite(fd, &byte, 1, (off_t)(4096 + ENTRY_HEADER)),
+	    1);
+	ck_assert_uint_eq(prove(0), tail);
+	close(fd);
+	remove_path();
+}
+END_TEST
+
+START_TEST(test_retired_file_is_copied)
+{
+	struct journal j;
+	struct err err;
+	bool missing, old_boot;
+	struct stat first, second;
+	uint64_t yes = 1;
+	char other[128];
+	int fd;
+
+	make_path();
+	ck_assert_int_eq(journal_create(&j, path, RING, 0, 9, 0, &err), 0);
+	journal_seal(&j);
+	put(&j, 0, "hello");
+	journal_close(&j);
+	ck_assert_int_eq(mapped_renew(path, &err), 0);
+	ck_assert_int_eq(stat(path, &first), 0);
+	fd = open(path, O_RDWR);
+	ck_assert_int_eq(pwrite(fd, &yes, sizeof(yes), MAPPED_RETIRED),
+	    sizeof(yes));
+	close(fd);
+	ck_assert_int_eq(mapped_renew(path, &err), 1);
+	ck_assert_int_eq(stat(path, &second), 0);
+	ck_assert(first.st_ino != second.st_ino);
+	ck_assert_int_eq(mapped_renew(path, &err), 0);
+	ck_assert_int_eq(journal_open(&j, path, 0, &missing, &old_boot, &err),
+	    0);
+	ck_assert_mem_eq(journal_at(&j, 0)->data, "hello", 5);
+	journal_close(&j);
+	snprintf(other, sizeof(other), "%s.new", path);
+	ck_assert_int_eq(access(other, F_OK), -1);
+	ck_assert_int_eq(mapped_renew("/nonexistent/j", &err), 0);
+	remove_path();
+}
+END_TEST
+
 UNIT_MAIN("journal", test_entries_survive_reopening,
     test_staged_entry_is_found_until_published, test_many_laps,
     test_freeing_is_by_whole_entries_and_idempotent,
     test_time_never_goes_back, test_damage_is_refused,
-    test_missing_and_unfinished)
+    test_missing_and_unfinished, test_whole_prefix_is_proven,
+    test_torn_pages, test_cut_leaves_nothing_behind_it,
+    test_sealed_journal_of_this_boot_is_checked,
+    test_retired_file_is_copied)

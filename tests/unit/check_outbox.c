@@ -1,4 +1,7 @@
 /* Outboxes: growing, freeing, cutting, reopening. */
+#include <sys/stat.h>
+
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -199,7 +202,195 @@ START_TEST(test_foreign_files_are_refused)
 }
 END_TEST
 
+/* --- sealed: what a checkpoint has is found after a power loss ----------- */
+
+static void
+fill(struct outbox *o, uint64_t *pos, uint32_t n, uint64_t *seed)
+{
+	struct err err;
+
+	while (n-- > 0)
+		ck_assert_int_eq(put(o, ++*pos, (uint32_t)(unit_random(seed) %
+		    90000) + 1, &err), 0);
+}
+
+/* Receivers have the first n frames. */
+static void
+take(struct outbox *o, uint32_t n)
+{
+	uint64_t off = outbox_head(o);
+	struct frame f;
+
+	while (n-- > 0)
+		off = outbox_frame(o, off, &f);
+	outbox_free(o, off);
+}
+
+START_TEST(test_restored_as_the_checkpoint_has_it)
+{
+	struct buf snapshot = { 0 };
+	struct outbox o;
+	struct frame f;
+	struct err err;
+	uint64_t seed = 5, pos = 0, at, off, head, tail;
+	bool missing;
+	uint8_t junk[512];
+	int fd;
+
+	make_path();
+	ck_assert_int_eq(outbox_create(&o, path, LIMIT, 6, 0, &err), 0);
+	outbox_seal(&o);
+	fill(&o, &pos, 60, &seed);
+	take(&o, 20);
+	outbox_snapshot(&o, &snapshot);
+	at = pos;
+	head = outbox_head(&o);
+	tail = outbox_tail(&o);
+	outbox_committed(&o);
+	/* Much more comes and goes; no place is used again before a commit. */
+	fill(&o, &pos, 60, &seed);
+	take(&o, 100);
+	ck_assert_uint_gt(outbox_waiting(&o), 0);
+	fill(&o, &pos, 60, &seed);
+	outbox_close(&o);
+	/* The words in the head are anything. */
+	fd = open(path, O_RDWR);
+	unit_random(&seed);
+	memset(junk, 0xa5, sizeof(junk));
+	ck_assert_int_eq(pwrite(fd, junk, 28, 24), 28);
+	ck_assert_int_eq(pwrite(fd, junk, 512, 4096), 512);
+	close(fd);
+	ck_assert_int_eq(outbox_restore(&o, path, 6, buf_slice(&snapshot),
+	    &missing, &err), 0);
+	ck_assert_uint_eq(outbox_head(&o), head);
+	ck_assert_uint_eq(outbox_tail(&o), tail);
+	off = outbox_head(&o);
+	for (pos = 21; pos <= at; pos++)
+		off = check_frame(&o, off, pos);
+	ck_assert_uint_eq(off, tail);
+	(void)f;
+	/* And it goes on from there. */
+	fill(&o, &pos, 60, &seed);
+	outbox_close(&o);
+	ck_assert_int_eq(outbox_open(&o, path, &missing, &err), 0);
+	outbox_close(&o);
+	buf_fini(&snapshot);
+	remove_path();
+}
+END_TEST
+
+START_TEST(test_places_are_used_again_after_a_commit)
+{
+	struct buf snapshot = { 0 };
+	struct outbox o;
+	struct err err;
+	struct stat st;
+	uint64_t seed = 6, pos = 0;
+	uint32_t i;
+
+	make_path();
+	ck_assert_int_eq(outbox_create(&o, path, LIMIT, 6, 0, &err), 0);
+	outbox_seal(&o);
+	for (i = 0; i < 200; i++) {
+		fill(&o, &pos, 20, &seed);
+		take(&o, 20);
+		buf_clear(&snapshot);
+		outbox_snapshot(&o, &snapshot);
+		outbox_committed(&o);
+		ck_assert_uint_eq(outbox_waiting(&o), 0);
+	}
+	ck_assert_int_eq(fstat(o.fd, &st), 0);
+	ck_assert_int_lt(st.st_size, 16 << 20);
+	outbox_close(&o);
+	buf_fini(&snapshot);
+	remove_path();
+}
+END_TEST
+
+START_TEST(test_after_a_kill_the_committed_is_kept)
+{
+	struct buf snapshot = { 0 }, other = { 0 };
+	struct outbox o;
+	struct err err;
+	uint64_t seed = 8, pos = 0, tail;
+	bool missing;
+
+	make_path();
+	ck_assert_int_eq(outbox_create(&o, path, LIMIT, 6, 0, &err), 0);
+	outbox_seal(&o);
+	fill(&o, &pos, 30, &seed);
+	outbox_snapshot(&o, &snapshot);
+	outbox_committed(&o);
+	tail = outbox_tail(&o);
+	fill(&o, &pos, 10, &seed);
+	take(&o, 35);
+	outbox_close(&o);
+	ck_assert_int_eq(outbox_open(&o, path, &missing, &err), 0);
+	ck_assert_int_eq(outbox_keep(&o, buf_slice(&snapshot), &err), 0);
+	ck_assert_uint_gt(outbox_waiting(&o), 0);
+	fill(&o, &pos, 60, &seed);
+	outbox_close(&o);
+	ck_assert_int_eq(outbox_restore(&o, path, 6, buf_slice(&snapshot),
+	    &missing, &err), 0);
+	ck_assert_uint_eq(outbox_tail(&o), tail);
+	/* An older copy does not reach as far as the checkpoint says. */
+	fill(&o, &pos, 5, &seed);
+	outbox_snapshot(&o, &other);
+	outbox_cut(&o, 30);
+	ck_assert_int_eq(outbox_keep(&o, buf_slice(&other), &err), -1);
+	ck_assert_int_eq(err.code, ERR_CORRUPT);
+	outbox_close(&o);
+	buf_fini(&snapshot);
+	buf_fini(&other);
+	remove_path();
+}
+END_TEST
+
+START_TEST(test_damaged_frames_are_refused)
+{
+	struct buf snapshot = { 0 };
+	struct outbox o;
+	struct err err;
+	uint64_t seed = 9, pos = 0, at;
+	bool missing;
+	uint8_t before, byte;
+	int fd;
+
+	make_path();
+	ck_assert_int_eq(outbox_create(&o, path, LIMIT, 6, 0, &err), 0);
+	outbox_seal(&o);
+	fill(&o, &pos, 2, &seed);
+	outbox_snapshot(&o, &snapshot);
+	at = o.head_size;
+	fd = open(path, O_RDWR);
+	for (; at < o.head_size + outbox_tail(&o); at += 512) {
+		ck_assert_int_eq(pread(fd, &before, 1, (off_t)at), 1);
+		byte = before ^ 0x10;
+		ck_assert_int_eq(pwrite(fd, &byte, 1, (off_t)at), 1);
+		struct outbox again;
+
+		ck_assert_int_eq(outbox_restore(&again, path, 6,
+		    buf_slice(&snapshot), &missing, &err), -1);
+		ck_assert_int_eq(err.code, ERR_CORRUPT);
+		ck_assert_int_eq(pwrite(fd, &before, 1, (off_t)at), 1);
+	}
+	close(fd);
+	outbox_close(&o);
+	ck_assert_int_eq(outbox_restore(&o, path, 7, buf_slice(&snapshot),
+	    &missing, &err), -1);
+	ck_assert_int_eq(err.code, ERR_REFUSED);
+	ck_assert_int_eq(outbox_restore(&o, path, 6, slice_of("x", 1),
+	    &missing, &err), -1);
+	ck_assert_int_eq(err.code, ERR_CORRUPT);
+	buf_fini(&snapshot);
+	remove_path();
+}
+END_TEST
+
 UNIT_MAIN("outbox", test_stream_over_many_segments,
     test_bound_and_room_after_freeing, test_cut_and_reopen,
     test_empty_outbox_keeps_its_payload_offset,
-    test_foreign_files_are_refused)
+    test_foreign_files_are_refused, test_restored_as_the_checkpoint_has_it,
+    test_places_are_used_again_after_a_commit,
+    test_after_a_kill_the_committed_is_kept,
+    test_damaged_frames_are_refused)
