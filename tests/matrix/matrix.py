@@ -34,6 +34,12 @@ OF_SUPERVISOR = ("segv",)
 # At these three a process is stopped for a while, too.
 STOPPED_AT = ("client_read_after", "release_before", "store_commit_before")
 STOPPED = ("stop", "freeze")
+# At a proxy before clients or receivers, instead of a point, and with a
+# worker that is killed at one of these meanwhile.
+NETWORK = ("reset", "silent", "slow")
+SIDES = ("clients", "receivers")
+NETWORK_KILLS = ("client_read_after", "apply_after", "release_after",
+                 "frame_put_after", "sink_send_after", "publish_before")
 # What is not tried, and why; the table says it.
 LEFT_OUT = {
     ("writer", "hang"): "a disk that does not answer is waited for",
@@ -93,6 +99,9 @@ def all_cells(listed, seeds=20, other_seeds=3, pairs=200):
             cells += [Cell(workers, kind, [name], seed)
                       for kind in kinds_of(point)
                       for seed in range(other_seeds)]
+    cells += [Cell(workers, kind, [side], seed) for workers in WORKERS
+              for kind in NETWORK for side in SIDES
+              for seed in range(other_seeds)]
     rng = random.Random(4)
     for seed in range(pairs):
         workers = rng.choice(WORKERS)
@@ -116,6 +125,8 @@ def sample_cells(listed, seed):
             continue
         for name in rng.sample(names, min(2, len(names))):
             cells.append(Cell(3, kind, [name], seed))
+    cells += [Cell(3, kind, [side], seed) for kind in NETWORK
+              for side in SIDES]
     cells += [Cell(3, "kill", pairs_of(listed, rng, 3), seed + number)
               for number in range(4)]
     return cells
@@ -149,6 +160,9 @@ class Player:
                                self.settings)
         self.played = 0
         self.session.start()
+        # Now its connections are surely there.
+        self.session.traffic(3)
+        self.session.settle()
         if self.profile is None:
             self.measure()
 
@@ -230,6 +244,9 @@ class Player:
 
     def play(self, cell):
         rng = random.Random(cell.id())
+        if cell.kind in NETWORK:
+            self.play_network(cell, rng)
+            return
         if self.profile is None:
             self.open(cell.seed)
         stages = self.stages_of(cell.points[0], rng)
@@ -323,6 +340,53 @@ class Player:
         finally:
             self.session = kept
             session.close(failed)
+
+
+    def play_network(self, cell, rng):
+        """The network is bad on one side while a worker is killed."""
+        session = Session(self.listed, self.workers, cell.seed,
+                          self.settings, proxied=True)
+        side = session.proxies[cell.points[0] == "receivers"]
+        kept, self.session = self.session, session
+        failed = True
+        try:
+            session.start()
+            session.traffic()
+            session.settle()
+            session.check_undisturbed(0)
+            self.harm(cell, side, rng)
+            session.faults.arm(0, rng.choice(NETWORK_KILLS), "kill",
+                               count=rng.randint(1, 4))
+            for _ in range(20):
+                session.traffic()
+                if self.wait_fired([0], 0.2):
+                    break
+            side.silent.clear()
+            wait_for(lambda: self.fired([0]), "the kill", LIMIT)
+            session.settle()
+            session.armed = False
+            session.check_undisturbed(cell.kind == "reset")
+            session.end()
+            failed = False
+        finally:
+            self.session = kept
+            session.close(failed)
+
+    def harm(self, cell, side, rng):
+        session = self.session
+        if cell.kind == "slow":
+            side.delay = rng.choice((0.01, 0.05, 0.2))
+        elif cell.kind == "silent":
+            side.silent.set()
+        elif cell.points[0] == "clients":
+            # What it had sent and nobody had read is lost with it: any
+            # part of its words, from the first on, may be counted.
+            for client in session.main:
+                client.send(200)
+                client.excused = True
+            side.reset()
+        else:
+            side.reset()
 
 
 def file_session(listed, workers, seed, settings):
@@ -563,10 +627,10 @@ class Runner:
             clean, tried = counts.get((row, cell.kind), (0, 0))
             counts[row, cell.kind] = (
                 clean + (self.done[cell.id()] is None), tried + 1)
-        kinds = [kind for kind in listed.kinds
+        kinds = [kind for kind in list(listed.kinds) + list(NETWORK)
                  if any(key[1] == kind for key in counts)]
         lines = ["%-24s%s" % ("", " ".join("%7s" % kind for kind in kinds))]
-        for row in list(listed.points) + ["pairs"]:
+        for row in list(listed.points) + ["pairs", *SIDES]:
             shown = ["%d/%d" % counts[row, kind] if (row, kind) in counts
                      else "-" for kind in kinds]
             if any(text != "-" for text in shown):
@@ -648,7 +712,8 @@ def main(arguments):
         print("\n".join(lines))
     print("%s (%.0f here)%s" % (last, time.monotonic() - began, "; seed %d"
                                 % options.seed if options.sample else ""))
-    if options.results:
+    if options.results and not (options.cell or options.only
+                                or options.sample):
         with open(options.results, "a") as file:
             file.write("%s  matrix  %s  %s\n" % (
                 time.strftime("%Y-%m-%d"), runner.revision, last))

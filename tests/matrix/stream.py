@@ -21,8 +21,9 @@ from faults import Faults		# noqa: E402
 from fdstore import Systemd		# noqa: E402
 from harness import HarnessError, wait_for	# noqa: E402
 from ledger import Ledger, Lines, Wrong	# noqa: E402
+from proxy import Proxy		# noqa: E402
 
-LIMIT = 60
+LIMIT = harness.LIMIT
 APPLICATION = '''
 import wallaroo
 from wallaroo.codecs import lines_decoder
@@ -307,7 +308,8 @@ class MemoryLimit:
 class Session:
     """An application and its surroundings, over many faults."""
 
-    def __init__(self, listed, workers, seed, settings=None, source=None):
+    def __init__(self, listed, workers, seed, settings=None, source=None,
+                 proxied=False):
         """source: text of a file that is read instead of clients."""
         self.rng = random.Random(seed)
         self.listed = listed
@@ -323,15 +325,20 @@ class Session:
         self.file_at = 0
         self.file_lines = Lines()
         self.source = source
-        self.port = harness.free_port()
+        self.port = listening = harness.free_port()
+        self.proxies = []		# of the clients, of the receiver
+        if proxied:
+            self.proxies = [Proxy(self.port), Proxy(self.receiver.port)]
+            self.port = self.proxies[0].port
         self.app = harness.Cluster(
             APPLICATION, workers=workers, prefix="wallaroo-matrix-",
             settings=dict(SETTINGS, **(settings or {})))
         self.app.write("words", source or "")
         self.app.write_conf(args=[
             "file" if source else "stream",
-            os.path.join(self.app.app_dir, "words"), str(self.port),
-            str(self.receiver.port), self.app.out("out")])
+            os.path.join(self.app.app_dir, "words"), str(listening),
+            str(self.proxies[1].port if proxied else self.receiver.port),
+            self.app.out("out")])
         self.faults = Faults(os.path.join(self.app.dir, "faults"), listed)
         self.app.environment["WALLAROO_FAULTS"] = self.faults.path
         self.service = Service(self.app)
@@ -483,6 +490,8 @@ class Session:
         finally:
             self.app.close(failed=failed)
             self.receiver.close()
+            for proxy in self.proxies:
+                proxy.close()
             self.faults.close()
             if self.memory:
                 self.memory.close()

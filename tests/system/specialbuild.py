@@ -10,7 +10,7 @@ OPTIONS = ["--enable-planted-bugs", "--enable-fault-points"]
 PROGRAMS = ["wallaroo-supervisord", "wallaroo-worker", "wallarooctl"]
 
 
-def make(directory):
+def make(directory, options=OPTIONS, targets=PROGRAMS):
     """Into this directory; returns where the programs are.  What is there
     already is only brought up to date."""
     os.chmod(directory, 0o755)		# they run as nobody
@@ -23,10 +23,10 @@ def make(directory):
         if not os.path.exists(os.path.join(source, "configure")):
             subprocess.run(["./autogen.sh"], cwd=source, check=True)
         os.mkdir(build)
-        run(build, ["../source/configure", *OPTIONS])
+        run(build, ["../source/configure", *options])
     else:
         copy(source)
-    run(build, ["make", "-j2", *PROGRAMS])
+    run(build, ["make", "-j2", *targets])
     return build
 
 
@@ -35,7 +35,7 @@ def copy(source):
     keeps its time."""
     ignored = shutil.ignore_patterns(
         ".git", "*.o", "*.a", "config.status", "config.h", "stamp-h1",
-        "__pycache__", "test-results", "matrix-build", "_build")
+        "__pycache__", "test-results", "matrix-build", "coverage-build", "_build")
 
     def ignore(where, names):
         # other builds within the tree

@@ -43,6 +43,7 @@ def test_a_broken_rule_is_seen(special_build, monkeypatch):
     """The ledger objects when a source forgets what was read and not
     published."""
     monkeypatch.setenv("WALLAROO_PLANTED", "RULE6")
+    monkeypatch.setenv("WALLAROO_TEST_LIMIT", "15")
     code, output = play(special_build, "--cell",
                         "kill w1 s0 client_read_after")
     assert code == 1 and "FAILED" in output, output
