@@ -158,6 +158,7 @@ class Player:
     def open(self, seed):
         self.session = Session(self.listed, self.workers, seed,
                                self.settings)
+        self.session.limit += self.seconds
         self.played = 0
         self.session.start()
         # Now its connections are surely there.

@@ -344,6 +344,7 @@ class Session:
         self.service = Service(self.app)
         self.memory = None
         self.known = None		# open connections to the receiver
+        self.limit = LIMIT
 
     # what a client or an operator does
 
@@ -424,10 +425,10 @@ class Session:
                 client.done = True
         return not any(sink.lacks(self.active) for sink in self.sinks)
 
-    def settle(self, limit=LIMIT):
+    def settle(self):
         """Until both sinks have every word."""
         try:
-            wait_for(self.settled, "every word", limit, step=0.005)
+            wait_for(self.settled, "every word", self.limit, step=0.005)
         except HarnessError as error:
             raise HarnessError("%s: %s" % (error, "; ".join(
                 "%s lacks %d" % (sink.name, sink.lacks(self.active))

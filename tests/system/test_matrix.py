@@ -50,6 +50,19 @@ def test_a_broken_rule_is_seen(special_build, monkeypatch):
 
 
 @pytest.mark.level("long")
+def test_stopped_for_a_minute(special_build, report):
+    """A worker, or the supervisor with it, that others took for dead."""
+    cells = ["%s w3 s%d %s" % (kind, seed, point)
+             for kind in ("stop", "freeze") for seed in (0, 1)
+             for point in ("client_read_after", "release_before",
+                           "store_commit_before")]
+    options = [word for cell in cells for word in ("--cell", cell)]
+    code, output = play(special_build, "--stop-seconds", "60", *options)
+    assert code == 0, output[-8000:]
+    report(output.splitlines()[-1])
+
+
+@pytest.mark.level("long")
 def test_whole_matrix(special_build, report):
     state = os.path.join(os.environ.get("WALLAROO_BUILD", os.getcwd()),
                          "matrix-state.jsonl")
