@@ -25,7 +25,9 @@
 
 #define READ_BYTES	(64 * 1024)	/* of one connection, at a time */
 #define FILE_BYTES	(128 * 1024)
-#define GEN_VALUES	256
+#define GEN_VALUES	4096	/* most that one entry asks for */
+#define GEN_SHORT_NS	1000000ULL	/* an entry takes less: ask for more */
+#define GEN_LONG_NS	4000000ULL
 #define TICK_KEYS	1024		/* that one entry may fire */
 /* Unprocessed bytes to keep ahead: more would only make outboxes stretch. */
 #define BACKLOG		(256 * 1024)
@@ -504,16 +506,32 @@ source_stdin(struct worker *w, uint32_t i, int fd)
 
 /* --- generators -------------------------------------------------------- */
 
+/*
+ * All values of an entry have its time.  So the next one waits until the last
+ * is processed, and asks for as many as take a few milliseconds to make.
+ */
 static bool
 pump_gen(struct worker *w, size_t i)
 {
 	struct source *s = &w->sources[i];
 	static const uint8_t zeros[GEN_VALUES];
+	uint64_t now;
 
 	if (w->a.sources[i].ended || source_space(w) < GEN_VALUES)
 		return (false);
-	put_entry(w, ENTRY_GEN, i, s->journaled, zeros, GEN_VALUES, 0);
-	s->journaled += GEN_VALUES;
+	if (w->a.pos < s->asked_to)
+		return (true);
+	now = clock_mono_ns();
+	if (s->asked == 0)
+		s->asked = 1;
+	else if (now - s->asked_ns < GEN_SHORT_NS && s->asked < GEN_VALUES)
+		s->asked *= 2;
+	else if (now - s->asked_ns > GEN_LONG_NS && s->asked > 1)
+		s->asked /= 2;
+	put_entry(w, ENTRY_GEN, i, s->journaled, zeros, s->asked, 0);
+	s->journaled += s->asked;
+	s->asked_to = journal_tail(&w->journal);
+	s->asked_ns = now;
 	return (true);
 }
 

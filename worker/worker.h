@@ -56,6 +56,9 @@ struct source {
 	int		 fd;		/* file to read, -1 */
 	int		 in;		/* stdin, -1 */
 	uint64_t	 journaled;	/* bytes, or values asked for */
+	uint32_t	 asked;		/* values, by the last entry */
+	uint64_t	 asked_to;	/* where that one ends */
+	uint64_t	 asked_ns;	/* when it was made */
 	uint64_t	 base;		/* stream offset of fd's byte 0 */
 	bool		 eof;		/* its end is in the journal */
 	bool		 in_eof;	/* stdin has ended */

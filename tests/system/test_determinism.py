@@ -98,3 +98,49 @@ def test_sleep_in_a_step(cluster, receiver, feeder):
     client.send_frames([b"one two three"])
     sink.wait_lines(3, limit=20)
     app.stop()
+
+
+SLOW_VALUES = '''
+import select
+import time
+import wallaroo
+
+
+class Slow:
+    def initial_value(self):
+        return 1
+
+    def apply(self, last):
+        select.select([], [], [], 0.005)
+        return last + 1 if last < 40 else None
+
+
+@wallaroo.computation(name="When")
+def when(value):
+    return "%d %d" % (value, time.time_ns() // 100000)
+
+
+@wallaroo.encoder
+def encode(text):
+    return text + "\\n"
+
+
+def application_setup(args):
+    return wallaroo.build_application("slow values", (
+        wallaroo.source("slow", wallaroo.GenSourceConfig("slow", Slow()))
+        .to(when)
+        .to_sink(wallaroo.FileSinkConfig(args[1], encode))))
+'''
+
+
+def test_values_of_a_slow_generator_have_their_own_time(cluster):
+    """Not the one of the moment when many were asked for."""
+    app = cluster(SLOW_VALUES)
+    app.write_conf(args=[app.out("output")])
+    app.start()
+    harness.wait_for(lambda: app.read_out("output").count(b"\n") == 40,
+                     "all values")
+    app.stop()
+    times = [int(line.split()[1])
+             for line in app.read_out("output").splitlines()]
+    assert times == sorted(times) and len(set(times)) == 40
