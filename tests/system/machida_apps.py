@@ -482,3 +482,78 @@ def application_setup(args):
         .to(per_group)
         .to_sink(wallaroo.TCPSinkConfig(host, port, encode))))
 '''
+
+# Windows of each type over numbers that a generator gives to keys in turn.
+WINDOWS = '''
+import argparse
+import select
+import wallaroo
+
+KEYS = ["Fido", "Rex", "Dr. Whiskers"]
+
+
+class Numbers:
+    def __init__(self, count):
+        self.count = count
+
+    def initial_value(self):
+        return 0
+
+    def apply(self, last):
+        select.select([], [], [], 0.0005)
+        return last + 1 if last + 1 < self.count else None
+
+
+@wallaroo.key_extractor
+def key_of(number):
+    return KEYS[number % 3]
+
+
+class Collect(wallaroo.Aggregation):
+    def initial_accumulator(self):
+        return []
+
+    def update(self, number, numbers):
+        numbers.append(number)
+
+    def combine(self, one, other):
+        return one + other
+
+    def output(self, key, numbers):
+        if numbers:
+            return "%s: %s" % (key, " ".join(map(str, numbers)))
+
+
+@wallaroo.encoder
+def encode(text):
+    return text + "\\n"
+
+
+def application_setup(args):
+    parser = argparse.ArgumentParser("windows")
+    parser.add_argument("--window-type")
+    parser.add_argument("--count", type=int)
+    options = parser.parse_known_args(args)[0]
+    host, port = wallaroo.tcp_parse_output_addrs(args)[0]
+    ms = wallaroo.milliseconds
+    windows = {
+        "tumbling": wallaroo.range_windows(ms(60)),
+        "sliding": wallaroo.range_windows(ms(60)).with_slide(ms(20)),
+        "counting": wallaroo.count_windows(7).with_timeout(None),
+    }[options.window_type].over(Collect)
+    return wallaroo.build_application("Alerts (windowed)", (
+        wallaroo.source("transactions", wallaroo.GenSourceConfig(
+            "transactions", Numbers(options.count)))
+        .key_by(key_of)
+        .to(windows)
+        .to_sink(wallaroo.TCPSinkConfig(host, port, encode))))
+'''
+
+
+def windows(lines):
+    """{key: [numbers of each window]} of different lines, in their order."""
+    found = {}
+    for line in dict.fromkeys(lines):
+        key, numbers = line.decode().split(": ")
+        found.setdefault(key, []).append([int(n) for n in numbers.split()])
+    return found

@@ -188,6 +188,44 @@ def test_chain_worker_killed(machida, rng):
 
 
 @ALL
+@pytest.mark.parametrize("kills", [0, 2], ids=["whole", "killed"])
+@pytest.mark.parametrize("kind", ["tumbling", "sliding", "counting"])
+def test_windows(machida, rng, kind, kills):
+    """Each number in one window, or in as many as slide over it; also over
+    kills of machida3, after which some outputs may come twice."""
+    count = 903			# 43 times 7 for each key
+    m = machida(apps.WINDOWS, ["--window-type", kind, "--count", str(count)],
+                resilient=kills > 0).receive().start()
+
+    def seen():
+        return {number for of in apps.windows(m.lines()).values()
+                for window in of for number in window}
+    for kill in range(kills):
+        wait_for(lambda: len(seen()) >= 250 * (kill + 1), "some windows")
+        time.sleep(rng.uniform(0, 0.1))
+        m.kill9()
+        m.start()
+    wait_for(lambda: len(seen()) == count, "every number in a window")
+    m.end()
+    if not kills and kind != "sliding":
+        assert len(set(m.lines())) == len(m.lines())
+    for index, key in enumerate(["Fido", "Rex", "Dr. Whiskers"]):
+        of = apps.windows(m.lines())[key]
+        mine = list(range(index, count, 3))
+        times = {number: 0 for number in mine}
+        for window in of:
+            # what lies between its ends, all of it
+            at = mine.index(window[0])
+            assert window == mine[at:at + len(window)]
+            for number in window:
+                times[number] += 1
+        most = 3 if kind == "sliding" else 1
+        assert set(times.values()) <= set(range(1, most + 1))
+        if kind == "counting":
+            assert [len(window) for window in of] == [7] * 43
+
+
+@ALL
 def test_partitioned_twice(machida):
     """Also over a kill between two inputs."""
     m = machida(apps.TWICE, inputs=["Users"]).receive().start()
