@@ -40,11 +40,16 @@
 	S(repeats, "records that may have been sent twice")		\
 	S(nondeterministic, "entries whose replay gave something else")
 
+/* Bin i counts records whose turn took less than 2^i ns, and no less than
+ * half of that; the last one has all that are longer. */
+#define STATS_BINS	65
+
 #define STATS_MEMBER(name, text)	_Atomic uint64_t name;
 struct stats {
 	uint32_t	magic;
 	uint32_t	worker;
 	STATS_TABLE(STATS_MEMBER)
+	_Atomic uint64_t latency[STATS_BINS];
 };
 #undef STATS_MEMBER
 

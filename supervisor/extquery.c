@@ -21,11 +21,10 @@
 static void
 put_worker(const struct supervisor *s, struct buf *b, uint32_t worker)
 {
-	if (worker == 0)
-		ctl_json_str(b, msg_cstr(machida_is(s) ? s->conf.machida :
-		    "initializer"));
-	else
-		buf_addf(b, "\"worker%u\"", worker);
+	char *name = machida_worker(s, worker);
+
+	ctl_json_str(b, msg_cstr(name));
+	free(name);
 }
 
 static void

@@ -487,8 +487,8 @@ address_failed(struct attempt *a, const char *why)
 }
 
 /* Connecting to a port of our own range may connect a socket to itself. */
-static bool
-is_self(int fd)
+bool
+address_is_self(int fd)
 {
 	struct sockaddr_storage a, b;
 	socklen_t alen = sizeof(a), blen = sizeof(b);
@@ -525,7 +525,7 @@ connected(struct attempt *a)
 	struct held *h;
 	char remote[64] = "unknown";
 
-	if (is_self(a->fd)) {
+	if (address_is_self(a->fd)) {
 		address_failed(a, "nobody listens there");
 		return;
 	}

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "common/buf.h"
+#include "common/mem.h"
 #include "supervisor/supervisor.h"
 
 #define CODE_FAILED	1
@@ -18,6 +19,14 @@ bool
 machida_is(const struct supervisor *s)
 {
 	return (s->conf.machida[0] != '\0');
+}
+
+char *
+machida_worker(const struct supervisor *s, uint32_t worker)
+{
+	if (worker > 0)
+		return (xasprintf("worker%u", worker));
+	return (xstrdup(machida_is(s) ? s->conf.machida : "initializer"));
 }
 
 /* Outputs of the application are not mixed with our lines. */

@@ -935,6 +935,7 @@ make_loop(struct supervisor *s, struct err *err)
 	notify_start(s);
 	if (ctl_open(s, err) == -1)
 		return (-1);
+	metrics_open(s);
 	return (external_open(s, err));
 }
 
@@ -970,6 +971,7 @@ supervisor_run(struct supervisor *s)
 	notify_init(s);
 	if (prepare(s, &err) == -1 || make_loop(s, &err) == -1) {
 		log_error("%s", err.text);
+		metrics_close(s);
 		ctl_close(s);
 		s->exit_code = code_of(&err);
 		return (machida_code(s));
@@ -986,6 +988,7 @@ supervisor_run(struct supervisor *s)
 	if (s->discard && s->why == NULL)
 		discard(s);
 	external_close(s);
+	metrics_close(s);
 	ctl_close(s);
 	notify_flush(s);
 	catalog_close(&s->catalog);

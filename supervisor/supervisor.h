@@ -319,6 +319,8 @@ int	address_parse(const char *text, char **host, uint32_t *port,
 int	address_look_up(const char *host, uint32_t port, int flags,
 	    struct addrinfo **);
 void	address_text(const struct sockaddr *, socklen_t, char *, size_t);
+/* Is this socket connected to itself? */
+bool	address_is_self(int fd);
 /* A listening socket; -1 with errno. */
 int	address_listen(const struct addrinfo *, const char *what,
 	    struct err *);
@@ -447,9 +449,29 @@ void	dlq_resend(struct child *);
 void	dlq_done(struct child *, const struct msg_putback_done *);
 int	dlq_list(const struct catalog *, struct buf *, struct err *);
 
+/* --- metrics.c: a stream of them over TCP -------------------------------- */
+
+struct metrics;
+void	metrics_open(struct supervisor *);
+void	metrics_close(struct supervisor *);
+/* Append what one period of one worker gave, as a frame.  Pure. */
+struct metrics_period {
+	const char	*application;
+	const char	*worker;
+	const char	*pipeline;
+	const char	*category;
+	uint16_t	 id;
+	uint64_t	 bin[STATS_BINS];
+	uint64_t	 period_ns;
+	uint64_t	 end_ns;
+};
+void	metrics_put(struct buf *, const struct metrics_period *);
+
 /* --- machida.c: what programs that start machida3 expect ----------------- */
 
 bool	machida_is(const struct supervisor *);	/* machida3 started us */
+/* A worker's name for others than us; owned by the caller. */
+char	*machida_worker(const struct supervisor *, uint32_t);
 /* A line for scripts, on standard output; without machida3 nothing. */
 void	machida_say(const struct supervisor *, const char *, ...)
 	    __attribute__((format(printf, 2, 3)));
@@ -578,6 +600,7 @@ struct supervisor {
 	uint64_t		 ctl_serial;
 	uint64_t		 checkpoint_id;	/* at work, 0 = none */
 	struct external		*external;	/* NULL: none */
+	struct metrics		*metrics;	/* NULL: none are sent */
 
 	int			 notify_fd;
 	struct sockaddr_storage	 notify_addr;

@@ -231,10 +231,27 @@ settle_aside(struct worker *w)
 	checkpoint_wait(w);
 }
 
+/* So many records of sources were in this turn until their outputs were in
+ * the outboxes. */
+static void
+note_latency(struct worker *w, uint64_t began, uint64_t records)
+{
+	uint64_t ns;
+	int bin = 0;
+
+	records = STAT_GET(w->stats, records_in) - records;
+	if (records == 0)
+		return;
+	for (ns = clock_mono_ns() - began; ns > 0; ns >>= 1)
+		bin++;
+	STAT_ADD(w->stats, latency[bin], records);
+}
+
 static void
 on_turn(struct ev_loop *loop, ev_prepare *p, int events)
 {
 	struct worker *w = p->data;
+	uint64_t began, records;
 	bool more;
 
 	(void)events;
@@ -251,8 +268,11 @@ on_turn(struct ev_loop *loop, ev_prepare *p, int events)
 		checkpoint_finish(w);
 	more = source_pump(w);
 	more |= source_tick(w);
+	began = clock_mono_ns();
+	records = STAT_GET(w->stats, records_in);
 	loop_process(w, TURN_NS);
 	loop_flush(w);
+	note_latency(w, began, records);
 	if (w->a.passed)
 		settle_aside(w);
 	update_stats(w);	/* what is owed is said before it is sent */

@@ -555,6 +555,75 @@ START_TEST(test_addresses)
 }
 END_TEST
 
+/* --- metrics ------------------------------------------------------------- */
+
+static uint64_t
+number_at(const struct buf *b, size_t at, int bytes)
+{
+	uint64_t v = 0;
+
+	ck_assert_uint_le(at + (size_t)bytes, b->len);
+	while (bytes-- > 0)
+		v = v << 8 | b->data[at++];
+	return (v);
+}
+
+static size_t
+text_at(const struct buf *b, size_t at, const char *wanted)
+{
+	size_t n = (size_t)number_at(b, at, 4);
+
+	ck_assert_uint_eq(n, strlen(wanted));
+	ck_assert(memcmp(b->data + at + 4, wanted, n) == 0);
+	return (at + 4 + n);
+}
+
+START_TEST(test_metrics_frame)
+{
+	struct metrics_period p = { .application = "app", .worker = "w",
+	    .pipeline = "pipe", .category = "cat", .id = 7, .period_ns = 11,
+	    .end_ns = 13 };
+	struct buf b = { 0 };
+	size_t at;
+	int i;
+
+	p.bin[3] = 5;
+	p.bin[10] = 1;
+	metrics_put(&b, &p);
+	ck_assert_uint_eq(number_at(&b, 0, 4), b.len - 4);
+	ck_assert_uint_eq(b.data[4], 3);
+	at = text_at(&b, 5, "metrics");
+	at = text_at(&b, at, "metrics:app");
+	ck_assert_uint_eq(number_at(&b, at, 4), b.len - at - 4);
+	ck_assert_uint_eq(number_at(&b, at + 4, 4), b.len - at - 8);
+	at = text_at(&b, at + 8, "pipe");
+	at = text_at(&b, at, "cat");
+	at = text_at(&b, at, "w");
+	at = text_at(&b, at, "pipe");
+	ck_assert_uint_eq(number_at(&b, at, 2), 7);
+	at += 2;
+	for (i = 0; i < STATS_BINS; i++, at += 8)
+		ck_assert_uint_eq(number_at(&b, at, 8), i == 3 ? 5 : i == 10);
+	ck_assert_uint_eq(number_at(&b, at, 8), 4);
+	ck_assert_uint_eq(number_at(&b, at + 8, 8), 1023);
+	ck_assert_uint_eq(number_at(&b, at + 16, 8), 11);
+	ck_assert_uint_eq(number_at(&b, at + 24, 8), 13);
+	ck_assert_uint_eq(at + 32, b.len);
+	/* Nothing, and the longest. */
+	memset(p.bin, 0, sizeof(p.bin));
+	buf_clear(&b);
+	metrics_put(&b, &p);
+	ck_assert_uint_eq(number_at(&b, at, 8), 0);
+	ck_assert_uint_eq(number_at(&b, at + 8, 8), 0);
+	p.bin[64] = 1;
+	buf_clear(&b);
+	metrics_put(&b, &p);
+	ck_assert_uint_eq(number_at(&b, at, 8), 1ULL << 63);
+	ck_assert_uint_eq(number_at(&b, at + 8, 8), UINT64_MAX);
+	buf_fini(&b);
+}
+END_TEST
+
 /* --- limits -------------------------------------------------------------- */
 
 START_TEST(test_fds)
@@ -583,5 +652,6 @@ UNIT_MAIN("supervisor", test_own_doing, test_crash_backoff,
     test_old_answers_do_not_count, test_death_while_draining,
     test_drain_times, test_compatible, test_incompatible, test_names,
     test_wrong_names, test_json, test_external_frame, test_external_noise,
-    test_shrink_json, test_shrink_noise, test_addresses, test_fds,
+    test_shrink_json, test_shrink_noise, test_addresses, test_metrics_frame,
+    test_fds,
     test_tcp_counters)

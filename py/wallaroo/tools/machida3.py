@@ -47,7 +47,7 @@ go to the application's application_setup(args), in their order.
   -y, --my-data HOST:PORT      as --control
   -e, --external HOST:PORT     where to listen for the external channel
   --external-access any        also at other addresses than loopback ones
-  -m, --metrics HOST:PORT      taken, and not used
+  -m, --metrics HOST:PORT      where metrics are sent to, if somebody listens
   -r, --resilience-dir DIR     where the state is kept, /tmp
   --run-with-resilience        keep state: go on after a crash or a stop
   --time-between-checkpoints NS
@@ -450,6 +450,8 @@ def settings(planned: Plan, state: str) -> dict[str, Any]:
         found["external-address"] = options["external"]
         found["external-access"] = Word(
             options.get("external-access", "loopback"))
+    if "metrics" in options:
+        found["metrics-address"] = options["metrics"]
     if "time-between-checkpoints" in options:
         found["checkpoint-interval"] = Word(
             seconds(options["time-between-checkpoints"]))
