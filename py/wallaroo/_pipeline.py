@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from typing import Any, Generic, TypeVar, overload
 
 from ._errors import api_error
-from ._windows import CountWindows, RangeWindows, stage_of
+from ._windows import (
+    CountWindows,
+    CountWindowsBuilder,
+    RangeWindows,
+    RangeWindowsBuilder,
+    stage_of,
+)
 from ._wrapped import Computation, KeyExtractor, StateComputation
 
 T = TypeVar("T")
@@ -91,6 +97,10 @@ class Pipeline(Generic[T]):
         """Add a computation, or windows (the result of .over())."""
         if isinstance(computation, (RangeWindows, CountWindows)):
             return self._with_tuple(stage_of(computation))
+        if isinstance(computation, (RangeWindowsBuilder, CountWindowsBuilder)):
+            api_error(
+                "Windows need an aggregation: call .over() before .to()."
+            )
         if isinstance(computation, StateComputation):
             return self._with_stage("to_state", computation)
         return self._with_stage("to", computation)

@@ -7,11 +7,26 @@ import sys
 import stages
 import wallaroo
 
+
+class Largest(wallaroo.Aggregation):
+    """Needs no methods here."""
+
+
+@wallaroo.experimental.stream_message_decoder
+def from_stream(payload):
+    return payload
+
+
+@wallaroo.experimental.stream_message_encoder
+def to_stream(data):
+    return data
+
+
 OBJECTS = [
     stages.double, stages.twice, stages.add, stages.add_multi,
     stages.last_digit, stages.decode, stages.encode,
     wallaroo.codecs.lines_decoder, wallaroo.codecs.csv_encoder,
-    wallaroo.codecs.CSVDecoder(["a"]),
+    wallaroo.codecs.CSVDecoder(["a"]), from_stream, to_stream, Largest(),
 ]
 
 
@@ -33,13 +48,16 @@ def test_functions_work_afterwards():
 def test_in_another_process(environment, tmp_path):
     # Both processes import the same modules in the same order.
     write = (
-        "import pickle, sys, stages; pickle.dump([stages.double, stages.add,"
-        " stages.decode, stages.Total()], open(sys.argv[1], 'wb'))"
+        "import pickle, sys, stages, test_pickling as t; pickle.dump(["
+        "stages.double, stages.add, stages.decode, stages.Total(),"
+        " t.OBJECTS], open(sys.argv[1], 'wb'))"
     )
     read = (
-        "import pickle, sys, stages; d, a, c, t = pickle.load("
-        "open(sys.argv[1], 'rb')); print(d.compute(4), a.compute(5, t),"
-        " c.decode(b'6'), type(d) is type(stages.double))"
+        "import pickle, sys, stages, test_pickling; d, a, c, t, every ="
+        " pickle.load(open(sys.argv[1], 'rb'));"
+        " print(d.compute(4), a.compute(5, t), c.decode(b'6'),"
+        " type(d) is type(stages.double), all(type(one) is type(two)"
+        " for one, two in zip(every, test_pickling.OBJECTS)))"
     )
     path = str(tmp_path / "pickle")
     subprocess.run(
@@ -48,7 +66,7 @@ def test_in_another_process(environment, tmp_path):
         [sys.executable, "-c", read, path], env=environment, check=True,
         stdout=subprocess.PIPE, text=True,
     )
-    assert out.stdout == "8 5 6 True\n"
+    assert out.stdout == "8 5 6 True True\n"
 
 
 def test_published_names_do_not_depend_on_the_process(environment):

@@ -490,6 +490,13 @@ def test_aggregation_needs_a_name():
         wallaroo.count_windows(5).over(type("Bare", (), members))
 
 
+def test_over_is_forgotten(capsys):
+    for builder in (wallaroo.range_windows(5), wallaroo.count_windows(5)):
+        with pytest.raises(wallaroo.WallarooParameterError,
+                           match=r"call \.over\(\)"):
+            application(lambda p: p.to(builder))
+
+
 def test_stages_of_the_application_tuple():
     instance = Sum()
     app = application(
