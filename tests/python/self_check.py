@@ -60,6 +60,9 @@ def main():
     ).values), [4, 5])
     check(wallaroo.experimental.cwm.Frame.decode(b"\1\0\0\0\7"),
           wallaroo.experimental.cwm.Ok(7))
+    from wallaroo.experimental import connectors
+    check(connectors.MultiSourceConnector.get_id(b"celsius.msg"),
+          12633152394524196402)
     again = pickle.loads(pickle.dumps(stages.add))
     check(again.compute(2, again.initial_state()), 2)
     value = {"a": [1, -1, 1.5, None, True, b"x", "ü"]}

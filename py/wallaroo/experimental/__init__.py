@@ -1,13 +1,13 @@
 """Sources and sinks that are programs of their own: connectors.
 
-The codecs and configurations for applications, and the messages that
-connectors and workers exchange (connector_wire_messages).
+The codecs and configurations for applications, the messages that connectors
+and workers exchange (connector_wire_messages), and the client side of a
+connector that feeds a source.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections import namedtuple
 from collections.abc import Callable, Sequence
 from typing import Any, Union
 
@@ -20,8 +20,16 @@ from .._wrapped import (
     _wallaroo_wrap,
 )
 from . import connector_wire_messages
+from ._errors import (
+    ConnectorError,
+    ProtocolError,
+    Stream,
+    UnexpectedSocketError,
+)
+from ._source import AtLeastOnceSourceConnector
 
 __all__ = [
+    "AtLeastOnceSourceConnector",
     "ConnectorError",
     "ProtocolError",
     "SinkConnectorConfig",
@@ -38,21 +46,7 @@ __all__ = [
 
 cwm = connector_wire_messages
 
-Stream = namedtuple("Stream", ["id", "name", "point_of_ref", "is_open"])
-
 Port = Union[str, int]
-
-
-class ConnectorError(Exception):
-    """A connector that cannot go on."""
-
-
-class ProtocolError(Exception):
-    """Something that the connector protocol does not allow."""
-
-
-class UnexpectedSocketError(Exception):
-    """A socket that does what it should not."""
 
 
 def stream_message_decoder(
