@@ -10,8 +10,8 @@
 #include "common/mp.h"
 #include "common/part.h"
 #include "worker/automaton.h"
+#include "worker/sizes.h"
 
-#define FRAME_BYTES	(48 * 1024)	/* a frame is closed from here on */
 #define LETTER_FN	(-3)		/* determ's number of the two calls
 					   that show a record */
 #define SHOWN_BYTES	200		/* of a key or payload, to people */

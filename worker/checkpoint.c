@@ -15,9 +15,9 @@
 #include "common/mem.h"
 #include "common/mp.h"
 #include "worker/planted.h"
+#include "worker/sizes.h"
 #include "worker/worker.h"
 
-#define LARGEST_SLACK		(128 * 1024)
 #define RETRY_NS		1000000000ULL
 #define FINISH_NS		10000000000ULL	/* for what is inside */
 
@@ -402,7 +402,7 @@ checkpoint_urgent(const struct worker *w)
 			if (i % w->n != w->me &&
 			    ((w->pending[i] > w->window / 2 && waiting >
 			    w->window / 4) || w->pending[i] +
-			    (uint64_t)w->conf.max_message + LARGEST_SLACK >
+			    (uint64_t)w->conf.max_message + FRAME_SLACK >
 			    w->window))
 				return (true);
 	return (false);

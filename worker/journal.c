@@ -14,6 +14,7 @@
 #include "common/part.h"
 #include "worker/journal.h"
 #include "worker/mapped.h"
+#include "worker/sizes.h"
 
 #define JOURNAL_MAGIC	0x6c6e726a6f6c6177ULL	/* "walojrnl" */
 #define JOURNAL_VERSION	2
@@ -102,7 +103,7 @@ journal_create(struct journal *j, const char *path, uint64_t size,
 {
 	memset(j, 0, sizeof(*j));
 	j->fd = -1;
-	j->size = (size + 65535) & ~(uint64_t)65535;
+	j->size = (size + RING_UNIT - 1) & ~(uint64_t)(RING_UNIT - 1);
 	start = (start + 7) & ~(uint64_t)7;
 	if (mapped_create(path, HEAD_SIZE + j->size, &j->fd, err) == -1)
 		return (-1);
@@ -137,7 +138,7 @@ check_head(const struct journal *j, const char *path, uint32_t worker,
 		return (err_set(err, ERR_CORRUPT,
 		    "%s belongs to worker %u, not %u", path, h->worker,
 		    worker));
-	if (h->size == 0 || h->size % 65536 != 0 ||
+	if (h->size == 0 || h->size % RING_UNIT != 0 ||
 	    file_size != HEAD_SIZE + h->size)
 		return (err_set(err, ERR_CORRUPT,
 		    "%s has %llu bytes, its header says %llu", path,

@@ -18,10 +18,10 @@
 #include "common/log.h"
 #include "common/mem.h"
 #include "worker/planted.h"
+#include "worker/sizes.h"
 #include "worker/worker.h"
 
 #define TURN_NS		2000000ULL	/* of processing per turn */
-#define TURN_BYTES	(512 * 1024)	/* of output per turn */
 #define TICK_S		0.05
 #define SETTLE_S	0.002	/* between looks at what is acknowledged */
 

@@ -14,12 +14,11 @@
 #include "common/part.h"
 #include "worker/mapped.h"
 #include "worker/outbox.h"
+#include "worker/sizes.h"
 
 #define OUTBOX_MAGIC	0x786f626f6c6c6177ULL
 #define OUTBOX_VERSION	2
-#define SEGMENT		(256 * 1024)
 #define STRETCH		16
-#define KEEP_SPARE	16	/* segments */
 #define FIXED		4096	/* bytes of the head before the table */
 
 struct outbox_head {

@@ -23,13 +23,8 @@
 #include "common/log.h"
 #include "common/mem.h"
 #include "worker/planted.h"
+#include "worker/sizes.h"
 #include "worker/worker.h"
-
-#define READ_BYTES	(256 * 1024)
-#define SEND_BYTES	(128 * 1024)
-
-/* Slack in a frame around its records: length, code, numbers. */
-#define FRAME_SLACK	(128 * 1024)
 
 static void
 detach(struct peer *p)
@@ -385,7 +380,7 @@ on_readable(struct ev_loop *loop, ev_io *io, int events)
 	(void)loop;
 	(void)events;
 	FAULT_POINT(peer_read_before);
-	n = read(p->fd, buf_reserve(&p->in, READ_BYTES), READ_BYTES);
+	n = read(p->fd, buf_reserve(&p->in, CHANNEL_READ), CHANNEL_READ);
 	FAULT_POINT(peer_read_after);
 	if (n == -1 && (errno == EAGAIN || errno == EINTR))
 		return;
@@ -474,7 +469,7 @@ put_data(struct peer *p, uint32_t x)
 	struct frame f;
 
 	while (px->resumed && px->next < outbox_tail(o) &&
-	    p->out.len < SEND_BYTES) {
+	    p->out.len < CHANNEL_SEND) {
 		next = outbox_frame(o, px->next, &f);
 		charge = f.len + FRAME_CHARGE;
 		if (px->sent + charge > px->limit || f.pos > limit)
@@ -498,7 +493,7 @@ flush(struct peer *p)
 	for (turns = 0; turns < 16 && p->fd != -1; turns++) {
 		if (p->greeted)
 			put_stable(p);
-		if (p->greeted && p->out.len < SEND_BYTES)
+		if (p->greeted && p->out.len < CHANNEL_SEND)
 			for (x = w->topo.nexchanges; x-- > 0; ) {
 				if (!planted("RULE2") || turns > 0)
 					put_ack(p, x);

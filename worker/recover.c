@@ -28,11 +28,10 @@
 #include "common/part.h"
 #include "worker/mapped.h"
 #include "worker/planted.h"
+#include "worker/sizes.h"
 #include "worker/worker.h"
 
-/* Journal bytes for control entries: some, and a few for each connection. */
-#define SLACK		(256 * 1024)
-#define CONN_SLACK	192
+#define CONN_SLACK	192	/* journal bytes for a connection's entries */
 
 /* Saved outboxes: see save_boxes in checkpoint.c. */
 struct restore {
@@ -145,8 +144,8 @@ static int
 shares(struct worker *w, uint64_t size, struct err *err)
 {
 	uint64_t n = (uint64_t)w->topo.nexchanges * (w->n - 1);
-	uint64_t need = (uint64_t)w->conf.max_message + 64 * 1024 +
-	    ENTRY_HEADER + FRAME_CHARGE, slack = SLACK;
+	uint64_t need = (uint64_t)w->conf.max_message + FRAME_ROOM +
+	    ENTRY_HEADER + FRAME_CHARGE, slack = CONTROL_SLACK;
 	size_t i;
 
 	if (n > 0) {

@@ -21,17 +21,12 @@
 #include "common/log.h"
 #include "common/mem.h"
 #include "worker/planted.h"
+#include "worker/sizes.h"
 #include "worker/worker.h"
 
-#define READ_BYTES	(64 * 1024)	/* of one connection, at a time */
-#define FILE_BYTES	(128 * 1024)
-#define GEN_VALUES	4096	/* most that one entry asks for */
 #define GEN_SHORT_NS	1000000ULL	/* an entry takes less: ask for more */
 #define GEN_LONG_NS	4000000ULL
 #define TICK_KEYS	1024		/* that one entry may fire */
-/* Unprocessed bytes to keep ahead: more would only make outboxes stretch. */
-#define BACKLOG		(256 * 1024)
-#define LEAST_ROOM	4096
 #define SEGMENT_HEAD	8		/* bytes before stdin's in its file */
 
 /* Journal bytes that sources may still take. */
@@ -121,8 +116,8 @@ on_readable(struct ev_loop *loop, ev_io *io, int events)
 		source_admit(w);
 		return;
 	}
-	if (room > READ_BYTES)
-		room = READ_BYTES;
+	if (room > CONN_BYTES)
+		room = CONN_BYTES;
 	to = journal_stage(&w->journal, ENTRY_BYTES, c->id, c->journaled,
 	    (uint32_t)room, 0);
 	FAULT_POINT(client_read_before);
