@@ -2,9 +2,8 @@
 #include "common/mp.h"
 #include "common/msg.h"
 
-/* Number of fields of a message. */
+/* 1 MSG_FIELDS_name(MSG_ONE): the code and the fields of a message. */
 #define MSG_ONE(type, field)		+1
-#define MSG_COUNT(name)			(0 MSG_FIELDS_##name(MSG_ONE))
 
 static void
 put_u32(struct buf *b, uint32_t v)
@@ -83,7 +82,7 @@ msg_put_##name(struct buf *b, const struct msg_##name *m)		\
 {									\
 	size_t at = frame_begin(b);					\
 									\
-	mp_put_array(b, 1 + MSG_COUNT(name));				\
+	mp_put_array(b, 1 MSG_FIELDS_##name(MSG_ONE));			\
 	mp_put_uint(b, code);						\
 	MSG_FIELDS_##name(MSG_PUT_FIELD)				\
 	frame_end(b, at);						\
@@ -134,7 +133,7 @@ dispatch_##name(const struct msg_handlers *h, void *arg, uint32_t n,	\
 	struct msg_##name m;						\
 									\
 	MSG_FIELDS_##name(MSG_GET_FIELD)				\
-	if (n != 1 + MSG_COUNT(name) || !mp_end(c))			\
+	if (n != (1 MSG_FIELDS_##name(MSG_ONE)) || !mp_end(c))		\
 		return (malformed(err, #name));				\
 	if (h->name == NULL)						\
 		return (unhandled(err, #name));				\
