@@ -242,6 +242,10 @@ settle(struct sink *s)
 
 	if (s->fd == -1 || outbox_used(&s->box) == 0)
 		return;
+	if (s->half_closed && tcp_is_over(s->fd)) {
+		lost(s, "reset after its end");
+		return;
+	}
 	if (tcp_sent(s->fd, &acked, &accepted, &err) == -1 ||
 	    acked < k->baseline)
 		return;
@@ -835,6 +839,8 @@ sink_finish(struct worker *w)
 			continue;
 		}
 		settle(s);
+		if (s->fd == -1)
+			continue;	/* was lost just now */
 		if (outbox_used(&s->box) > 0 &&
 		    tcp_sent(s->fd, &acked, &accepted, &err) == 0) {
 			(void)connect(s->fd, &none, sizeof(none));

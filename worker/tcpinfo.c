@@ -96,3 +96,14 @@ tcp_sent(int fd, uint64_t *acked, uint64_t *accepted, struct err *err)
 	*accepted = b.tcpi_bytes_acked + (unsigned int)unsent;
 	return (0);
 }
+
+/* Is the connection over?  After a FIN of the peer neither reading nor the
+ * loop tells of its reset. */
+bool
+tcp_is_over(int fd)
+{
+	struct tcp_info ti;
+	struct err err;
+
+	return (info(fd, &ti, &err) == 0 && ti.tcpi_state == TCP_STATE_CLOSE);
+}

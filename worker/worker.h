@@ -338,6 +338,7 @@ void	list_answer(struct worker *, const struct msg_list *);
 /* tcpinfo.c */
 int	tcp_consumed(int fd, uint64_t *, bool *uncertain, struct err *);
 int	tcp_sent(int fd, uint64_t *acked, uint64_t *accepted, struct err *);
+bool	tcp_is_over(int fd);
 
 /* children.c: what user code forks gets none of our descriptors. */
 void	children_guard(struct worker *);
