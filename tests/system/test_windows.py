@@ -97,7 +97,7 @@ RANGE, SLIDE, DELAY = 300, 100, 100
 class Windows:
     """A cluster with windows and what is known of its run."""
 
-    def __init__(self, cluster, receiver, stages, workers):
+    def __init__(self, cluster, receiver, stages, workers, **more):
         self.port = harness.free_port()
         self.sink = receiver()
         text = APPLICATION.replace("READING", str(READING)).replace(
@@ -105,7 +105,7 @@ class Windows:
         self.text = text
         self.args = ["--in", "in@127.0.0.1:%d" % self.port,
                      "--out", self.sink.address()]
-        self.app = cluster(text, workers=workers, args=self.args)
+        self.app = cluster(text, workers=workers, args=self.args, **more)
         self.app.start()
         self.sent = []		# (key, number)
 
@@ -270,11 +270,16 @@ def once_each(windows):
 
 
 @pytest.mark.level("all")
-@pytest.mark.parametrize("kind", ["tumbling", "counting", "chain"])
-def test_each_message_is_in_one_window(cluster, receiver, feeder, rng, kind):
+@pytest.mark.parametrize("kind,durability", [
+    ("tumbling", "process"), ("counting", "process"), ("chain", "process"),
+    ("chain", "machine")])
+def test_each_message_is_in_one_window(cluster, receiver, feeder, rng, kind,
+                                       durability):
     stages = {"tumbling": TUMBLING, "counting": COUNTING,
               "chain": CHAIN}[kind]
-    windows = Windows(cluster, receiver, stages, workers=3)
+    settings = {"runtime-directory": None} if durability == "machine" else {}
+    windows = Windows(cluster, receiver, stages, workers=3,
+                      durability=durability, settings=settings)
     clients = [feeder(windows.port) for _ in range(3)]
     killing = killer.Killer(windows.app, seed=rng.random())
     for turn in range(6):
