@@ -22,6 +22,7 @@ from words import Zipf
 # Two streams meet: which line gets which number is decided by the order in
 # the journal, and by nothing else.
 MEET = '''
+import time
 import wallaroo
 from wallaroo.codecs import lines_decoder
 
@@ -34,6 +35,7 @@ class Total:
 @wallaroo.state_computation(name="Number", state=Total)
 def number(data, state):
     state.count += 1
+    time.sleep(0.0003)
     return "%d %s" % (state.count, data)
 
 
@@ -141,9 +143,9 @@ def test_file_to_file(machine, rng, report, workers, outputs):
 
 def meet(machine, count, *more_args, **more):
     """Two files of lines that no other line is like."""
-    app = machine(apps.slow(MEET, 0.0001), workers=3, **more)
+    app = machine(MEET, workers=3, **more)
     files = [app.write(name, "".join("%s %d %s\n" % (
-        name, number, "_" * 60) for number in range(count)))
+        name, number, "_" * 500) for number in range(count)))
         for name in ("left", "right")]
     app.write_conf(args=files + [app.out("output")] + [
         str(arg) for arg in more_args])
@@ -165,7 +167,7 @@ def test_nothing_seen_is_contradicted(machine, receiver, rng, report):
     """A TCP receiver gets a line under a number; after any power loss, and in
     the file at last, that number still means that line."""
     losses = {"check": 2, "all": 6, "long": 30}[LEVEL]
-    count = 2000 * losses
+    count = 1000 * losses
     sink = receiver()
     app = meet(machine, count, sink.port)
     power = Power(app, rng)
