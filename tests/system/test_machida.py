@@ -84,7 +84,7 @@ def test_word_count(machida, resilient):
     text = "".join("the quick %d brown fox %d\n" % (i % 17, i % 5)
                    for i in range(1000))
     m.send("Split and Count", text.encode())
-    m.wait_lines(5000)
+    m.wait_lines(6000)
     assert sorted(m.lines()) == sorted(word_counts(text))
     m.end()
 
