@@ -572,7 +572,8 @@ static const char *const rename_sql[] = {
 	    "cat.renames ON name = old_name WHERE new_name IS NULL)",
 	"DELETE FROM steps WHERE name IN (SELECT old_name FROM cat.renames "
 	    "WHERE new_name IS NULL)",
-	"UPDATE steps SET name = (SELECT char(1) || new_name FROM "
+	/* Its worker makes the checksum anew. */
+	"UPDATE steps SET sum = NULL, name = (SELECT char(1) || new_name FROM "
 	    "cat.renames WHERE old_name = name) WHERE name IN "
 	    "(SELECT old_name FROM cat.renames)",
 	"DELETE FROM state WHERE step IN (SELECT id FROM steps WHERE name IN "

@@ -81,6 +81,26 @@ pack_marks(const struct worker *w, struct buf *b)
 	}
 }
 
+/* How many there are, by the file's number of the step, which a renamed one
+ * keeps: a row that is lost leaves no other trace. */
+static void
+pack_keys(const struct worker *w, struct buf *b)
+{
+	uint32_t i, n = 0;
+
+	for (i = 0; i < w->topo.nstages; i++)
+		n += stage_has_state(&w->topo.stages[i]);
+	mp_put_array(b, n);
+	for (i = 0; i < w->topo.nstages; i++)
+		if (stage_has_state(&w->topo.stages[i])) {
+			mp_put_array(b, 2);
+			mp_put_int(b, w->store.step_id[i]);
+			/* At the start they are not loaded yet. */
+			mp_put_uint(b, w->a.keys[i].n > w->saved_keys[i] ?
+			    w->a.keys[i].n : w->saved_keys[i]);
+		}
+}
+
 /* Those of a record that was passed, whose entry was not. */
 static void
 pack_asides(const struct automaton *a, struct buf *b)
@@ -147,6 +167,7 @@ checkpoint_pack(const struct worker *w, struct buf *b)
 	mp_put_uint(b, w->a.putback);
 	pack_windows(&w->a, b);
 	pack_boxes(w, b);
+	pack_keys(w, b);
 }
 
 static void
@@ -227,6 +248,25 @@ unpack_marks(struct worker *w, struct mp *c)
 			if (mp_ok(c) && x < w->topo.nexchanges && p < w->n)
 				w->a.marks[channel_of(w, x, p)] = m;
 		}
+	}
+}
+
+static void
+unpack_keys(struct worker *w, struct mp *c)
+{
+	uint32_t i, n = mp_get_array(c);
+	uint64_t keys;
+	int64_t id;
+	size_t k;
+
+	for (i = 0; i < n && mp_ok(c); i++) {
+		if (mp_get_array(c) != 2)
+			c->bad = true;
+		id = mp_get_int(c);
+		keys = mp_get_uint(c, UINT64_MAX);
+		for (k = 0; mp_ok(c) && k < w->topo.nstages; k++)
+			if (w->store.step_id[k] == id)
+				w->saved_keys[k] = keys;
 	}
 }
 
@@ -319,6 +359,7 @@ checkpoint_unpack(struct worker *w, struct slice s, struct err *err)
 	w->putback = w->a.putback = mp_get_uint(&c, UINT64_MAX);
 	unpack_windows(w, &c);
 	unpack_boxes(w, &c);
+	unpack_keys(w, &c);
 	if (!mp_end(&c))
 		return (err_set(err, ERR_CORRUPT,
 		    "the checkpoint cannot be read"));

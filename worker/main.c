@@ -219,6 +219,8 @@ allocate(struct worker *w)
 	w->journaled = xcalloc(n, sizeof(*w->journaled));
 	w->pending = xcalloc(n, sizeof(*w->pending));
 	w->sinks = xcalloc(w->topo.nsinks + 1, sizeof(*w->sinks));
+	w->saved_keys = xcalloc(w->topo.nstages + 1,
+	    sizeof(*w->saved_keys));
 	w->sources = xcalloc(w->topo.nsources + 1, sizeof(*w->sources));
 	w->peers = xcalloc(w->n, sizeof(*w->peers));
 	for (i = 0; i < w->n; i++) {

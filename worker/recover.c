@@ -707,6 +707,11 @@ load_rows(struct worker *w, struct err *err)
 	for (i = 0; i < w->topo.nstages; i++)
 		if (stage_has_windows(&w->topo.stages[i]))
 			windows_loaded(&w->a.windows[i], w->saved_clock_ns);
+	for (i = 0; i < w->topo.nstages; i++)
+		if (stage_has_state(&w->topo.stages[i]) &&
+		    w->a.keys[i].n < w->saved_keys[i])
+			return (store_damaged(w->store.path, "keys are "
+			    "missing", err));
 	return (0);
 }
 

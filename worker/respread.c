@@ -41,12 +41,19 @@ struct spread {
 	size_t		 nsources;
 	uint64_t	 clock_ns;
 	uint64_t	 nrows;
+	struct buf	 ids;		/* of the file being read: its steps */
+	uint64_t	 keys;		/* how many it says */
+	uint64_t	 found;		/* and as they are */
 };
 
 static int
 sql_err(sqlite3 *db, const char *path, struct err *err)
 {
-	return (err_set(err, ERR_CORRUPT, "%s: %s", path,
+	int rc = sqlite3_errcode(db) & 0xff;
+
+	if (rc == SQLITE_CORRUPT || rc == SQLITE_NOTADB)
+		return (store_damaged(path, sqlite3_errmsg(db), err));
+	return (err_set(err, ERR_STORAGE, "%s: %s", path,
 	    sqlite3_errmsg(db)));
 }
 
@@ -115,11 +122,28 @@ step_number(struct spread *s, const char *name)
 }
 
 static int
+damaged(struct spread *s, uint32_t old, struct err *err)
+{
+	char *path = worker_db_path(s->w->conf.state_directory, old,
+	    s->w->generation);
+	int r = store_damaged(path, "something does not match its checksum",
+	    err);
+
+	free(path);
+	return (r);
+}
+
+static int
 on_step_name(struct spread *s, uint32_t old, sqlite3_stmt *st,
     struct err *err)
 {
-	(void)old;
-	(void)err;
+	int64_t id = sqlite3_column_int64(st, 1);
+
+	buf_add(&s->ids, &id, sizeof(id));
+	if (sqlite3_column_type(st, 2) != SQLITE_NULL &&
+	    sqlite3_column_int64(st, 2) != store_item_sum(
+	    id, blob(st, 0), slice_of("", 0)))
+		return (damaged(s, old, err));
 	(void)step_number(s, (const char *)sqlite3_column_text(st, 0));
 	return (0);
 }
@@ -130,12 +154,25 @@ on_state(struct spread *s, uint32_t old, sqlite3_stmt *st, struct err *err)
 	struct slice key = blob(st, 1);
 	uint32_t to = s->table[part_of(part_hash(key), s->bits)];
 
-	(void)old;
-	(void)err;
+	if (sqlite3_column_int64(st, 4) != store_item_sum(
+	    sqlite3_column_int64(st, 3), key, blob(st, 2)))
+		return (damaged(s, old, err));
 	store_job_row(s->job[to], step_number(s,
 	    (const char *)sqlite3_column_text(st, 0)), key, blob(st, 2));
 	s->nrows++;
+	s->found++;
 	return (0);
+}
+
+static bool
+has_step(const struct spread *s, int64_t id)
+{
+	size_t i;
+
+	for (i = 0; i < s->ids.len; i += sizeof(id))
+		if (memcmp(s->ids.data + i, &id, sizeof(id)) == 0)
+			return (true);
+	return (false);
 }
 
 static struct found_source *
@@ -160,12 +197,26 @@ static int
 on_meta(struct spread *s, uint32_t old, sqlite3_stmt *st, struct err *err)
 {
 	struct found_source *f, in;
+	struct store_meta m = { 0 };
 	struct slice name, rem;
-	uint64_t clock;
+	uint64_t clock, keys;
+	int64_t id;
+	bool same;
 	struct mp c;
 	uint32_t i, n;
 
-	if (sqlite3_column_int(st, 0) == 0)
+	m.exists = sqlite3_column_int(st, 3) != 0;
+	m.clean = sqlite3_column_int(st, 0) != 0;
+	m.lineage = (uint64_t)sqlite3_column_int64(st, 4);
+	m.position = (uint64_t)sqlite3_column_int64(st, 5);
+	m.deltas = (uint64_t)sqlite3_column_int64(st, 6);
+	m.commits = (uint64_t)sqlite3_column_int64(st, 8);
+	buf_add(&m.automaton, blob(st, 1).data, blob(st, 1).len);
+	same = sqlite3_column_int64(st, 7) == store_meta_sum(&m, old);
+	buf_fini(&m.automaton);
+	if (!same)
+		return (damaged(s, old, err));
+	if (!m.clean)
 		return (err_set(err, ERR_REFUSED, "worker %u was not stopped "
 		    "cleanly: its state cannot be spread over another number "
 		    "of workers", old));
@@ -205,7 +256,18 @@ on_meta(struct spread *s, uint32_t old, sqlite3_stmt *st, struct err *err)
 		buf_clear(&f->rem);
 		buf_add(&f->rem, rem.data, rem.len);
 	}
-	if (!mp_ok(&c))
+	for (i = 0; i < 6; i++)			/* marks .. outboxes */
+		mp_skip(&c);
+	s->keys = s->found = 0;
+	n = mp_get_array(&c);
+	for (i = 0; i < n && mp_ok(&c); i++) {
+		(void)mp_get_array(&c);
+		id = mp_get_int(&c);
+		keys = mp_get_uint(&c, UINT64_MAX);
+		if (has_step(s, id))		/* else it was dropped */
+			s->keys += keys;
+	}
+	if (!mp_end(&c))
 		return (err_set(err, ERR_CORRUPT, "the checkpoint of worker "
 		    "%u cannot be read", old));
 	return (0);
@@ -298,6 +360,9 @@ on_box(struct spread *s, uint32_t old, sqlite3_stmt *st, struct err *err)
 {
 	uint32_t box = (uint32_t)sqlite3_column_int64(st, 0);
 
+	if (sqlite3_column_int64(st, 3) != store_item_sum(box, blob(st, 1),
+	    blob(st, 2)))
+		return (damaged(s, old, err));
 	if (box < BOX_SINKS)
 		return (err_set(err, ERR_REFUSED, "worker %u still has "
 		    "messages for another worker: start with the old number "
@@ -367,6 +432,7 @@ pack_automaton(struct spread *s, struct buf *b)
 	mp_put_uint(b, 0);
 	mp_put_array(b, 0);			/* windows: time begins anew */
 	mp_put_array(b, 0);
+	mp_put_array(b, 0);			/* keys: not counted */
 }
 
 static int
@@ -417,6 +483,7 @@ spread_fini(struct spread *s)
 		free(s->source[i].name);
 		buf_fini(&s->source[i].rem);
 	}
+	buf_fini(&s->ids);
 	free(s->job);
 	free(s->steps.name);
 	free(s->source);
@@ -428,16 +495,21 @@ read_old(struct spread *s, struct err *err)
 {
 	uint32_t i;
 
-	for (i = 0; i < s->old_n; i++)
-		if (each(s, i, "SELECT name FROM steps", on_step_name, err)
-		    == -1 ||
-		    each(s, i, "SELECT clean, automaton, epoch FROM meta",
-		    on_meta, err) == -1 ||
-		    each(s, i, "SELECT name, key, value FROM state, steps "
+	for (i = 0; i < s->old_n; i++) {
+		buf_clear(&s->ids);
+		if (each(s, i, "SELECT name, id, sum FROM steps",
+		    on_step_name, err) == -1 ||
+		    each(s, i, "SELECT clean, automaton, epoch, "
+		    "has_checkpoint, lineage, position, deltas, sum, commits "
+		    "FROM meta", on_meta, err) == -1 ||
+		    each(s, i, "SELECT name, key, value, step, "
+		    "state.sum FROM state, steps "
 		    "WHERE steps.id = state.step", on_state, err) == -1 ||
-		    each(s, i, "SELECT box, head, body FROM outbox "
+		    (s->found < s->keys && damaged(s, i, err) == -1) ||
+		    each(s, i, "SELECT box, head, body, sum FROM outbox "
 		    "ORDER BY id", on_box, err) == -1)
 			return (-1);
+	}
 	return (0);
 }
 

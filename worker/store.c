@@ -24,23 +24,33 @@ static const char schema[] =
     "  owner INTEGER NOT NULL, has_checkpoint INTEGER NOT NULL,"
     "  clean INTEGER NOT NULL, lineage INTEGER NOT NULL,"
     "  position INTEGER NOT NULL, automaton BLOB NOT NULL,"
-    "  commits INTEGER NOT NULL, epoch INTEGER NOT NULL);"
+    "  commits INTEGER NOT NULL, epoch INTEGER NOT NULL,"
+    "  deltas INTEGER NOT NULL, sum INTEGER NOT NULL);"
     /* AUTOINCREMENT: the number of a dropped step is never used again. */
     "CREATE TABLE steps (id INTEGER PRIMARY KEY AUTOINCREMENT,"
-    "  name TEXT UNIQUE NOT NULL);"
+    "  name TEXT UNIQUE NOT NULL, sum INTEGER);"
     "CREATE TABLE state (step INTEGER NOT NULL, key BLOB NOT NULL,"
-    "  value BLOB NOT NULL, PRIMARY KEY (step, key)) WITHOUT ROWID;"
+    "  value BLOB NOT NULL, sum INTEGER NOT NULL,"
+    "  PRIMARY KEY (step, key)) WITHOUT ROWID;"
     /* Rows newer than those of `state`, in the order of id. */
     "CREATE TABLE delta (id INTEGER PRIMARY KEY, sum INTEGER NOT NULL,"
     "  steps BLOB NOT NULL, rows BLOB NOT NULL);"
     "CREATE TABLE outbox (id INTEGER PRIMARY KEY, box INTEGER NOT NULL,"
-    "  head BLOB NOT NULL, body BLOB NOT NULL);";
+    "  head BLOB NOT NULL, body BLOB NOT NULL, sum INTEGER NOT NULL);";
+
+/* SQLite knows whether a page makes sense, not whether it is the one that
+ * was written. */
+int
+store_damaged(const char *path, const char *what, struct err *err)
+{
+	return (err_set(err, ERR_CORRUPT, "%s is damaged (%s): restore the "
+	    "whole state-directory from a backup", path, what));
+}
 
 static int
 db_err(struct store *s, struct err *err, const char *doing)
 {
 	int rc = sqlite3_extended_errcode(s->db);
-	enum err_code code = ERR_STORAGE;
 
 	/* SQLite takes an I/O error of a read for damage; restoring a backup
 	 * because a disk did not answer once would lose what is there. */
@@ -48,9 +58,16 @@ db_err(struct store *s, struct err *err, const char *doing)
 		return (err_set(err, ERR_STORAGE, "%s: cannot %s: %s",
 		    s->path, doing, strerror(EIO)));
 	if ((rc & 0xff) == SQLITE_CORRUPT || (rc & 0xff) == SQLITE_NOTADB)
-		code = ERR_CORRUPT;
-	return (err_set(err, code, "%s: cannot %s: %s", s->path, doing,
+		return (store_damaged(s->path, sqlite3_errmsg(s->db), err));
+	return (err_set(err, ERR_STORAGE, "%s: cannot %s: %s", s->path, doing,
 	    sqlite3_errmsg(s->db)));
+}
+
+static struct slice
+column(sqlite3_stmt *st, int i)
+{
+	return (slice_of(sqlite3_column_blob(st, i),
+	    (size_t)sqlite3_column_bytes(st, i)));
 }
 
 static int
@@ -85,14 +102,35 @@ user_version(struct store *s, int *version, struct err *err)
 	return (r);
 }
 
+int64_t
+store_item_sum(int64_t number, struct slice first, struct slice second)
+{
+	uint64_t v[3] = { (uint64_t)number, part_hash(first),
+	    part_hash(second) };
+
+	return ((int64_t)(part_hash(slice_of(v, sizeof(v))) & INT64_MAX));
+}
+
+int64_t
+store_meta_sum(const struct store_meta *m, uint32_t worker)
+{
+	uint64_t v[8] = { worker, m->exists, m->clean, m->lineage,
+	    m->position, m->deltas, m->commits,
+	    part_hash(buf_slice(&m->automaton)) };
+
+	return ((int64_t)(part_hash(slice_of(v, sizeof(v))) & INT64_MAX));
+}
+
 static int
 make_schema(struct store *s, uint32_t worker, struct err *err)
 {
+	struct store_meta none = { 0 };
 	char sql[256];
 
 	snprintf(sql, sizeof(sql), "INSERT INTO meta VALUES "
-	    "(1, %d, %u, 0, 0, 0, 0, 0, x'', 0, 0); PRAGMA user_version = %d;",
-	    STORE_VERSION, worker, STORE_VERSION);
+	    "(1, %d, %u, 0, 0, 0, 0, 0, x'', 0, 0, 0, %" PRId64 "); "
+	    "PRAGMA user_version = %d;", STORE_VERSION, worker,
+	    store_meta_sum(&none, worker), STORE_VERSION);
 	if (exec(s, "BEGIN IMMEDIATE", "begin", err) == -1 ||
 	    exec(s, schema, "make the tables", err) == -1 ||
 	    exec(s, sql, "make the tables", err) == -1 ||
@@ -126,7 +164,8 @@ read_meta(struct store *s, uint32_t worker, struct store_meta *m,
 	int r = 0;
 
 	if (prepare(s, &st, "SELECT worker, has_checkpoint, clean, lineage, "
-	    "position, automaton, commits, epoch FROM meta", err) == -1)
+	    "position, automaton, commits, epoch, deltas, sum FROM meta", err) ==
+	    -1)
 		return (-1);
 	if (sqlite3_step(st) != SQLITE_ROW)
 		r = db_err(s, err, "read the last checkpoint");
@@ -142,8 +181,49 @@ read_meta(struct store *s, uint32_t worker, struct store_meta *m,
 		    (size_t)sqlite3_column_bytes(st, 5));
 		m->commits = (uint64_t)sqlite3_column_int64(st, 6);
 		m->epoch = (uint64_t)sqlite3_column_int64(st, 7);
+		m->deltas = (uint64_t)sqlite3_column_int64(st, 8);
+		if (sqlite3_column_int64(st, 9) != store_meta_sum(m, worker))
+			r = store_damaged(s->path, "the last checkpoint does "
+			    "not match its checksum", err);
 	}
 	sqlite3_finalize(st);
+	return (r);
+}
+
+/* A step that is new, or was renamed, has no checksum. */
+static int
+sum_steps(struct store *s, struct err *err)
+{
+	sqlite3_stmt *all = NULL, *put = NULL;
+	int64_t sum;
+	int rc, r = -1;
+
+	if (prepare(s, &all, "SELECT id, name, sum FROM steps", err) == -1 ||
+	    prepare(s, &put, "UPDATE steps SET sum = ? WHERE id = ?", err) ==
+	    -1)
+		goto out;
+	while ((rc = sqlite3_step(all)) == SQLITE_ROW) {
+		sum = store_item_sum(sqlite3_column_int64(all, 0),
+		    column(all, 1), slice_of("", 0));
+		if (sqlite3_column_type(all, 2) != SQLITE_NULL) {
+			if (sqlite3_column_int64(all, 2) == sum)
+				continue;
+			(void)store_damaged(s->path, "the name of a step "
+			    "does not match its checksum", err);
+			goto out;
+		}
+		sqlite3_bind_int64(put, 1, sum);
+		sqlite3_bind_int64(put, 2, sqlite3_column_int64(all, 0));
+		if (sqlite3_step(put) != SQLITE_DONE) {
+			(void)db_err(s, err, "number the steps");
+			goto out;
+		}
+		sqlite3_reset(put);
+	}
+	r = rc == SQLITE_DONE ? 0 : db_err(s, err, "number the steps");
+out:
+	sqlite3_finalize(all);
+	sqlite3_finalize(put);
 	return (r);
 }
 
@@ -182,20 +262,25 @@ out:
 	return (r);
 }
 
-/* How many bytes of rows wait to be merged. */
+/* How much waits to be merged: all that the last checkpoint says. */
 static int
-delta_bytes(struct store *s, uint64_t *n, struct err *err)
+delta_size(struct store *s, const struct store_meta *m, struct err *err)
 {
 	sqlite3_stmt *st;
 	int r = 0;
 
-	if (prepare(s, &st, "SELECT coalesce(sum(length(rows)), 0) FROM "
-	    "delta", err) == -1)
+	if (prepare(s, &st, "SELECT coalesce(sum(length(rows)), 0), count(*) "
+	    "FROM delta", err) == -1)
 		return (-1);
 	if (sqlite3_step(st) != SQLITE_ROW)
 		r = db_err(s, err, "read state");
-	else
-		*n = (uint64_t)sqlite3_column_int64(st, 0);
+	else if ((uint64_t)sqlite3_column_int64(st, 1) != m->deltas)
+		r = store_damaged(s->path, "a part of the state is missing",
+		    err);
+	else {
+		s->delta = (uint64_t)sqlite3_column_int64(st, 0);
+		s->ndelta = m->deltas;
+	}
 	sqlite3_finalize(st);
 	return (r);
 }
@@ -210,6 +295,7 @@ store_open(struct store *s, const char *path, uint32_t worker,
 	memset(s, 0, sizeof(*s));
 	memset(m, 0, sizeof(*m));
 	s->path = xstrdup(path);
+	s->worker = worker;
 	s->nsteps = nsteps;
 	s->step_id = xcalloc(nsteps + 1, sizeof(*s->step_id));
 	pthread_mutex_init(&s->lock, NULL);
@@ -234,16 +320,19 @@ store_open(struct store *s, const char *path, uint32_t worker,
 	}
 	if (take_ownership(s, err) == -1 ||
 	    read_meta(s, worker, m, err) == -1 ||
-	    number_steps(s, steps, err) == -1 ||
-	    delta_bytes(s, &s->delta, err) == -1)
+	    sum_steps(s, err) == -1 || number_steps(s, steps, err) == -1 ||
+	    sum_steps(s, err) == -1 ||
+	    delta_size(s, m, err) == -1)
 		goto fail;
-	if (prepare(s, &s->put_row, "INSERT INTO state VALUES (?, ?, ?) "
-	    "ON CONFLICT DO UPDATE SET value = excluded.value", err) == -1 ||
+	if (prepare(s, &s->put_row, "INSERT INTO state VALUES (?, ?, ?, ?) "
+	    "ON CONFLICT DO UPDATE SET value = excluded.value, "
+	    "sum = excluded.sum", err) == -1 ||
 	    prepare(s, &s->put_delta, "INSERT INTO delta (sum, steps, rows) "
 	    "VALUES (?, ?, ?)", err) == -1 ||
 	    prepare(s, &s->put_meta, "UPDATE meta SET has_checkpoint = 1, "
 	    "clean = ?, lineage = ?, position = ?, automaton = ?, "
-	    "commits = ?6, epoch = iif(?7 = 0, epoch, ?7) "
+	    "commits = ?6, epoch = iif(?7 = 0, epoch, ?7), "
+	    "deltas = ?8, sum = ?9 "
 	    "WHERE owner = ?5 AND position <= ?3", err) == -1)
 		goto fail;
 	return (0);
@@ -284,13 +373,6 @@ delta_sum(struct slice steps, struct slice rows)
 	return ((part_hash(steps) ^ part_hash(rows)) & INT64_MAX);
 }
 
-static struct slice
-column(sqlite3_stmt *st, int i)
-{
-	return (slice_of(sqlite3_column_blob(st, i),
-	    (size_t)sqlite3_column_bytes(st, i)));
-}
-
 /* Every row of one delta, by the number that the file gives its step. */
 static int
 delta_rows(struct store *s, uint64_t sum, struct slice steps,
@@ -314,8 +396,8 @@ delta_rows(struct store *s, uint64_t sum, struct slice steps,
 	}
 	return (0);
 torn:
-	return (err_set(err, ERR_CORRUPT, "%s: saved state does not match "
-	    "its checksum", s->path));
+	return (store_damaged(s->path, "the state does not match its "
+	    "checksum", err));
 }
 
 struct known_rows {		/* store_rows: rows of steps that are known */
@@ -344,11 +426,18 @@ store_rows(struct store *s, int (*row)(void *, size_t step,
 	sqlite3_stmt *st;
 	int rc, r = 0;
 
-	if (prepare(s, &st, "SELECT step, key, value FROM state", err) == -1)
+	if (prepare(s, &st, "SELECT step, key, value, sum FROM state", err) ==
+	    -1)
 		return (-1);
-	while (r == 0 && (rc = sqlite3_step(st)) == SQLITE_ROW)
+	while (r == 0 && (rc = sqlite3_step(st)) == SQLITE_ROW) {
 		r = known_row(&k, sqlite3_column_int64(st, 0), column(st, 1),
 		    column(st, 2));
+		if (r == 0 && sqlite3_column_int64(st, 3) != store_item_sum(
+		    sqlite3_column_int64(st, 0), column(st, 1), column(st,
+		    2)))
+			r = store_damaged(s->path, "the state of a key does "
+			    "not match its checksum", err);
+	}
 	if (r == 0 && rc != SQLITE_DONE)
 		r = db_err(s, err, "read state");
 	sqlite3_finalize(st);
@@ -369,22 +458,24 @@ store_boxes(struct store *s, int (*frame)(void *, uint32_t, struct slice,
     struct slice), void *arg, struct err *err)
 {
 	sqlite3_stmt *st;
-	int rc;
+	int rc, r = 0;
 
-	if (prepare(s, &st, "SELECT box, head, body FROM outbox ORDER BY id",
-	    err) == -1)
+	if (prepare(s, &st, "SELECT box, head, body, sum FROM outbox "
+	    "ORDER BY id", err) == -1)
 		return (-1);
-	while ((rc = sqlite3_step(st)) == SQLITE_ROW)
-		if (frame(arg, (uint32_t)sqlite3_column_int64(st, 0),
-		    slice_of(sqlite3_column_blob(st, 1),
-		    (size_t)sqlite3_column_bytes(st, 1)),
-		    slice_of(sqlite3_column_blob(st, 2),
-		    (size_t)sqlite3_column_bytes(st, 2))) == -1)
-			break;
-	if (rc != SQLITE_DONE)
-		(void)db_err(s, err, "read saved outputs");
+	while (r == 0 && (rc = sqlite3_step(st)) == SQLITE_ROW)
+		if (sqlite3_column_int64(st, 3) != store_item_sum(
+		    sqlite3_column_int64(st, 0), column(st, 1), column(st,
+		    2)))
+			r = store_damaged(s->path, "saved outputs do not "
+			    "match their checksum", err);
+		else
+			r = frame(arg, (uint32_t)sqlite3_column_int64(st, 0),
+			    column(st, 1), column(st, 2));
+	if (r == 0 && rc != SQLITE_DONE)
+		r = db_err(s, err, "read saved outputs");
 	sqlite3_finalize(st);
-	return (rc == SQLITE_DONE ? 0 : -1);
+	return (r);
 }
 
 /* --- jobs -------------------------------------------------------------- */
@@ -432,6 +523,9 @@ put_item(struct store *s, sqlite3_stmt *st, int64_t number,
 {
 	int rc;
 
+	if (st != s->put_delta)		/* whose number is its checksum */
+		sqlite3_bind_int64(st, 4, store_item_sum(number, first,
+		    second));
 	sqlite3_bind_int64(st, 1, number);
 	/* A zero-length blob needs a pointer, or it would be NULL. */
 	sqlite3_bind_blob(st, 2, first.data, (int)first.len, SQLITE_STATIC);
@@ -452,8 +546,8 @@ put_boxes(struct store *s, struct store_job *j, struct err *err)
 
 	if (exec(s, "DELETE FROM outbox", "write", err) == -1)
 		return (-1);
-	if (prepare(s, &st, "INSERT INTO outbox (box, head, body) "
-	    "VALUES (?, ?, ?)", err) == -1)
+	if (prepare(s, &st, "INSERT INTO outbox (box, head, body, sum) "
+	    "VALUES (?, ?, ?, ?)", err) == -1)
 		return (-1);
 	while (r == 0 && next_item(&p, end, &i, &head, &body))
 		r = put_item(s, st, i.number, head, body, err);
@@ -480,7 +574,8 @@ put_delta(struct store *s, struct slice rows, struct err *err)
 }
 
 static int
-put_deltas(struct store *s, const struct buf *rows, struct err *err)
+put_deltas(struct store *s, const struct buf *rows, uint64_t *n,
+    struct err *err)
 {
 	const uint8_t *p = rows->data, *end = p + rows->len, *from = p;
 	struct slice key, value;
@@ -491,6 +586,7 @@ put_deltas(struct store *s, const struct buf *rows, struct err *err)
 			if (put_delta(s, slice_of(from, (size_t)(p - from)),
 			    err) == -1)
 				return (-1);
+			(*n)++;
 			from = p;
 		}
 	return (0);
@@ -622,9 +718,15 @@ merge_deltas(struct store *s, const struct store_job *j, struct err *err)
 	return (r);
 }
 
+/* The bytes are the job's. */
 static int
-put_meta(struct store *s, struct store_job *j, struct err *err)
+put_meta(struct store *s, struct store_job *j, uint64_t deltas,
+    struct err *err)
 {
+	struct store_meta m = { .exists = true, .clean = j->clean,
+	    .lineage = j->lineage, .position = j->position,
+	    .automaton = j->automaton, .deltas = deltas,
+	    .commits = j->commits };
 	sqlite3_stmt *st = s->put_meta;
 	int rc;
 
@@ -636,6 +738,8 @@ put_meta(struct store *s, struct store_job *j, struct err *err)
 	sqlite3_bind_int64(st, 5, (sqlite3_int64)s->owner);
 	sqlite3_bind_int64(st, 6, (sqlite3_int64)j->commits);
 	sqlite3_bind_int64(st, 7, (sqlite3_int64)j->epoch);
+	sqlite3_bind_int64(st, 8, (sqlite3_int64)deltas);
+	sqlite3_bind_int64(st, 9, store_meta_sum(&m, s->worker));
 	rc = sqlite3_step(st);
 	sqlite3_reset(st);
 	if (rc != SQLITE_DONE)
@@ -658,14 +762,15 @@ begin(struct store *s, struct err *err)
 }
 
 static int
-put_job(struct store *s, struct store_job *j, bool merge, struct err *err)
+put_job(struct store *s, struct store_job *j, bool merge, uint64_t *deltas,
+    struct err *err)
 {
 	int r;
 
 	FAULT_POINT(store_rows_before);
-	r = put_meta(s, j, err) == -1 ||
-	    (merge ? merge_deltas(s, j, err) :
-	    put_deltas(s, &j->rows, err)) == -1 ||
+	r = (merge ? merge_deltas(s, j, err) :
+	    put_deltas(s, &j->rows, deltas, err)) == -1 ||
+	    put_meta(s, j, *deltas, err) == -1 ||
 	    (j->remake && put_boxes(s, j, err) == -1) ? -1 : 0;
 	FAULT_POINT(store_rows_after);
 	return (r);
@@ -686,16 +791,18 @@ int
 store_commit(struct store *s, struct store_job *j, struct err *err)
 {
 	bool merge = j->clean || s->delta + j->rows.len > DELTA_LIMIT;
+	uint64_t deltas = merge ? 0 : s->ndelta;
 
 	if (exec(s, j->sync ? "PRAGMA synchronous = FULL" :
 	    "PRAGMA synchronous = NORMAL", "write", err) == -1 ||
 	    begin(s, err) == -1)
 		return (-1);
-	if (put_job(s, j, merge, err) == -1 || commit(s, err) == -1) {
+	if (put_job(s, j, merge, &deltas, err) == -1 || commit(s, err) == -1) {
 		sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
 		return (-1);
 	}
 	s->delta = merge ? 0 : s->delta + j->rows.len;
+	s->ndelta = deltas;
 	return (0);
 }
 

@@ -24,6 +24,7 @@ struct store_meta {
 	uint64_t	commits;	/* so many, over all lives */
 	uint64_t	epoch;		/* last start that opened it, 0: none */
 	struct buf	automaton;	/* checkpoint.h's bytes; owned */
+	uint64_t	deltas;		/* rows of `delta` */
 };
 
 /* One transaction.  Rows are added by the owner thread before it is given. */
@@ -51,7 +52,9 @@ struct store {
 	uint64_t	 owner;
 	int64_t		*step_id;	/* of topology stage i, or -1 */
 	size_t		 nsteps;
+	uint32_t	 worker;
 	uint64_t	 delta;		/* bytes of rows not yet merged */
+	uint64_t	 ndelta;	/* rows of `delta` */
 	sqlite3_stmt	*put_row, *put_delta, *put_meta;
 	pthread_t	 thread;
 	pthread_mutex_t	 lock;
@@ -61,6 +64,12 @@ struct store {
 	void		(*notify)(void *);	/* from the writer thread */
 	void		*arg;
 };
+
+/* Checksums: of meta, and of a row of state or outbox, whose number is the
+ * step's or the box's. */
+int64_t	store_meta_sum(const struct store_meta *, uint32_t worker);
+int64_t	store_item_sum(int64_t number, struct slice, struct slice);
+int	store_damaged(const char *path, const char *what, struct err *);
 
 /* Open or make the file, take ownership, read the last checkpoint.
  * steps[i] is the name of stage i with state, NULL for other stages. */

@@ -137,6 +137,7 @@ struct worker {
 	uint64_t	 shape;		/* digest of the pipeline's shape */
 	uint64_t	 saved_shape;	/* the checkpoint's */
 	uint64_t	 saved_clock_ns; /* the checkpoint's */
+	uint64_t	*saved_keys;	/* [nstages] of the checkpoint */
 	uint64_t	 replay_to;	/* tail that recovery found */
 	uint64_t	 putback;	/* journaled of the supervisor's */
 	struct buf	 putback_due;	/* answers that wait to be stable */
@@ -253,7 +254,7 @@ char	*worker_db_path(const char *dir, uint32_t worker, uint64_t generation);
 
 /* checkpoint.c */
 #define AUTOMATON_VERSION	3	/* of what checkpoint_pack packs */
-#define AUTOMATON_FIELDS	13
+#define AUTOMATON_FIELDS	14
 void	checkpoint_pack(const struct worker *, struct buf *);
 int	checkpoint_unpack(struct worker *, struct slice, struct err *);
 void	checkpoint_begin(struct worker *);

@@ -567,10 +567,11 @@ def worker_files(a, names, generation=0):
         path = "%s/worker-%d.g%d.sqlite" % (a.state, i, generation)
         with sqlite3.connect(path) as db:
             db.execute("CREATE TABLE steps (id INTEGER PRIMARY KEY,"
-                       " name TEXT UNIQUE NOT NULL)")
+                       " name TEXT UNIQUE NOT NULL, sum INTEGER)")
             db.execute("CREATE TABLE state (step, key, value)")
             for k, name in enumerate(names):
-                db.execute("INSERT INTO steps VALUES (?, ?)", (k + 1, name))
+                db.execute("INSERT INTO steps VALUES (?, ?, NULL)",
+                           (k + 1, name))
                 db.execute("INSERT INTO state VALUES (?, 'k', ?)",
                            (k + 1, name))
         db.close()

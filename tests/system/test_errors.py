@@ -958,6 +958,47 @@ def test_corrupt_database(run, which, damage):
     go_on(run)
 
 
+CHANGES = {
+    "a state": "update state set value = zeroblob(length(value)) "
+               "where key = (select min(key) from state)",
+    "a key": "update state set key = key || x'41' "
+             "where key = (select min(key) from state)",
+    "a row": "delete from state where key = (select min(key) from state)",
+    "a position": "update meta set position = position + 8",
+    "the checkpoint": "update meta set automaton = substr(automaton, 1, 40)"
+                      " || zeroblob(length(automaton) - 40)",
+    "the name of a step": "update steps set name = 'Cuont'",
+}
+
+
+@more
+@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("what", sorted(CHANGES))
+def test_changed_database(run, what, workers):
+    """What SQLite still likes, but nobody of us has written, is refused,
+    also when the keys are to be spread over other workers."""
+    run = run()
+    path = databases(run.app)[0]
+    with open(path, "rb") as file:
+        good = file.read()
+    database = sqlite3.connect(path)
+    changed = database.execute(CHANGES[what])
+    assert changed.rowcount == 1
+    database.commit()
+    database.close()
+    run.app.write_conf(workers=workers)
+    log = refused(run, EXIT_PERMANENT, re.escape(os.path.basename(path))
+                  + r" is damaged \(.*\): restore the whole")
+    assert "Traceback" not in log
+    for end in ("-wal", "-shm"):
+        if os.path.exists(path + end):
+            os.unlink(path + end)
+    with open(path, "wb") as file:
+        file.write(good)
+    run.app.write_conf(workers=2)
+    go_on(run)
+
+
 @more
 def test_corrupt_journal(run):
     """A damaged journal after a kill is refused, not guessed at."""

@@ -314,8 +314,9 @@ def test_changed_application(cluster, receiver, feeder):
     run.sink.wait_ends()
     run.check()
 
-    # Dropped: counts begin anew.
+    # Dropped: counts begin anew, here with another number of workers.
     run.app.write("app_under_test.py", renamed("Count", "Third"))
+    run.app.write_conf(workers=3)
     code, log = run.app.run_to_exit()
     assert code == harness.EXIT_PERMANENT
     before = len(run.sink.connections)

@@ -728,6 +728,7 @@ make_worker(struct worker *w)
 	w->journaled = xcalloc(w->n, sizeof(*w->journaled));
 	w->pending = xcalloc(w->n, sizeof(*w->pending));
 	w->sinks = xcalloc(topo.nsinks, sizeof(*w->sinks));
+	w->saved_keys = xcalloc(topo.nstages + 1, sizeof(*w->saved_keys));
 	w->sources = xcalloc(topo.nsources, sizeof(*w->sources));
 	w->snapshot = xcalloc(w->n + topo.nsinks, sizeof(*w->snapshot));
 	for (i = 0; i < w->n; i++)
@@ -767,6 +768,7 @@ free_worker(struct worker *w)
 	free(w->journaled);
 	free(w->pending);
 	free(w->sinks);
+	free(w->saved_keys);
 	free(w->sources);
 	free(w->stats);
 	free(w->run_dir);
