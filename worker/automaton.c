@@ -572,7 +572,7 @@ write_letter(struct automaton *a, struct buf *b, const struct spot *at,
 		buf_clear(&r);
 		add_bytes(&r, raw);
 		json_text(b, "input", (const char *)r.data, r.len);
-		if (raw.len + key.len <= LETTER_VALUE &&
+		if (raw.data != NULL && raw.len + key.len <= LETTER_VALUE &&
 		    a->call != FRAMING_CALL)
 			add_record(b, at, key, raw, o);
 	}
@@ -1695,7 +1695,7 @@ static int
 on_letter(struct automaton *a, struct entry *e, struct err *err)
 {
 	struct letter l;
-	struct origin o = source_origin(e, 0);
+	struct origin o;
 	uint64_t seq;
 	int r;
 
@@ -1708,8 +1708,9 @@ on_letter(struct automaton *a, struct entry *e, struct err *err)
 	    automaton_letter_place(a, &l, err) == -1)
 		return (-1);
 	begin_record(a, e->pos + ENTRY_HEADER + 1);
+	/* Its own time; to windows it is one that comes late. */
+	o = source_origin(e, l.id);
 	o.time_ns = l.time_ns;
-	o.id = l.id;
 	r = l.kind == LETTER_SOURCE ? record(a, l.index, l.value, o, err) :
 	    l.kind == LETTER_STAGE ? run_packed(a, (int)l.index, l.value,
 	    l.key, o, err) : put_back_sink(a, &l, &o, err);
