@@ -207,7 +207,7 @@ begin_life(struct child *c)
 	c->guilty = c->hung = c->charged = false;
 	c->refused = c->finished = c->told_finish = false;
 	c->dying_checks = 0;
-	c->oom_kills = cgroup_oom_kills(c);
+	c->oom_kills[0] = c->oom_kills[1] = cgroup_oom_kills(c);
 	c->conns = 0;
 	c->lost = false;
 	c->lineage = c->proven = 0;
@@ -594,9 +594,10 @@ own_death(const struct child *c)
 		return (xasprintf("no turn of its loop for %" PRId64
 		    " seconds (hang-timeout)", (c->s->conf.hang_timeout +
 		    999) / 1000));
-	/* A child of it may have been the victim, but not in this second. */
+	/* It takes a moment to die, in which a check may come.  A child of it
+	 * may have been the victim, but hardly just now. */
 	if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL &&
-	    cgroup_oom_kills(c) > c->oom_kills)
+	    cgroup_oom_kills(c) > c->oom_kills[1])
 		return (xstrdup("signal 9 for want of memory (its cgroup "
 		    "counted it)"));
 	if (!crash_own_doing(status))
@@ -697,7 +698,8 @@ child_check(struct child *c)
 
 	if (!child_alive(c))
 		return;
-	c->oom_kills = cgroup_oom_kills(c);
+	c->oom_kills[1] = c->oom_kills[0];
+	c->oom_kills[0] = cgroup_oom_kills(c);
 	if (!ev_is_active(&c->io)) {
 		/* It closed the channel and lives on. */
 		c->guilty = true;

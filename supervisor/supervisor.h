@@ -159,7 +159,8 @@ struct child {
 	uint64_t		 still;		/* checks without a turn */
 	bool			 guilty;	/* we kill it for what it did */
 	bool			 hung;		/* its loop did not turn */
-	uint64_t		 oom_kills;	/* of its cgroup, at a look */
+	uint64_t		 oom_kills[2];	/* of its cgroup, at the last
+						   check and the one before */
 	char			*death;		/* its own doing, and no life
 						   after it was told */
 	bool			 own;		/* died by its own doing */
