@@ -15,7 +15,9 @@ from typing import Any, NamedTuple, Optional
 
 from . import _names, _windows
 from ._errors import api_error
-from ._reference import DeadLetter, Executor, Key, as_key, listed, present, show_key
+from ._reference import (
+    DeadLetter, Executor, Key, as_key, listed, present, show_key,
+)
 from ._same import same_pickles, short
 from ._virtual import Origin, Virtual, origin_of
 
@@ -447,9 +449,9 @@ class Machine(Executor):
             elif kind == "to_state":
                 crosses = not crossed
                 crossed = True
-            kind = {"to": "step", "to_state": "state"}.get(kind, kind)
-            if kind in ("to_sink", "to_sinks"):
+            elif kind in ("to_sink", "to_sinks"):
                 kind, what = "sinks", None
+            kind = {"to": "step", "to_state": "state"}.get(kind, kind)
             name = "sinks" if what is None else _names.part_name(what)
             ops.append(Op(kind, what, name, crosses, key))
         return ops

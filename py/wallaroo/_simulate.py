@@ -28,6 +28,20 @@ class Decoded(NamedTuple):
     value: Any
 
 
+class At(NamedTuple):
+    """An input and the time at which its source takes it in.
+
+    Times are nanoseconds on a clock that begins at 0 and goes on to the
+    time of each input; one that is older than the clock comes late.  An
+    item of None only moves the clock.  The watermark, if given, is what the
+    source then says of itself, instead of its newest time.
+    """
+
+    time: float
+    item: Any
+    watermark: Optional[int] = None
+
+
 class Simulated(NamedTuple):
     """What a simulation has gone through without a failure."""
 
@@ -491,6 +505,11 @@ def source_records(source: Source, given: Any) -> list[Input]:
 
 
 def one_record(source: Source, item: Any) -> Input:
+    if isinstance(item, At):
+        raise WallarooParameterError(
+            "%r: a simulation has no times of its own: give the items that "
+            "are in At." % source.name
+        )
     if isinstance(item, Decoded):
         return pickled(source, item.value)
     if isinstance(item, (bytes, bytearray)) and source.decoder is not None:

@@ -37,7 +37,7 @@ from ._reference import (
     show_key,
 )
 from ._schedule import FAULTS
-from ._simulate import Decoded, Simulated, SimulationFailure
+from ._simulate import At, Decoded, Simulated, SimulationFailure
 
 __all__ = [
     "At", "DeadLetter", "Decoded", "FAULTS", "Result", "Simulated",
@@ -45,20 +45,6 @@ __all__ = [
 ]
 
 Inputs = Union[Iterable[Any], bytes, int, None]
-
-
-class At(NamedTuple):
-    """An input and the time at which its source takes it in.
-
-    Times are nanoseconds on a clock that begins at 0 and goes on to the
-    time of each input; one that is older than the clock comes late.  An
-    item of None only moves the clock.  The watermark, if given, is what the
-    source then says of itself, instead of its newest time.
-    """
-
-    time: float
-    item: Any
-    watermark: Optional[int] = None
 
 
 class Result(NamedTuple):
@@ -95,9 +81,9 @@ def run(
 
     Instead of a mapping it may be pairs (source's name, item of its list),
     where the order among sources matters.  In the end the clock goes on
-    until nothing happens any more, or to the time `until`.  on_error is what an exception in
-    a user function does if its decorator doesn't say: "fail" raises
-    UserFunctionError.
+    until nothing happens any more, or to the time `until`.  on_error is what
+    an exception in a user function does if its decorator doesn't say: "fail"
+    raises UserFunctionError.
     """
     executor = Executor(application, on_error)
     if isinstance(inputs, Mapping):
@@ -151,9 +137,10 @@ def simulate(
     survive pickling, objects that two keys share, changing a message after
     passing it on, variables of a module or class, the order of a set.
 
-    inputs is what wallaroo.testing.run takes; messages that are not bytes
-    must be picklable, and the values of a generator are a number.  Five or
-    ten records over a few keys find most, at thousands of schedules a second.
+    inputs is what wallaroo.testing.run takes, without times; messages that
+    are not bytes must be picklable, and the values of a generator are a
+    number.  Five or ten records over a few keys find most, at thousands of
+    schedules a second.  Applications with windows are refused.
 
     seed      run only this schedule: a number that a failure has named;
               without it the seeds 0, 1, ... are run, always the same

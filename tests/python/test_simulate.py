@@ -447,3 +447,12 @@ def test_wrong_inputs():
         simulate(endless, {"Numbers": None})
 
 
+def test_windows_and_times_are_refused():
+    from test_windows import Sum
+
+    app = application(
+        lambda p: p.key_by(parity).to(wallaroo.count_windows(3).over(Sum)))
+    with pytest.raises(wallaroo.WallarooParameterError, match="simulate windows"):
+        simulate(app, INPUTS)
+    with pytest.raises(wallaroo.WallarooParameterError, match="no times"):
+        simulate(application(), {"Numbers": [wallaroo.testing.At(5, 1)]})
