@@ -232,7 +232,8 @@ host_short_repr(void)
 static int
 host_tools(struct host_app *app, const struct conf_app *conf)
 {
-	bool plain = conf->machida != NULL && conf->machida[0] != '\0';
+	bool plain = host_replay.on ||
+	    (conf->machida != NULL && conf->machida[0] != '\0');
 
 	app->format = host_attr("traceback", "format_exception");
 	if (app->format == NULL || host_faults() == -1 ||
@@ -278,7 +279,8 @@ host_load(const struct conf_app *conf)
 	bool line = conf->command_line.n > 0;
 	PyObject *load, *list, *whole = NULL, *r = NULL;
 
-	load = host_attr("wallaroo._runtime", "load");
+	load = host_attr(host_replay.on ? "wallaroo._replay" :
+	    "wallaroo._runtime", "load");
 	list = host_texts(line ? conf->command_line.item[0] : conf->module,
 	    &conf->args);
 	if (line)

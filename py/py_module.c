@@ -147,6 +147,50 @@ module_context(PyObject *self, PyObject *unused)
 	return (Py_BuildValue("(is)", -1, step == NULL ? "" : step));
 }
 
+/* where() -> (position, key): what the call of user code works on. */
+static PyObject *
+module_where(PyObject *self, PyObject *unused)
+{
+	(void)self;
+	(void)unused;
+	return (Py_BuildValue("(Ky#)",
+	    (unsigned long long)host_where.position,
+	    host_where.key.len == 0 ? "" : (const char *)host_where.key.data,
+	    (Py_ssize_t)host_where.key.len));
+}
+
+/* pause(bool): the debugger reads the real clock, the function doesn't. */
+static PyObject *
+module_pause(PyObject *self, PyObject *args)
+{
+	int pause;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "p:pause", &pause))
+		return (NULL);
+	determ_pause(pause != 0);
+	Py_RETURN_NONE;
+}
+
+/* replay() -> (position or None, key or None, exception) */
+static PyObject *
+module_replay(PyObject *self, PyObject *unused)
+{
+	PyObject *position;
+
+	(void)self;
+	(void)unused;
+	if (host_replay.at_position)
+		position = PyLong_FromUnsignedLongLong(host_replay.position);
+	else
+		position = (Py_INCREF(Py_None), Py_None);
+	if (position == NULL)
+		return (NULL);
+	return (Py_BuildValue("(NNi)", position, host_replay.key == NULL ?
+	    (Py_INCREF(Py_None), Py_None) : PyBytes_FromString(host_replay.key),
+	    (int)host_replay.exception));
+}
+
 static PyMethodDef module_methods[] = {
 	{ "log", module_log, METH_VARARGS,
 	    "log(priority, stream, text): write lines to the log" },
@@ -156,6 +200,12 @@ static PyMethodDef module_methods[] = {
 	    "seed() -> 64-bit seed of this call of user code" },
 	{ "context", module_context, METH_NOARGS,
 	    "context() -> (-1, name of the step that runs)" },
+	{ "where", module_where, METH_NOARGS,
+	    "where() -> (position, key) of the record at work" },
+	{ "pause", module_pause, METH_VARARGS,
+	    "pause(bool): real clock and randomness, in a replay only" },
+	{ "replay", module_replay, METH_NOARGS,
+	    "replay() -> (position, key, exception) at which to stop" },
 	{ NULL, NULL, 0, NULL }
 };
 

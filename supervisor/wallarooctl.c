@@ -161,7 +161,8 @@ usage(FILE *f)
 	    "command\n"
 	    "commands: status, stop, checkpoint, restart worker,\n"
 	    "          state get step key, dlq list, dlq show letter,\n"
-	    "          dlq replay letter | all, version\n");
+	    "          dlq replay letter | all, version,\n"
+	    "          copy worker directory, replay directory [options]\n");
 }
 
 void
@@ -311,6 +312,25 @@ simple_command(int fd, const struct command *c, char *args[], bool as_json)
 	return (0);
 }
 
+/* The worker's program copies a worker's files, and runs such a copy. */
+static void __attribute__((noreturn))
+become_worker(const char *option, const char *file, int argc, char *argv[])
+{
+	char **args = xcalloc((size_t)argc + 4, sizeof(*args));
+	char *program = spawn_program(true);
+	int i, n = 0;
+
+	args[n++] = program;
+	args[n++] = xstrdup(option);
+	if (file != NULL)
+		args[n++] = xstrdup(file);
+	for (i = 0; i < argc; i++)
+		args[n++] = argv[i];
+	(void)execv(program, args);
+	die(EXIT_TEMPORARY, "cannot execute %s: %s", program,
+	    strerror(errno));
+}
+
 int
 main(int argc, char *argv[])
 {
@@ -326,6 +346,9 @@ main(int argc, char *argv[])
 	struct err err;
 	int ch, fd, code, first = 0;
 
+	/* Its options are its own, and no application need be here. */
+	if (argc > 1 && strcmp(argv[1], "replay") == 0)
+		become_worker("--replay", NULL, argc - 2, argv + 2);
 	while ((ch = getopt_long(argc, argv, "c:s:h", long_options, NULL)) !=
 	    -1)
 		switch (ch) {
@@ -347,6 +370,8 @@ main(int argc, char *argv[])
 		}
 	argc -= optind;
 	argv += optind;
+	if (argc == 3 && strcmp(argv[0], "copy") == 0 && file != NULL)
+		become_worker("--copy", file, argc - 1, argv + 1);
 	if ((c = find_command(argc, argv, &first)) == NULL || (file != NULL &&
 	    path != NULL)) {
 		usage(stderr);

@@ -244,6 +244,7 @@ begin_record(struct automaton *a, uint64_t stamp)
 	a->stamp = stamp;
 	a->index = 0;
 	a->call = 0;
+	host_where.key = slice_of(NULL, 0);
 	NOTE(a->note->stamp, stamp);
 }
 
@@ -278,6 +279,7 @@ note_user(struct automaton *a, const struct origin *o, uint64_t call, int fn,
 {
 	STAT_SET(a->stats, in_stage, (uint64_t)(stage + 1));
 	STAT_SET(a->stats, in_user, 1);
+	host_where.position = a->stamp;
 	NOTE(a->note->call, call);
 	atomic_signal_fence(memory_order_seq_cst);
 	determ_enter(o, fn);
@@ -726,6 +728,7 @@ call(struct automaton *a, int stage, host_val v, struct slice key,
 
 	a->call++;
 	a->steps |= 1ULL << (stage & 63);
+	host_where.key = key;
 	if ((st->kind == STAGE_STATE &&
 	    state_of(a, stage, key, o, &e, err) == -1) ||
 	    enter_user(a, o, stage, st->fn, err) == -1)
@@ -776,6 +779,7 @@ run_sink(struct automaton *a, size_t i, int stage, host_val v,
 
 	a->call++;
 	buf_clear(&a->scratch);
+	host_where.key = key;
 	r = enter_user(a, o, stage, s->fn, err);
 	if (r == 0) {
 		r = a->host->encode(a->app, s->fn, v, &a->scratch, &none,
@@ -860,6 +864,7 @@ new_key(struct automaton *a, int stage, host_val v, struct slice *key,
 	}
 	a->call++;
 	buf_clear(b);
+	host_where.key = *key;
 	if (enter_user(a, o, stage, st->fn, err) == -1)
 		return (-1);
 	r = a->host->key(a->app, st->fn, v, b, err);
@@ -932,6 +937,7 @@ enter_windows(struct automaton *a, int stage, struct slice key,
 {
 	a->call++;
 	a->steps |= 1ULL << (stage & 63);
+	host_where.key = key;
 	if (state_of(a, stage, key, o, e, err) == -1)
 		return (-1);
 	return (enter_user(a, o, stage, a->topo->stages[stage].fn, err));

@@ -82,6 +82,12 @@ determ_leave(void)
 	now.inside = 0;
 }
 
+void
+determ_pause(bool pause)
+{
+	now.inside = !pause;
+}
+
 struct origin
 determ_child(const struct origin *o, int fn, uint64_t n)
 {

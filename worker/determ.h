@@ -9,6 +9,7 @@
 #ifndef WORKER_DETERM_H
 #define WORKER_DETERM_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* What a record inherits from where it came in: the same on every worker
@@ -24,6 +25,8 @@ struct origin {
 /* fn separates the randomness of two steps of one record. */
 void	determ_enter(const struct origin *, int fn);
 void	determ_leave(void);
+/* While a debugger reads the real clock; false: back to the record. */
+void	determ_pause(bool);
 /* Child n of a record that step fn made. */
 struct origin determ_child(const struct origin *, int fn, uint64_t n);
 /* For the host's random module: a number that changes with every

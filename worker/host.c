@@ -2,6 +2,9 @@
 #include "common/mem.h"
 #include "worker/host.h"
 
+struct host_where host_where;
+struct host_replay host_replay;
+
 void
 host_out_add(struct host_out *o, host_val v)
 {

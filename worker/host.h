@@ -126,6 +126,26 @@ struct host {
 	void	(*close)(struct host_app *);
 };
 
+/*
+ * What user code works on: the automaton says, a host's debugger asks.  The
+ * key is borrowed for the call.
+ */
+struct host_where {
+	uint64_t	 position;
+	struct slice	 key;
+};
+extern struct host_where host_where;
+
+/* Where the debugger is to stop; set before open.  See replay.c. */
+struct host_replay {
+	bool		 on;
+	bool		 at_position;
+	uint64_t	 position;
+	const char	*key;		/* NULL: whatever key */
+	bool		 exception;
+};
+extern struct host_replay host_replay;
+
 extern const struct host host_python;	/* py/host_python.c */
 
 #endif

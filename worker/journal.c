@@ -239,6 +239,70 @@ fail:
 	return (-1);
 }
 
+static int
+read_head(int fd, const char *path, uint32_t worker, struct journal_head *h,
+    struct err *err)
+{
+	struct journal j = { .h = h };
+	struct stat st;
+
+	if (pread(fd, h, sizeof(*h), 0) != (ssize_t)sizeof(*h) ||
+	    fstat(fd, &st) == -1)
+		return (err_sys(err, ERR_STORAGE, "cannot read %s", path));
+	return (check_head(&j, path, worker, (uint64_t)st.st_size, err));
+}
+
+static int
+copy_bytes(int in, int out, const char *to, struct err *err)
+{
+	uint8_t buf[65536];
+	ssize_t n;
+
+	while ((n = read(in, buf, sizeof(buf))) > 0)
+		if (write(out, buf, (size_t)n) != n)
+			return (err_sys(err, ERR_STORAGE, "cannot write %s",
+			    to));
+	return (n == 0 ? 0 : err_sys(err, ERR_STORAGE, "cannot read for %s",
+	    to));
+}
+
+int
+journal_copy(const char *from, const char *to, uint32_t worker,
+    uint64_t *head, struct err *err)
+{
+	struct journal_head before, after;
+	int in, out = -1, r = -1;
+
+	if ((in = open(from, O_RDONLY | O_CLOEXEC)) == -1)
+		return (err_sys(err, ERR_STORAGE, "cannot open %s", from));
+	if (read_head(in, from, worker, &before, err) == -1)
+		goto out;
+	out = open(to, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (out == -1) {
+		(void)err_sys(err, ERR_STORAGE, "cannot create %s", to);
+		goto out;
+	}
+	if (copy_bytes(in, out, to, err) == -1 ||
+	    read_head(in, from, worker, &after, err) == -1)
+		goto out;
+	/* Entries that were there before, and are not freed yet, are whole:
+	 * new ones only go where nothing is. */
+	*head = LOAD(after.head);
+	STORE(before.head, *head);
+	if (LOAD(before.done) < *head)
+		STORE(before.done, *head);
+	if (LOAD(before.tail) < *head)
+		STORE(before.tail, *head);
+	r = pwrite(out, &before, sizeof(before), 0) ==
+	    (ssize_t)sizeof(before) ? 0 :
+	    err_sys(err, ERR_STORAGE, "cannot write %s", to);
+out:
+	if (out != -1)
+		close(out);
+	close(in);
+	return (r);
+}
+
 void
 journal_close(struct journal *j)
 {

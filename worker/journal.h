@@ -84,6 +84,12 @@ void	journal_seal(struct journal *);
 int	journal_open(struct journal *, const char *path, uint32_t worker,
 	    bool *missing, bool *old_boot, struct err *);
 void	journal_close(struct journal *);
+/*
+ * Copy a journal that its owner goes on writing.  The copy ends where the
+ * journal ended before, and begins where it begins now: *head.
+ */
+int	journal_copy(const char *from, const char *to, uint32_t worker,
+	    uint64_t *head, struct err *err);
 
 /*
  * In the file, beside the positions: what user code is at work on, so that

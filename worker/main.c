@@ -261,6 +261,13 @@ make_automaton(struct worker *w)
 		worker_fatal(w, EXIT_PERMANENT, "%s", err.text);
 }
 
+void
+worker_make(struct worker *w)
+{
+	make_automaton(w);
+	allocate(w);
+}
+
 /* Two processes never own one worker's files: the lock is on a descriptor
  * that children do not get, and goes with the process. */
 static void
@@ -322,8 +329,7 @@ open_all(struct worker *w)
 	struct err err;
 
 	lock_files(w);
-	make_automaton(w);
-	allocate(w);
+	worker_make(w);
 	if (recover_open(w, &text, &err) == -1) {
 		if (text.len == 0)
 			worker_fatal_err(w, &err);
@@ -388,6 +394,12 @@ main(int argc, char *argv[])
 	raise_limit();
 	signal(SIGPIPE, SIG_IGN);
 	log_init("worker", LOG_INFO);
+	if (argc > 1 && strcmp(argv[1], "--copy") == 0)
+		return (replay_copy(argc - 2, argv + 2));
+	if (argc > 1 && strcmp(argv[1], "--replay") == 0) {
+		log_init("replay", LOG_WARNING);
+		return (replay_run(w, argc - 1, argv + 1));
+	}
 	if (getenv("WALLAROO_PLANTED") == NULL || !planted("RULE9")) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		if (getppid() != parent)

@@ -882,18 +882,27 @@ start_durable(struct worker *w, const struct store_meta *m, struct buf *text,
 	return (r);
 }
 
-static int
-open_durable(struct worker *w, struct buf *text, struct err *err)
+/* The names of stages with state; to be freed. */
+static const char **
+store_steps(const struct worker *w)
 {
 	const char **steps = xcalloc(w->topo.nstages + 1, sizeof(*steps));
-	struct store_meta m;
-	char *path;
 	size_t i;
-	int r;
 
 	for (i = 0; i < w->topo.nstages; i++)
 		if (stage_has_state(&w->topo.stages[i]))
 			steps[i] = w->topo.stages[i].name;
+	return (steps);
+}
+
+static int
+open_durable(struct worker *w, struct buf *text, struct err *err)
+{
+	const char **steps = store_steps(w);
+	struct store_meta m;
+	char *path;
+	int r;
+
 	path = worker_db_path(w->conf.state_directory, w->me, w->generation);
 	r = store_open(&w->store, path, w->me, steps, w->topo.nstages, &m,
 	    err);
@@ -930,6 +939,66 @@ settle(struct worker *w, struct err *err)
 	if (w->durable)
 		poison_open(w);
 	return (0);
+}
+
+static int
+open_copy(struct worker *w, const char *dir, const struct store_meta *m,
+    bool force, struct err *err)
+{
+	bool missing, old_boot;
+	char *path = xasprintf("%s/journal", dir);
+	int r;
+
+	w->lineage = m->lineage;
+	r = journal_open(&w->journal, path, w->me, &missing, &old_boot, err);
+	free(path);
+	if (r == -1 || checkpoint_unpack(w, buf_slice(&m->automaton), err) ==
+	    -1)
+		return (-1);
+	if (journal_lineage(&w->journal) != w->lineage)
+		return (err_set(err, ERR_REFUSED, "the journal is of another "
+		    "life of this worker than the checkpoint"));
+	if (w->saved_shape != w->shape && !force)
+		return (err_set(err, ERR_REFUSED, "the pipeline is another "
+		    "one than that of the checkpoint"));
+	/* What was sealed proves itself on another machine, too. */
+	if (old_boot && w->journal.sealed)
+		journal_prove(&w->journal, w->a.entry);
+	if (journal_head_pos(&w->journal) > w->a.entry || w->a.entry >
+	    w->a.pos || w->a.pos > journal_tail(&w->journal))
+		return (err_set(err, ERR_REFUSED, "journal and checkpoint do "
+		    "not belong together"));
+	return (0);
+}
+
+int
+recover_replay(struct worker *w, const char *dir, bool force,
+    struct err *err)
+{
+	const char **steps = store_steps(w);
+	char *path = xasprintf("%s/checkpoint.sqlite", dir);
+	struct store_meta m;
+	int r;
+
+	w->shape = shape_of(w);
+	r = store_open(&w->store, path, w->me, steps, w->topo.nstages, &m,
+	    err);
+	free(path);
+	free(steps);
+	if (r == -1)
+		return (-1);
+	if (!m.exists)
+		r = err_set(err, ERR_REFUSED, "the copy has no checkpoint");
+	else
+		r = open_copy(w, dir, &m, force, err);
+	buf_fini(&m.automaton);
+	/* All of it has left, as far as this run is concerned. */
+	w->a.drop = UINT64_MAX;
+	if (r == 0) {
+		w->a.note = journal_note(&w->journal);
+		r = load_rows(w, err);
+	}
+	return (r);
 }
 
 int

@@ -252,6 +252,17 @@ void	recover_unlink(struct worker *);
 char	*worker_path(const struct worker *, const char *suffix);
 char	*worker_db_path(const char *dir, uint32_t worker, uint64_t generation);
 
+/* From the files of a copy, to be run again without giving anything. */
+int	recover_replay(struct worker *, const char *dir, bool force,
+	    struct err *err);
+
+/* main.c: the automaton and what surrounds it; conf, topo, host are set. */
+void	worker_make(struct worker *);
+
+/* replay.c: what the program does with --copy and --replay. */
+int	replay_copy(int argc, char **argv);
+int	replay_run(struct worker *, int argc, char **argv);
+
 /* checkpoint.c */
 #define AUTOMATON_VERSION	3	/* of what checkpoint_pack packs */
 #define AUTOMATON_FIELDS	14
