@@ -37,7 +37,7 @@ pack_conns(const struct automaton *a, struct buf *b)
 		mp_put_bool(b, c->bad);
 		mp_put_uint(b, c->off);
 		mp_put_bin(b, c->rem.data,
-		    planted("RULE8") ? 0 : c->rem.len);
+		    planted("RULE8") || planted("RULE8B") ? 0 : c->rem.len);
 	}
 }
 
@@ -73,8 +73,11 @@ pack_marks(const struct worker *w, struct buf *b)
 		mp_put_array(b, w->n);
 		for (p = 0; p < w->n; p++) {
 			m = &w->a.marks[channel_of(w, x, p)];
+			if (planted("RULE5B"))	/* of the tail */
+				m = &w->journaled[channel_of(w, x, p)];
 			mp_put_array(b, 3);
-			mp_put_uint(b, planted("RULE8") ? 0 : m->lineage);
+			mp_put_uint(b, planted("RULE8") || planted("RULE8C") ?
+			    0 : m->lineage);
 			mp_put_uint(b, m->pos);
 			mp_put_uint(b, m->index);
 		}

@@ -146,6 +146,8 @@ loop_flush(struct worker *w)
 	if (w->stalled)
 		log_info("there is space again");
 	w->stalled = false;
+	if (planted("RULE1C"))			/* before its outputs */
+		journal_release(&w->journal, w->a.pos);
 	FAULT_POINT(turn_put_before);
 	for (i = 0; i < n; i++)
 		if (w->a.to_peer[i].nframes > 0) {

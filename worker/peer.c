@@ -51,7 +51,8 @@ lost(struct peer *p, const char *why)
 static bool
 covers(const struct mark *m, uint64_t pos, uint32_t index)
 {
-	return (pos < m->pos || (pos == m->pos && index <= m->index));
+	return (pos < m->pos || (pos == m->pos && (index <= m->index ||
+	    planted("RULE2B"))));
 }
 
 /* Count an entry of the journal: sign 1 as there, -1 as freed. */
@@ -407,6 +408,8 @@ put_credit(struct peer *p, uint32_t x)
 	uint64_t pending = w->pending[channel_of(w, x, p->worker)];
 	struct msg_credit c = { x, 0 };
 
+	if (planted("RULE7B"))			/* although it is not freed */
+		pending = 0;
 	if (pending >= w->window)
 		return;
 	c.limit = px->got + w->window - pending;

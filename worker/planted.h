@@ -1,7 +1,9 @@
 /*
  * Planted bugs: in a build configured with --enable-planted-bugs the
  * environment variable WALLAROO_PLANTED names one rule to break, so that the
- * tests can prove that they would notice.  Elsewhere this is nothing.
+ * tests can prove that they would notice.  Elsewhere this is nothing.  A
+ * letter is another way to break the same rule, for the simulation, which
+ * finds each of them (tests/sim/test_planted.py says what they are).
  */
 #ifndef WORKER_PLANTED_H
 #define WORKER_PLANTED_H

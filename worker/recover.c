@@ -445,7 +445,8 @@ cut_boxes(struct worker *w)
 	if (planted("RULE1"))
 		return;
 	for (i = 0; i < worker_nboxes(w); i++)
-		if (worker_box(w, i) != NULL)
+		if (worker_box(w, i) != NULL && !(planted("RULE1B") &&
+		    i < w->topo.nexchanges * w->n))
 			outbox_cut(worker_box(w, i),
 			    journal_done(&w->journal));
 }
@@ -647,6 +648,8 @@ start_unclean(struct worker *w, const struct store_meta *m, struct buf *text,
 		journal_redo(&w->journal, w->a.pos);
 	FAULT_POINT(files_open_after);
 	w->a.drop = planted("RULE3") ? w->a.pos : released(w);
+	if (planted("RULE3B") && w->a.drop > w->a.pos)
+		w->a.drop--;			/* up to it, not itself */
 	FAULT_POINT(boxes_cut_before);
 	cut_boxes(w);
 	FAULT_POINT(boxes_cut_after);
@@ -749,7 +752,8 @@ note_entry(struct worker *w, struct entry *e)
 		note_conn(w, e->channel, source, 0, false);
 		break;
 	case ENTRY_BYTES:
-		note_conn(w, e->channel, 0, e->off + e->len, false);
+		note_conn(w, e->channel, 0, planted("RULE6B") ? 0 :
+		    e->off + e->len, false);
 		break;
 	case ENTRY_FORGET:
 		HASH_FIND(hh, w->conns, &e->channel, sizeof(e->channel), c);

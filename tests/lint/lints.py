@@ -13,7 +13,7 @@ import shutil
 import subprocess
 
 C_DIRS = ("common", "supervisor", "worker", "py", "tests/unit", "tests/fake",
-          "tests/system", "tests/bench")
+          "tests/system", "tests/bench", "tests/sim")
 LINTS = {}
 
 

@@ -1,0 +1,469 @@
+/*
+ * The world around the cluster: clients that send, receivers that take, the
+ * init system that starts the supervisor again, and the one who watches that
+ * it comes to an end.
+ */
+#include <signal.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include "tests/sim/plan.h"
+#include "tests/sim/sim.h"
+
+#define WATCH_NS	(50 * MS)
+#define STALL_NS	(120 * SEC)
+#define ALONE_NS	(1200 * MS)	/* a worker without its supervisor */
+
+struct client {
+	unsigned int	 number;
+	struct tcp	*tcp;		/* NULL: not connected */
+	uint32_t	 next;		/* of its inputs */
+	uint32_t	 begin;		/* the first on this connection */
+	struct bytes	 frame;		/* begun, not all sent */
+	bool		 fin;		/* has said it */
+};
+struct receiver {
+	struct bytes	 part;		/* of a record */
+	bool		 again;		/* may get what another had */
+};
+
+static struct client client[CLIENTS];
+static struct receiver receiver[64];
+static unsigned int nreceivers;
+static struct tcp *waiting[CLIENTS * 4];
+static unsigned int nwaiting;
+static struct proc *supervisor;
+static uint64_t progress_ns;		/* when something last happened */
+static uint64_t seen_outputs;
+static unsigned int resets_left, restarts;
+static bool repeats;			/* a receiver has lost something */
+static bool holding;			/* clients wait for the stop */
+static bool stopping;			/* the operator has said so */
+static bool middle_due, middle;		/* the stop half way */
+static bool late_kill;
+
+/* --- clients ------------------------------------------------------------- */
+
+static void
+client_connect(struct client *c)
+{
+	c->tcp = tcp_new(false, c->number);
+	c->tcp->actor = c;
+	c->begin = c->next;
+	waiting[nwaiting++] = c->tcp;
+	trace("client %u connects", c->number);
+	if (listener != NULL)
+		file_changed(listener);
+}
+
+bool
+actor_waiting(void)
+{
+	return (nwaiting > 0);
+}
+
+struct tcp *
+actor_accept(void)
+{
+	struct tcp *t;
+
+	if (nwaiting == 0)
+		return (NULL);
+	t = waiting[0];
+	memmove(waiting, waiting + 1, --nwaiting * sizeof(waiting[0]));
+	return (t);
+}
+
+static void
+client_step(void *arg, uint64_t number)
+{
+	struct client *c = arg;
+	struct tcp *t = c->tcp;
+	uint8_t frame[FRAME_MAX];
+	uint64_t want;
+	size_t n = 0;
+
+	(void)number;
+	if (c->next == plan.nfrom[c->number] && c->frame.len == 0) {
+		if (t != NULL && !c->fin && (c->number & 1) != 0) {
+			c->fin = true;
+			tcp_fin_by_peer(t);
+		}
+		return;
+	}
+	if (t == NULL && !holding)
+		client_connect(c);
+	else if (t != NULL && t->established) {
+		want = 1 + rng_below(&plan.sched, 900);
+		while (c->frame.len < want && !holding &&
+		    c->next < plan.nfrom[c->number])
+			bytes_put(&c->frame, frame, plan_frame(
+			    plan.from[c->number][c->next++], frame));
+		if (want > c->frame.len)
+			want = c->frame.len;
+		n = tcp_arrive(t, c->frame.p + c->frame.head, want);
+		if (n > 0)
+			trace("client %u sends %zu", c->number, n);
+		bytes_skip(&c->frame, n);
+	}
+	sched_at(now_ns + rng_below(&plan.sched, plan.pace) +
+	    (n > 0 ? 2 * US : 100 * US), client_step, c, 0);
+}
+
+void
+actor_room(struct tcp *t)
+{
+	(void)t;			/* it looks again soon anyway */
+}
+
+/* Everything that clients have sent is read. */
+static bool
+clients_settled(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < plan.nclients; i++)
+		if (client[i].frame.len > 0 || (client[i].tcp != NULL &&
+		    client[i].tcp->in.len > 0))
+			return (false);
+	return (true);
+}
+
+/* Between accept(2) and the store a connection dies with the supervisor;
+ * nothing of it was read. */
+static bool
+lost_at_once(struct client *c)
+{
+	if (c->tcp->received - c->tcp->fin != c->tcp->in.len)
+		return (false);
+	trace("client %u was closed before anything was read", c->number);
+	c->next = c->begin;
+	bytes_skip(&c->frame, c->frame.len);
+	c->tcp = NULL;
+	c->fin = false;
+	sched_at(now_ns + MS, client_step, c, 0);
+	return (true);
+}
+
+static void
+client_closed(struct client *c)
+{
+	if (!c->tcp->expected && lost_at_once(c))
+		return;
+	if (!c->fin && !c->tcp->expected)
+		fail("the connection of client %u was closed, it was to stay",
+		    c->number);
+	if (c->tcp->in.len > 0)
+		fail("client %u: %zu bytes were accepted and never read",
+		    c->number, c->tcp->in.len);
+	c->tcp = NULL;
+}
+
+/* --- receivers ----------------------------------------------------------- */
+
+void
+actor_sent(struct tcp *t, const uint8_t *data, size_t n)
+{
+	struct receiver *r = t->actor;
+	uint32_t len;
+
+	if (!t->sink)
+		return;
+	if (r == NULL) {
+		if (nreceivers == 64) {
+			fail("more than 64 connections to receivers");
+			return;
+		}
+		r = t->actor = &receiver[nreceivers++];
+		r->again = repeats;
+		r->part.len = r->part.head = 0;
+	}
+	bytes_put(&r->part, data, n);
+	while (r->part.len >= sizeof(len)) {
+		memcpy(&len, r->part.p + r->part.head, sizeof(len));
+		if (len < sizeof(struct output) || len > FRAME_MAX) {
+			fail("a receiver gets garbage");
+			return;
+		}
+		if (r->part.len < len)
+			return;
+		oracle_output(false, r->part.p + r->part.head, len, r->again);
+		bytes_skip(&r->part, len);
+	}
+}
+
+bool
+actor_expects_end(void)
+{
+	return (stopping);
+}
+
+void
+actor_closed(struct tcp *t, bool reset)
+{
+	struct receiver *r = t->actor;
+
+	trace("tcp %u: closed by us%s", t->id, reset ? " (RST)" : "");
+	if (!t->sink) {
+		if (t->actor != NULL)
+			client_closed(t->actor);
+		return;
+	}
+	/* What was not acknowledged comes again. */
+	if (reset || (r != NULL && r->part.len > 0) || t->acked <
+	    t->delivered)
+		repeats = true;
+}
+
+/* One of the receivers goes away, in one of the ways that there are. */
+static void
+reset_event(void *arg, uint64_t number)
+{
+	struct tcp *found = NULL;
+	unsigned int fd, i;
+
+	(void)arg;
+	(void)number;
+	for (i = 0; i < PROCS; i++)
+		for (fd = 0; fd < FDS && procs[i].life == PROC_LIVE; fd++) {
+			struct file *f = procs[i].fd[fd];
+
+			if (f != NULL && f->tcp != NULL && f->tcp->sink &&
+			    f->tcp->established && !f->tcp->dead &&
+			    (found == NULL || rng_one_in(&plan.sched, 3)))
+				found = f->tcp;
+		}
+	if (found != NULL) {
+		repeats = true;
+		switch (rng_below(&plan.sched, 3)) {
+		case 0:
+			tcp_reset_by_peer(found);
+			break;
+		case 1:
+			tcp_fin_by_peer(found);
+			found->peer_closed = true;
+			break;
+		default:
+			tcp_fin_by_peer(found);	/* sends no more, reads */
+		}
+	}
+	if (resets_left-- > 1)
+		sched_at(now_ns + rng_below(&plan.sched, 60 * MS),
+		    reset_event, NULL, 0);
+}
+
+/* --- the file sink ------------------------------------------------------- */
+
+static uint64_t file_read;
+
+void
+plan_file_written(struct inode *i)
+{
+	uint32_t len;
+
+	if (strcmp(i->path, "/data/output") != 0)
+		return;
+	while (i->size - file_read >= sizeof(len)) {
+		memcpy(&len, i->base + file_read, sizeof(len));
+		if (len < sizeof(struct output) || len > FRAME_MAX) {
+			fail("the output file has garbage at byte %llu",
+			    (unsigned long long)file_read);
+			return;
+		}
+		if (i->size - file_read < len)
+			return;
+		oracle_output(true, i->base + file_read, len, false);
+		file_read += len;
+	}
+}
+
+/* --- the init system ----------------------------------------------------- */
+
+static void
+start_event(void *arg, uint64_t number)
+{
+	(void)arg;
+	(void)number;
+	if ((supervisor = world_start()) == NULL)
+		fail("there is no room for another process");
+	else
+		trace("supervisor starts pid=%d", supervisor->pid);
+}
+
+/* Without its supervisor a worker ends within a second. */
+static void
+alone_event(void *arg, uint64_t pid)
+{
+	struct proc *p = proc_find((int)pid);
+
+	(void)arg;
+	if (p == NULL || p->life != PROC_LIVE || p->kind != PROC_WORKER)
+		return;
+	if (p->stopped_until + ALONE_NS > now_ns)
+		sched_at(p->stopped_until + ALONE_NS, alone_event, NULL, pid);
+	else
+		fail("process %d works on without its supervisor", p->pid);
+}
+
+/* The stop ends connections; what was sent is read by then. */
+static void
+let_clients_go(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < plan.nclients; i++) {
+		struct tcp *t = client[i].tcp;
+
+		if (t == NULL || !t->established)
+			continue;
+		if (t->in.len > 0)
+			fail("client %u: %zu bytes were accepted and never "
+			    "read", i, t->in.len);
+		t->actor = NULL;
+		client[i].tcp = NULL;
+	}
+}
+
+static void
+supervisor_died(const struct proc *p)
+{
+	unsigned int i;
+
+	supervisor = NULL;
+	progress_ns = now_ns;
+	for (i = 0; i < PROCS; i++)
+		if (procs[i].life == PROC_LIVE && procs[i].kind ==
+		    PROC_WORKER)
+			sched_at(now_ns + ALONE_NS, alone_event, NULL,
+			    (uint64_t)procs[i].pid);
+	if (WIFEXITED(p->status) && WEXITSTATUS(p->status) == 0) {
+		world_forget_store();
+		if (!stopping)
+			fail("the supervisor ended, nobody had asked it to");
+		else if (!middle) {
+			oracle_final();
+			sched_stop();
+			return;
+		}
+		counts.middle++;
+		let_clients_go();
+		middle = stopping = holding = false;
+	} else if (WIFEXITED(p->status) && WEXITSTATUS(p->status) != 111)
+		fail("the application has stopped with exit code %d",
+		    WEXITSTATUS(p->status));
+	else {
+		stopping = false;
+		middle_due = middle;
+	}
+	if (++restarts > 200)
+		fail("the supervisor was started 200 times");
+	sched_at(now_ns + rng_range(&plan.sched, MS, sometimes(4) ?
+	    2 * SEC : 100 * MS), start_event, NULL, 0);
+}
+
+void
+actors_death(struct proc *p)
+{
+	progress_ns = now_ns;
+	counts.lives++;
+	if (p->kind == PROC_SUPERVISOR && p == supervisor)
+		supervisor_died(p);
+}
+
+/* --- the one who watches ------------------------------------------------- */
+
+static void
+stop_now(void)
+{
+	if (supervisor == NULL || supervisor->phase != PHASE_RUNNING ||
+	    stopping)
+		return;
+	trace("SIGTERM for the supervisor");
+	stopping = true;
+	loop_signal(supervisor, SIGTERM);
+	if (late_kill)
+		plan_arm_late();
+	late_kill = false;
+}
+
+static void
+watch_event(void *arg, uint64_t number)
+{
+	char text[256];
+
+	(void)arg;
+	(void)number;
+	if (counts.outputs != seen_outputs) {
+		seen_outputs = counts.outputs;
+		progress_ns = now_ns;
+	}
+	if (now_ns - progress_ns > STALL_NS) {
+		oracle_missing(text, sizeof(text));
+		fail("nothing has happened for %llu s: %s", (unsigned long
+		    long)(STALL_NS / SEC), text);
+		return;
+	}
+	if (oracle_complete()) {
+		middle = middle_due = false;
+		if (plan_over())
+			stop_now();
+	} else if (middle_due && seen_outputs > 0 && !stopping) {
+		middle = holding = true;
+		if (clients_settled()) {
+			stop_now();
+			middle_due = !stopping;
+		}
+	}
+	sched_at(now_ns + WATCH_NS, watch_event, NULL, 0);
+}
+
+void
+actors_reset(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < CLIENTS; i++)
+		bytes_skip(&client[i].frame, client[i].frame.len);
+	for (i = 0; i < nreceivers; i++)
+		bytes_skip(&receiver[i].part, receiver[i].part.len);
+	nreceivers = nwaiting = restarts = 0;
+	supervisor = NULL;
+	progress_ns = now_ns;
+	seen_outputs = counts.outputs;
+	repeats = holding = stopping = middle = false;
+	file_read = 0;
+}
+
+void
+actors_start(void)
+{
+	uint8_t frame[FRAME_MAX];
+	struct inode *file;
+	uint64_t off = 0;
+	uint32_t i;
+	size_t n;
+
+	for (i = 0; i < plan.nclients; i++) {
+		client[i].number = i;
+		client[i].tcp = NULL;
+		client[i].next = 0;
+		client[i].fin = false;
+		sched_at(now_ns + rng_below(&plan.sched, 20 * MS),
+		    client_step, &client[i], 0);
+	}
+	if (plan.file_source && (file = inode_new("/data/input")) != NULL)
+		for (i = 0; i < plan.nfrom[FROM_FILE]; i++) {
+			n = plan_frame(plan.from[FROM_FILE][i], frame);
+			inode_write(file, frame, n, off);
+			off += n;
+		}
+	middle_due = plan.middle;
+	resets_left = plan.resets ? 3 : 0;
+	late_kill = plan.faults && rng_one_in(&plan.sched, 2);
+	if (resets_left > 0)
+		sched_at(now_ns + rng_below(&plan.sched, 100 * MS),
+		    reset_event, NULL, 0);
+	start_event(NULL, 0);
+	plan_arm();
+	sched_at(now_ns + WATCH_NS, watch_event, NULL, 0);
+}

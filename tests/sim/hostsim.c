@@ -1,0 +1,386 @@
+/*
+ * The test host: the pipeline of bank transfers with a ledger.
+ *
+ *	decode → key1 → first: debit, version, digest → key2 (exchange)
+ *	    → second: credit, version, digest → sinks
+ *
+ * Whatever arrives is compared with what was sent: a stream that was put
+ * together wrongly is noticed here already.
+ */
+#include <string.h>
+
+#include "common/mem.h"
+#include "common/mp.h"
+#include "tests/sim/plan.h"
+#include "worker/host.h"
+
+enum { FN_DECODE, FN_KEY1, FN_FIRST, FN_KEY2, FN_SECOND, FN_GENERATE,
+	FN_ENCODE };
+
+static uint32_t generated;		/* by this process */
+
+static void
+busy(void)
+{
+	now_ns += rng_below(&plan.sched, plan.user_ns + 1);
+}
+
+static int
+h_open(struct host_app **app, const struct conf_app *conf, struct err *err)
+{
+	(void)conf;
+	(void)err;
+	*app = NULL;
+	return (0);
+}
+
+static void
+h_close(struct host_app *app)
+{
+	(void)app;
+}
+
+/* --- the topology -------------------------------------------------------- */
+
+static void
+put_source(struct buf *b, const char *name, const char *kind, int fn)
+{
+	bool gen = fn == FN_GENERATE;
+
+	mp_put_array(b, 13);
+	mp_put_str(b, name);
+	mp_put_str(b, kind);
+	mp_put_int(b, 0);
+	mp_put_int(b, fn);
+	mp_put_str(b, gen ? "none" : "header");
+	mp_put_uint(b, gen ? 0 : 4);
+	mp_put_str(b, gen ? "" : ">I");
+	mp_put_uint(b, 2000);
+	mp_put_str(b, "127.0.0.1");
+	mp_put_uint(b, 7000);
+	mp_put_str(b, strcmp(kind, "file") == 0 ? "/data/input" : "");
+	mp_put_bin(b, "", 0);
+	mp_put_uint(b, 8);
+}
+
+static void
+put_stage(struct buf *b, const char *name, const char *kind, int next, int fn,
+    int exchange, bool multi)
+{
+	mp_put_array(b, 8);
+	mp_put_str(b, name);
+	mp_put_str(b, kind);
+	mp_put_int(b, next);
+	mp_put_int(b, fn);
+	mp_put_int(b, exchange);
+	mp_put_bool(b, multi);
+	mp_put_str(b, "default");
+	mp_put_uint(b, 1);
+}
+
+static void
+put_sink(struct buf *b, const char *name, const char *kind, const char *path,
+    int exchange)
+{
+	mp_put_array(b, 8);
+	mp_put_str(b, name);
+	mp_put_str(b, kind);
+	mp_put_int(b, exchange == -1 || strcmp(kind, "file") == 0 ?
+	    FN_ENCODE : -1);
+	mp_put_str(b, "127.0.0.1");
+	mp_put_uint(b, 7001);
+	mp_put_str(b, path);
+	mp_put_int(b, exchange);
+	mp_put_str(b, "default");
+}
+
+static int
+h_describe(struct host_app *app, struct buf *b, struct err *err)
+{
+	int exchange = 2;
+
+	(void)app;
+	(void)err;
+	mp_put_array(b, 6);
+	mp_put_str(b, "wallaroo-topology");
+	mp_put_uint(b, 1);
+	mp_put_str(b, "sim");
+	mp_put_array(b, (uint32_t)plan.tcp_source + plan.file_source +
+	    plan.gen_source);
+	if (plan.tcp_source)
+		put_source(b, "clients", "tcp", FN_DECODE);
+	if (plan.file_source)
+		put_source(b, "file", "file", FN_DECODE);
+	if (plan.gen_source)
+		put_source(b, "generator", "gen", FN_GENERATE);
+	mp_put_array(b, 5);
+	put_stage(b, "payer", "key_by", 1, FN_KEY1, 0, false);
+	put_stage(b, "first", "state", 2, FN_FIRST, -1, true);
+	put_stage(b, "receiver", "key_by", 3, FN_KEY2, 1, false);
+	put_stage(b, "second", "state", 4, FN_SECOND, -1, false);
+	put_stage(b, "out", "sinks", -1, -1, -1, false);
+	mp_put_array(b, 1 + (uint32_t)plan.tcp_sink + plan.file_sink);
+	if (plan.tcp_sink)
+		put_sink(b, "receivers", "tcp", "", -1);
+	if (plan.file_sink)
+		put_sink(b, "output", "file", "/data/output", exchange++);
+	put_sink(b, "dead", "dead-letter", "", exchange);
+	return (0);
+}
+
+/* --- values -------------------------------------------------------------- */
+
+static struct output *
+value_of(uint32_t seq)
+{
+	const struct input *in = &plan.input[seq];
+	struct output *v = xcalloc(1, sizeof(*v));
+
+	v->magic = OUTPUT_MAGIC;
+	v->seq = seq;
+	v->key1 = in->key1;
+	v->key2 = in->key2;
+	return (v);
+}
+
+static bool
+pad_is_right(uint32_t seq, const uint8_t *pad, size_t n)
+{
+	uint8_t want[FRAME_MAX];
+
+	if (n != plan.input[seq].pad)
+		return (false);
+	plan_pad(seq, want, (uint32_t)n);
+	return (memcmp(pad, want, n) == 0);
+}
+
+static int
+h_decode(struct host_app *app, int fn, struct slice s, host_val *out,
+    struct err *err)
+{
+	uint32_t seq = UINT32_MAX, pad = 0;
+
+	(void)app;
+	(void)fn;
+	(void)err;
+	*out = NULL;
+	busy();
+	if (s.len >= 8) {
+		memcpy(&seq, s.data, 4);
+		memcpy(&pad, s.data + 4, 4);
+	}
+	if (seq >= plan.ninputs || pad != s.len - 8 ||
+	    !pad_is_right(seq, s.data + 8, pad)) {
+		fail("the decoder got %zu bytes that nobody has sent", s.len);
+		return (0);
+	}
+	if (!plan.input[seq].dropped)
+		*out = value_of(seq);
+	return (0);
+}
+
+static int
+h_generate(struct host_app *app, int fn, host_val *out, struct err *err)
+{
+	(void)app;
+	(void)fn;
+	(void)err;
+	busy();
+	while (generated < plan.nfrom[FROM_GEN] &&
+	    plan.input[plan.from[FROM_GEN][generated]].dropped)
+		generated++;
+	*out = generated < plan.nfrom[FROM_GEN] ?
+	    value_of(plan.from[FROM_GEN][generated++]) : NULL;
+	return (0);
+}
+
+static int
+h_generate_seek(struct host_app *app, int fn, uint64_t n, struct err *err)
+{
+	host_val v;
+
+	generated = 0;
+	for (; n > 0; n--) {
+		(void)h_generate(app, fn, &v, err);
+		free(v);
+	}
+	return (0);
+}
+
+static int
+h_key(struct host_app *app, int fn, host_val v, struct buf *b,
+    struct err *err)
+{
+	const struct output *o = v;
+
+	(void)app;
+	(void)err;
+	buf_addf(b, "%c%u", fn == FN_KEY1 ? 'a' : 'b', fn == FN_KEY1 ?
+	    o->key1 : o->key2);
+	return (0);
+}
+
+static int
+h_step(struct host_app *app, int fn, bool multi, void *state, host_val in,
+    struct host_out *out, struct err *err)
+{
+	struct output *o = in, *copy;
+	struct state *st = state;
+	uint32_t i;
+
+	(void)app;
+	(void)multi;
+	(void)err;
+	busy();
+	if (fn == FN_SECOND) {
+		copy = xmalloc(sizeof(*copy));
+		*copy = *o;
+		state_second(st, copy);
+		copy->v2 = st->version;
+		copy->d2 = st->digest;
+		copy->balance2 = st->balance;
+		host_out_add(out, copy);
+		return (0);
+	}
+	state_first(st, o->seq);
+	for (i = 0; i < plan.input[o->seq].fan; i++) {
+		copy = xmalloc(sizeof(*copy));
+		*copy = *o;
+		copy->sub = i;
+		copy->v1 = st->version;
+		copy->d1 = st->digest;
+		copy->balance1 = st->balance;
+		host_out_add(out, copy);
+	}
+	return (0);
+}
+
+static void
+put_value(const struct output *v, struct buf *b)
+{
+	uint32_t pad = plan.input[v->seq].pad;
+
+	buf_add(b, v, sizeof(*v));
+	plan_pad(v->seq, buf_reserve(b, pad), pad);
+	b->len += pad;
+}
+
+static int
+h_encode(struct host_app *app, int fn, host_val v, struct buf *b, bool *none,
+    struct err *err)
+{
+	struct output *o = v;
+
+	(void)app;
+	(void)fn;
+	(void)err;
+	*none = false;
+	o->len = (uint32_t)sizeof(*o) + plan.input[o->seq].pad;
+	o->sum = output_sum(o);
+	put_value(o, b);
+	return (0);
+}
+
+static int
+h_pack(struct host_app *app, host_val v, struct buf *b, struct err *err)
+{
+	(void)app;
+	(void)err;
+	put_value(v, b);
+	return (0);
+}
+
+static int
+h_unpack(struct host_app *app, struct slice s, host_val *out,
+    struct err *err)
+{
+	struct output *v = xcalloc(1, sizeof(*v));
+
+	(void)app;
+	(void)err;
+	*out = v;
+	if (s.len >= sizeof(*v))
+		memcpy(v, s.data, sizeof(*v));
+	if (v->magic != OUTPUT_MAGIC || v->seq >= plan.ninputs ||
+	    !pad_is_right(v->seq, s.data + sizeof(*v), s.len - sizeof(*v)))
+		return (err_set(err, ERR_CORRUPT, "a message of %zu bytes "
+		    "that nobody has sent", s.len));
+	return (0);
+}
+
+static void
+h_val_free(struct host_app *app, host_val v)
+{
+	(void)app;
+	free(v);
+}
+
+/* --- state --------------------------------------------------------------- */
+
+static int
+h_state_new(struct host_app *app, int fn, void **obj, struct err *err)
+{
+	(void)app;
+	(void)fn;
+	(void)err;
+	*obj = xcalloc(1, sizeof(struct state));
+	return (0);
+}
+
+static int
+h_state_save(struct host_app *app, int fn, const void *obj, struct buf *b,
+    struct err *err)
+{
+	(void)app;
+	(void)fn;
+	(void)err;
+	buf_add(b, obj, sizeof(struct state));
+	return (0);
+}
+
+static int
+h_state_load(struct host_app *app, int fn, struct slice s, void **obj,
+    struct err *err)
+{
+	(void)app;
+	(void)fn;
+	if (s.len != sizeof(struct state))
+		return (err_set(err, ERR_CORRUPT, "a state of %zu bytes",
+		    s.len));
+	*obj = xmalloc(sizeof(struct state));
+	memcpy(*obj, s.data, s.len);
+	return (0);
+}
+
+static void
+h_state_free(struct host_app *app, void *obj)
+{
+	(void)app;
+	free(obj);
+}
+
+static void
+h_repr(struct host_app *app, const void *v, struct buf *b)
+{
+	(void)app;
+	(void)v;
+	buf_addf(b, "value");
+}
+
+static void
+h_idle(struct host_app *app)
+{
+	(void)app;
+}
+
+/* The worker asks for its host by this name. */
+const struct host host_python = {
+	.name = "simulated", .abi = HOST_ABI, .open = h_open,
+	.describe = h_describe, .decode = h_decode, .generate = h_generate,
+	.generate_seek = h_generate_seek, .key = h_key, .step = h_step,
+	.encode = h_encode, .pack = h_pack, .unpack = h_unpack,
+	.val_free = h_val_free, .state_new = h_state_new,
+	.state_save = h_state_save, .state_load = h_state_load,
+	.state_free = h_state_free, .repr = h_repr, .idle_enter = h_idle,
+	.idle_leave = h_idle, .close = h_close,
+};

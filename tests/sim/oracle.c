@@ -1,0 +1,302 @@
+/*
+ * Was it right?  Four answers that trust nothing of the system:
+ *
+ * - The ledger: each output carries its key's version and a running digest,
+ *   so a gap, a repeat, another order or a reset shows in the outputs alone.
+ * - The bank: what all payers have paid is what all receivers have got.
+ * - The reference: states of the first step, and those of the second where
+ *   its inputs' order is determined, are computed from the input.
+ * - Golden replay: a run without faults must give the same digest.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/sim/plan.h"
+#include "tests/sim/sim.h"
+
+#define SINKS	2			/* TCP, file */
+#define FANS	3
+#define KEYS2	(FROMS * KEYS * 7 + 2)
+
+static struct {
+	bool		 seen[INPUTS][FANS];
+	struct output	 got[INPUTS][FANS];
+	struct state	 key[KEYS2];	/* second step, as seen */
+	uint32_t	 n;
+} sink[SINKS];
+static uint32_t expected;
+
+/* --- what steps do to a state -------------------------------------------- */
+
+static uint32_t
+share(uint32_t seq, uint32_t sub)
+{
+	const struct input *in = &plan.input[seq];
+	uint32_t part = in->amount / in->fan;
+
+	return (sub == 0 ? in->amount - part * (in->fan - 1) : part);
+}
+
+void
+state_first(struct state *st, uint32_t seq)
+{
+	st->version++;
+	st->digest = plan_mix(st->digest, seq * UINT64_C(1000) +
+	    plan.input[seq].amount);
+	st->balance -= plan.input[seq].amount;
+}
+
+void
+state_second(struct state *st, const struct output *o)
+{
+	st->version++;
+	st->digest = plan_mix(st->digest, plan_mix(o->d1, o->seq *
+	    UINT64_C(16) + o->sub));
+	st->balance += share(o->seq, o->sub);
+}
+
+uint64_t
+output_sum(const struct output *o)
+{
+	uint64_t sum = o->len;
+
+	sum = plan_mix(sum, (uint64_t)o->seq << 32 | o->sub);
+	sum = plan_mix(sum, (uint64_t)o->key1 << 32 | o->key2);
+	sum = plan_mix(sum, o->v1 ^ o->d1);
+	sum = plan_mix(sum, (uint64_t)o->balance1);
+	sum = plan_mix(sum, o->v2 ^ o->d2);
+	return (plan_mix(sum, (uint64_t)o->balance2));
+}
+
+/* --- each output as it comes --------------------------------------------- */
+
+void
+oracle_reset(void)
+{
+	uint32_t i;
+
+	for (i = 0; i < SINKS; i++) {
+		memset(sink[i].seen, 0, sizeof(sink[i].seen));
+		memset(sink[i].key, 0, sizeof(sink[i].key));
+		sink[i].n = 0;
+	}
+	expected = 0;
+	for (i = 0; i < plan.ninputs; i++)
+		if (!plan.input[i].dropped)
+			expected += plan.input[i].fan;
+}
+
+static bool
+is_whole(const struct output *o, const uint8_t *p, size_t n)
+{
+	uint8_t pad[FRAME_MAX];
+	const struct input *in;
+
+	if (o->magic != OUTPUT_MAGIC || o->seq >= plan.ninputs ||
+	    o->sum != output_sum(o))
+		return (false);
+	in = &plan.input[o->seq];
+	if (in->dropped || o->sub >= in->fan || o->key1 != in->key1 ||
+	    o->key2 != in->key2 || n != sizeof(*o) + in->pad)
+		return (false);
+	plan_pad(o->seq, pad, in->pad);
+	return (memcmp(p + sizeof(*o), pad, in->pad) == 0);
+}
+
+static void
+check_first(const char *where, const struct output *o)
+{
+	const struct input *in = &plan.input[o->seq];
+
+	if (o->v1 == in->v1 && o->d1 == in->d1 && o->balance1 ==
+	    in->balance1)
+		return;
+	fail("%s: first step, key %u, input %u: version %llu, the reference "
+	    "says %llu%s", where, o->key1, o->seq, (unsigned long long)o->v1,
+	    (unsigned long long)in->v1, o->v1 == in->v1 ?
+	    ", of another history" : "");
+}
+
+static void
+check_second(const char *where, struct state *st, const struct output *o)
+{
+	if (o->v2 <= st->version)
+		fail("%s: second step, key %u, input %u: version %llu again",
+		    where, o->key2, o->seq, (unsigned long long)o->v2);
+	else if (o->v2 > st->version + 1)
+		fail("%s: second step, key %u, input %u: a gap, version %llu "
+		    "after %llu", where, o->key2, o->seq, (unsigned long
+		    long)o->v2, (unsigned long long)st->version);
+	else {
+		state_second(st, o);
+		if (o->d2 != st->digest || o->balance2 != st->balance)
+			fail("%s: second step, key %u, input %u: version %llu "
+			    "of another history", where, o->key2, o->seq,
+			    (unsigned long long)o->v2);
+	}
+}
+
+void
+oracle_output(bool file, const uint8_t *p, size_t n, bool again)
+{
+	const char *where = file ? "file sink" : "TCP sink";
+	struct output o;
+
+	memcpy(&o, p, sizeof(o));
+	if (!is_whole(&o, p, n)) {
+		fail("%s: a record of %zu bytes that was never made", where,
+		    n);
+		return;
+	}
+	trace("%s: output input=%u.%u key1=%u v1=%llu key2=%u v2=%llu", where,
+	    o.seq, o.sub, o.key1, (unsigned long long)o.v1, o.key2,
+	    (unsigned long long)o.v2);
+	counts.outputs++;
+	digest(o.sum);
+	if (sink[file].seen[o.seq][o.sub]) {
+		counts.repeats++;
+		if (!again)
+			fail("%s: input %u.%u comes again (key %u, version "
+			    "%llu)", where, o.seq, o.sub, o.key2,
+			    (unsigned long long)o.v2);
+		else if (memcmp(&o, &sink[file].got[o.seq][o.sub],
+		    sizeof(o)) != 0)
+			fail("%s: input %u.%u comes again with something "
+			    "else", where, o.seq, o.sub);
+		return;
+	}
+	sink[file].seen[o.seq][o.sub] = true;
+	sink[file].got[o.seq][o.sub] = o;
+	sink[file].n++;
+	check_first(where, &o);
+	check_second(where, &sink[file].key[o.key2], &o);
+}
+
+bool
+oracle_complete(void)
+{
+	return ((!plan.tcp_sink || sink[0].n == expected) &&
+	    (!plan.file_sink || sink[1].n == expected));
+}
+
+void
+oracle_missing(char *text, size_t room)
+{
+	uint32_t s, i, k;
+
+	for (s = 0; s < SINKS; s++)
+		for (i = 0; i < plan.ninputs; i++)
+			for (k = 0; k < plan.input[i].fan; k++)
+				if ((s == 0 ? plan.tcp_sink : plan.file_sink)
+				    && !plan.input[i].dropped &&
+				    !sink[s].seen[i][k]) {
+					(void)snprintf(text, room, "%s has %u "
+					    "of %u outputs, that of input "
+					    "%u.%u is missing", s == 0 ?
+					    "TCP sink" : "file sink",
+					    sink[s].n, expected, i, k);
+					return;
+				}
+	(void)snprintf(text, room, "all outputs are there, but it does not "
+	    "stop");
+}
+
+/* --- after the stop ------------------------------------------------------ */
+
+struct found {
+	struct state	first[FROMS * KEYS], second[KEYS2];
+	int64_t		sum;
+};
+
+static void
+on_row(void *arg, size_t stage, struct slice key, struct slice value)
+{
+	struct found *f = arg;
+	struct state *st;
+	char text[16] = "";
+	unsigned long n;
+
+	if (key.len >= sizeof(text) || value.len != sizeof(*st)) {
+		fail("a saved state cannot be read");
+		return;
+	}
+	memcpy(text, key.data, key.len);
+	n = strtoul(text + 1, NULL, 10);
+	st = stage == 1 ? &f->first[n] : &f->second[n];
+	if (n >= (stage == 1 ? FROMS * KEYS : KEYS2) || st->version != 0) {
+		fail("a saved state of step %zu, key \"%s\", is at two "
+		    "workers", stage, text);
+		return;
+	}
+	memcpy(st, value.data, sizeof(*st));
+	f->sum += st->balance;
+}
+
+static void
+check_saved(const char *step, size_t key, const struct state *saved,
+    const struct state *right)
+{
+	if (memcmp(saved, right, sizeof(*saved)) != 0)
+		fail("saved state of the %s step, key %zu: version %llu, the "
+		    "outputs and the reference say %llu", step, key,
+		    (unsigned long long)saved->version,
+		    (unsigned long long)right->version);
+}
+
+void
+oracle_final(void)
+{
+	static struct found f;
+	struct state right[FROMS * KEYS];
+	const struct input *in;
+	uint32_t i, s = plan.tcp_sink ? 0 : 1;
+	char text[256];
+
+	if (failed)
+		return;
+	if (!oracle_complete()) {
+		oracle_missing(text, sizeof(text));
+		fail("stopped, but %s", text);
+		return;
+	}
+	memset(&f, 0, sizeof(f));
+	memset(right, 0, sizeof(right));
+	if (!world_clean())
+		fail("the catalog does not say that the stop was clean");
+	for (i = 0; i < plan.workers; i++) {
+		if (!store_sim_clean(i))
+			fail("worker %u was not stopped cleanly", i);
+		store_sim_rows(i, on_row, &f);
+	}
+	for (i = 0; i < plan.ninputs; i++) {
+		in = &plan.input[i];
+		if (!in->dropped && in->v1 > right[in->key1].version)
+			right[in->key1] = (struct state){ in->v1, in->d1,
+			    in->balance1 };
+	}
+	for (i = 0; i < FROMS * KEYS; i++)
+		check_saved("first", i, &f.first[i], &right[i]);
+	for (i = 0; i < KEYS2; i++) {
+		check_saved("second", i, &f.second[i], &sink[s].key[i]);
+		if (plan.tcp_sink && plan.file_sink && memcmp(
+		    &sink[0].key[i], &sink[1].key[i], sizeof(struct state)))
+			fail("second step, key %u: the sinks differ", i);
+	}
+	if (f.sum != 0)
+		fail("the bank's sum is %lld, it was 0", (long long)f.sum);
+}
+
+/* The histories of all keys, where these do not depend on the schedule. */
+uint64_t
+oracle_digest(void)
+{
+	uint64_t d = 0;
+	uint32_t i, s = plan.tcp_sink ? 0 : 1;
+
+	for (i = 0; plan.single && i < KEYS2; i++)
+		d = plan_mix(d, sink[s].key[i].digest);
+	for (i = 0; i < KEYS2; i++)
+		d = plan_mix(d, (uint64_t)sink[s].key[i].balance);
+	return (d);
+}

@@ -1,0 +1,151 @@
+/*
+ * What a seed means.  The work (pipeline, input) and the schedule have random
+ * numbers of their own, so that a run without faults has the same input.
+ */
+#ifndef TESTS_SIM_PLAN_H
+#define TESTS_SIM_PLAN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "tests/sim/sim.h"
+
+#define INPUTS		1200
+#define CLIENTS		4
+#define KEYS		6		/* first keys of a source */
+#define KILLS		12
+
+struct conf_app;
+
+/* A transfer: key1 pays, key2 gets. */
+struct input {
+	uint32_t	key1;
+	uint32_t	key2;
+	uint32_t	amount;
+	uint32_t	pad;		/* bytes beside these */
+	bool		dropped;	/* by the decoder */
+	uint32_t	fan;		/* outputs of the first step */
+	/* as the reference has it, after this input */
+	uint64_t	v1, d1;
+	int64_t		balance1;
+};
+
+/* Clients come first, then the file, then the generator. */
+enum { FROM_FILE = CLIENTS, FROM_GEN, FROMS };
+
+struct kill {
+	struct killer	 how;
+	uint64_t	 after;		/* the one before, ns */
+	uint64_t	 stop_ns;	/* not killed but stopped so long */
+	bool		 again;		/* while somebody recovers */
+};
+
+struct plan {
+	uint64_t	 seed;
+	struct rng	 work, sched;
+	char		 plant[24];
+	bool		 faults;
+
+	uint32_t	 workers;
+	bool		 tcp_source, file_source, gen_source;
+	bool		 tcp_sink, file_sink;
+	bool		 single;	/* each key2 gets from one key1 */
+	bool		 fans;		/* the first step may give several */
+	uint32_t	 nclients;
+	uint32_t	 ninputs;
+	struct input	 input[INPUTS];
+	uint32_t	 from[FROMS][INPUTS];	/* inputs in order */
+	uint32_t	 nfrom[FROMS];
+	uint64_t	 start;		/* first journal position */
+	uint32_t	 user_ns;	/* that a step takes */
+	uint64_t	 pace;		/* between writes of a client */
+	int64_t		 checkpoint_ms;
+	int64_t		 mark;		/* outbox-mark */
+	int64_t		 journal;	/* journal-size */
+
+	/* the system: one in so many calls, 0 never; times in ns */
+	uint32_t	 preempt, eintr, partial, toomany, no_fork, refuse;
+	uint64_t	 latency, network, channel;
+	uint64_t	 wall_skew;
+	uint32_t	 boot;
+	bool		 blind;		/* no leftovers are found */
+	uint32_t	 db_errors;
+	uint64_t	 space_from, space_to;	/* the disk is full */
+	bool		 resets;	/* receivers reset */
+	bool		 slow;		/* receivers are slow */
+	bool		 middle;	/* a clean stop half way */
+	struct kill	 kill[KILLS];
+	uint32_t	 nkills;
+};
+extern struct plan plan;
+
+/* What happened, for the summary. */
+struct counts {
+	uint64_t seeds, inputs, crashes, recrashes, supervisor_crashes, alls,
+	    stops, lives, outputs, repeats, checkpoints, middle, goldens,
+	    virtual_ms;
+	uint64_t passed[2][PHASES][POINT_KINDS * 2];
+	uint64_t killed[2][PHASES][POINT_KINDS * 2];
+};
+extern struct counts counts;
+
+void	plan_make(uint64_t seed, const char *plant, bool faults);
+/* The seed that was made has one kill more, at this place. */
+#define PLACES		(2 * PHASES * POINT_KINDS * 2)
+#define PLACE(kind, ph, id)	\
+	(((unsigned int)(kind) * PHASES + (ph)) * POINT_KINDS * 2 + (id))
+void	plan_aim(unsigned int place);
+void	plan_conf(struct conf_app *);
+void	plan_passed(const struct proc *, unsigned int id);
+void	plan_killed(struct proc *, unsigned int id);
+void	plan_death(struct proc *);
+bool	plan_no_space(void);
+bool	plan_refuses(void);
+void	plan_file_written(struct inode *);
+void	plan_arm(void);			/* the next kill */
+void	plan_arm_late(void);		/* one during the stop */
+bool	plan_over(void);		/* no more faults */
+uint64_t plan_mix(uint64_t, uint64_t);
+/* Bytes of an input as a client sends them; returns how many. */
+#define FRAME_MAX	1400
+size_t	plan_frame(uint32_t seq, uint8_t *to);
+void	plan_pad(uint32_t seq, uint8_t *to, uint32_t n);
+
+/* actors.c */
+void	actors_start(void);
+void	actors_reset(void);
+void	actors_death(struct proc *);
+struct proc *world_start(void);
+void	world_forget_store(void);
+bool	world_clean(void);
+
+/* oracle.c */
+struct output {				/* what a sink gets, then pad */
+	uint32_t	len;		/* of all of it */
+	uint32_t	magic;
+	uint32_t	seq, sub, key1, key2;
+	uint64_t	v1, d1;
+	int64_t		balance1;
+	uint64_t	v2, d2;
+	int64_t		balance2;
+	uint64_t	sum;
+};
+#define OUTPUT_MAGIC	0x77616c6cu
+struct state {				/* of a key, in either step */
+	uint64_t	version;
+	uint64_t	digest;
+	int64_t		balance;
+};
+void	state_first(struct state *, uint32_t seq);
+void	state_second(struct state *, const struct output *);
+uint64_t output_sum(const struct output *);
+void	oracle_reset(void);
+/* A whole record at a sink; again: it may be one that came before. */
+void	oracle_output(bool file, const uint8_t *, size_t, bool again);
+bool	oracle_complete(void);
+void	oracle_final(void);		/* after a clean stop */
+uint64_t oracle_digest(void);		/* of everything whose order is known */
+void	oracle_missing(char *, size_t);
+void	oracle_dump(const char *path);
+
+#endif

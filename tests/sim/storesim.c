@@ -1,0 +1,416 @@
+/*
+ * The worker's database with store.h's interface: transactions that are whole
+ * or not there, a writer that takes its time, fails, or dies with its process
+ * before or after the commit.  SQLite itself is tested elsewhere.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#define SIM_KERNEL
+#include "common/mem.h"
+#include "tests/sim/plan.h"
+#include "tests/sim/sim.h"
+#include "tests/sim/sim_sys.h"
+#include "worker/store.h"
+
+struct row {
+	uint32_t	 number;	/* step, or box */
+	uint32_t	 first, second;	/* bytes of key and value */
+	uint32_t	 room;		/* of value */
+	uint8_t		*data;
+};
+static struct db {
+	bool		 exists, clean;
+	uint64_t	 owner, lineage, position, epoch, commits;
+	struct bytes	 automaton;
+	struct row	*row;
+	size_t		 nrows, rows_cap;
+	struct row	*box;
+	size_t		 nboxes, boxes_cap;
+	/* The writer thread of the process that has it open. */
+	int		 pid;
+	struct store	*store;
+	struct store_job *job, *done;
+} dbs[WORKERS];
+
+struct item {				/* in a job's rows and boxes */
+	uint32_t	number;
+	uint32_t	first;
+	uint32_t	second;
+};
+
+/* --- what is saved ------------------------------------------------------- */
+
+static void
+drop_rows(struct row *row, size_t *n)
+{
+	while (*n > 0)
+		free(row[--*n].data);
+}
+
+void
+store_sim_reset(void)
+{
+	uint32_t i;
+
+	for (i = 0; i < WORKERS; i++) {
+		drop_rows(dbs[i].row, &dbs[i].nrows);
+		drop_rows(dbs[i].box, &dbs[i].nboxes);
+		bytes_free(&dbs[i].automaton);
+		dbs[i].exists = dbs[i].clean = false;
+		dbs[i].owner = dbs[i].lineage = 0;
+		dbs[i].position = dbs[i].epoch = dbs[i].commits = 0;
+		dbs[i].job = dbs[i].done = NULL;
+		dbs[i].pid = 0;
+	}
+}
+
+void
+store_sim_rows(uint32_t worker, void (*each)(void *, size_t, struct slice,
+    struct slice), void *arg)
+{
+	const struct db *d = &dbs[worker];
+	size_t i;
+
+	for (i = 0; i < d->nrows; i++)
+		each(arg, d->row[i].number, slice_of(d->row[i].data,
+		    d->row[i].first), slice_of(d->row[i].data +
+		    d->row[i].first, d->row[i].second));
+}
+
+bool
+store_sim_clean(uint32_t worker)
+{
+	return (dbs[worker].exists && dbs[worker].clean);
+}
+
+static struct row *
+new_row(struct row **rows, size_t *n, size_t *cap, const struct item *it)
+{
+	struct row *r;
+
+	if (*n == *cap) {
+		*cap = *cap == 0 ? 64 : *cap * 2;
+		*rows = realloc(*rows, *cap * sizeof(**rows));
+	}
+	r = &(*rows)[(*n)++];
+	r->number = it->number;
+	r->first = it->first;
+	r->second = it->second;
+	r->data = malloc((size_t)it->first + it->second + 1);
+	return (r);
+}
+
+static void
+put_row(struct db *d, const struct item *it, const uint8_t *p)
+{
+	struct row *r = NULL;
+	size_t i;
+
+	for (i = 0; i < d->nrows && r == NULL; i++)
+		if (d->row[i].number == it->number && d->row[i].first ==
+		    it->first && memcmp(d->row[i].data, p, it->first) == 0)
+			r = &d->row[i];
+	if (r == NULL)
+		r = new_row(&d->row, &d->nrows, &d->rows_cap, it);
+	else if (r->second != it->second) {
+		r->data = realloc(r->data, (size_t)it->first + it->second + 1);
+		r->second = it->second;
+	}
+	memcpy(r->data, p, (size_t)it->first + it->second);
+}
+
+static void
+commit(struct db *d, const struct store_job *j)
+{
+	const uint8_t *p, *end;
+	struct item it;
+	struct row *r;
+
+	d->exists = true;
+	d->clean = j->clean;
+	d->lineage = j->lineage;
+	d->position = j->position;
+	d->commits = j->commits;
+	if (j->epoch != 0)
+		d->epoch = j->epoch;
+	bytes_skip(&d->automaton, d->automaton.len);
+	bytes_put(&d->automaton, j->automaton.data, j->automaton.len);
+	p = j->rows.data;
+	for (end = p + j->rows.len; p < end; p += it.first + it.second) {
+		memcpy(&it, p, sizeof(it));
+		p += sizeof(it);
+		put_row(d, &it, p);
+	}
+	if (j->remake) {
+		drop_rows(d->box, &d->nboxes);
+		p = j->boxes.data;
+		for (end = p + j->boxes.len; p < end;
+		    p += it.first + it.second) {
+			memcpy(&it, p, sizeof(it));
+			p += sizeof(it);
+			r = new_row(&d->box, &d->nboxes, &d->boxes_cap, &it);
+			memcpy(r->data, p, (size_t)it.first + it.second);
+		}
+	}
+	counts.checkpoints++;
+	trace("committed position=%llu clean=%d", (unsigned long long)
+	    j->position, j->clean);
+}
+
+/* --- store.h ------------------------------------------------------------- */
+
+static struct db *
+db_of(const struct store *s)
+{
+	return ((struct db *)s->db);	/* in SQLite's place */
+}
+
+int
+store_open(struct store *s, const char *path, uint32_t worker,
+    const char *const *steps, size_t nsteps, struct store_meta *m,
+    struct err *err)
+{
+	struct db *d = &dbs[worker];
+
+	(void)steps;
+	(void)nsteps;
+	(void)err;
+	memset(s, 0, sizeof(*s));
+	memset(m, 0, sizeof(*m));
+	point(PT_open, false);
+	s->path = xstrdup(path);
+	s->db = (sqlite3 *)d;
+	s->owner = d->owner = rng_next(&plan.sched) >> 1;
+	m->exists = d->exists;
+	m->clean = d->clean;
+	m->lineage = d->lineage;
+	m->position = d->position;
+	m->epoch = d->epoch;
+	m->commits = d->commits;
+	buf_add(&m->automaton, d->automaton.p, d->automaton.len);
+	d->pid = current->pid;
+	d->job = d->done = NULL;
+	return (0);
+}
+
+int
+store_rows(struct store *s, int (*row)(void *, size_t, struct slice,
+    struct slice), void *arg, struct err *err)
+{
+	const struct db *d = db_of(s);
+	size_t i;
+
+	(void)err;
+	for (i = 0; i < d->nrows; i++)
+		if (row(arg, d->row[i].number, slice_of(d->row[i].data,
+		    d->row[i].first), slice_of(d->row[i].data +
+		    d->row[i].first, d->row[i].second)) == -1)
+			return (-1);
+	return (0);
+}
+
+int
+store_boxes(struct store *s, int (*frame)(void *, uint32_t, struct slice,
+    struct slice), void *arg, struct err *err)
+{
+	const struct db *d = db_of(s);
+	size_t i;
+
+	for (i = 0; i < d->nboxes; i++)
+		if (frame(arg, d->box[i].number, slice_of(d->box[i].data,
+		    d->box[i].first), slice_of(d->box[i].data +
+		    d->box[i].first, d->box[i].second)) == -1)
+			return (err_set(err, ERR_CORRUPT, "saved outputs"));
+	return (0);
+}
+
+static void
+add_item(struct buf *b, uint32_t number, struct slice first,
+    struct slice second)
+{
+	struct item i = { number, (uint32_t)first.len, (uint32_t)second.len };
+
+	buf_add(b, &i, sizeof(i));
+	buf_add(b, first.data, first.len);
+	buf_add(b, second.data, second.len);
+}
+
+void
+store_job_row(struct store_job *j, size_t step, struct slice key,
+    struct slice value)
+{
+	add_item(&j->rows, (uint32_t)step, key, value);
+	j->nrows++;
+}
+
+void
+store_job_box(struct store_job *j, uint32_t box, struct slice head,
+    struct slice body)
+{
+	add_item(&j->boxes, box, head, body);
+}
+
+void
+store_job_free(struct store_job *j)
+{
+	if (j == NULL)
+		return;
+	buf_fini(&j->automaton);
+	buf_fini(&j->rows);
+	buf_fini(&j->boxes);
+	sim_free(j);
+}
+
+/* Owner and position are compared inside the transaction. */
+static int
+try_commit(const struct store *s, const struct store_job *j,
+    struct err *err)
+{
+	struct db *d = db_of(s);
+
+	if (sometimes(plan.db_errors))
+		return (err_set(err, ERR_STORAGE, "%s: disk I/O error",
+		    s->path));
+	if (d->owner != s->owner || (d->exists && d->position > j->position))
+		return (err_set(err, ERR_REFUSED, "%s: another process owns "
+		    "this file now, or holds a newer checkpoint", s->path));
+	commit(d, j);
+	return (0);
+}
+
+int
+store_commit(struct store *s, struct store_job *j, struct err *err)
+{
+	int r;
+
+	point(PT_store_commit, false);
+	r = try_commit(s, j, err);
+	point(PT_store_commit, true);
+	return (r);
+}
+
+int
+store_opened(struct store *s, uint64_t epoch, struct err *err)
+{
+	point(PT_store_commit, false);
+	if (sometimes(plan.db_errors))
+		return (err_set(err, ERR_STORAGE, "%s: disk I/O error",
+		    s->path));
+	db_of(s)->epoch = epoch;
+	point(PT_store_commit, true);
+	return (0);
+}
+
+/* --- the writer ---------------------------------------------------------- */
+
+static void
+tell(void *arg)
+{
+	struct db *d = arg;
+	struct store_job *j = d->job;
+
+	j->ok = try_commit(d->store, j, &j->err) == 0;
+	d->job = NULL;
+	d->done = j;
+}
+
+static void
+notify(void *arg)
+{
+	struct db *d = arg;
+
+	d->store->notify(d->store->arg);
+}
+
+static void
+write_event(void *arg, uint64_t pid)
+{
+	struct db *d = arg;
+	struct proc *p = proc_find((int)pid);
+
+	if (p == NULL || p->life != PROC_LIVE || d->pid != (int)pid ||
+	    d->job == NULL || point_of(p, PT_store_commit, false))
+		return;
+	proc_call(p, tell, d);
+	if (!point_of(p, PT_store_commit, true))
+		proc_call(p, notify, d);
+}
+
+int
+store_start(struct store *s, void (*notice)(void *), void *arg,
+    struct err *err)
+{
+	(void)err;
+	s->notify = notice;
+	s->arg = arg;
+	s->running = true;
+	db_of(s)->store = s;
+	return (0);
+}
+
+void
+store_give(struct store *s, struct store_job *j)
+{
+	struct db *d = db_of(s);
+
+	d->job = j;
+	sched_at(now_ns + rng_range(&plan.sched, 20 * US, sometimes(4) ?
+	    40 * MS : 2 * MS), write_event, d, (uint64_t)current->pid);
+}
+
+struct store_job *
+store_take(struct store *s)
+{
+	struct db *d = db_of(s);
+	struct store_job *j = d->done;
+
+	d->done = NULL;
+	return (j);
+}
+
+/* The thread finishes its job first. */
+void
+store_stop(struct store *s)
+{
+	struct db *d = db_of(s);
+
+	if (!s->running)
+		return;
+	s->running = false;
+	point(PT_store_commit, false);
+	if (d->job == NULL)
+		return;			/* it has, meanwhile */
+	d->job->ok = try_commit(s, d->job, &d->job->err) == 0;
+	d->done = d->job;
+	d->job = NULL;
+	point(PT_store_commit, true);
+}
+
+void
+store_close(struct store *s)
+{
+	store_stop(s);
+	sim_free(s->path);
+	memset(s, 0, sizeof(*s));
+}
+
+/* SIGKILL finds the writer anywhere: what it had may be there or not. */
+void
+store_sim_death(struct proc *p)
+{
+	uint32_t i;
+
+	for (i = 0; i < WORKERS; i++) {
+		struct db *d = &dbs[i];
+
+		if (d->pid != p->pid)
+			continue;
+		if (d->job != NULL && d->store != NULL && sometimes(2) &&
+		    (!d->exists || d->position <= d->job->position))
+			commit(d, d->job);
+		d->job = d->done = NULL;
+		d->store = NULL;
+		d->pid = 0;
+	}
+}
