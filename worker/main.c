@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -278,7 +279,7 @@ lock_files(struct worker *w)
 	    w->me);
 	int fd, tries;
 
-	if (!w->durable || planted("RULE9")) {
+	if (!w->durable || planted("RULE9") || planted("RULE9B")) {
 		free(path);
 		return;
 	}
@@ -382,6 +383,16 @@ raise_limit(void)
 	}
 }
 
+/* A supervisor that died before this process could ask to be told of it has
+ * closed its end of the channel. */
+static bool
+abandoned(void)
+{
+	struct pollfd p = { WORKER_CHANNEL, 0, 0 };
+
+	return (poll(&p, 1, 0) == 1 && (p.revents & POLLHUP) != 0);
+}
+
 int
 main(int argc, char *argv[])
 {
@@ -402,7 +413,7 @@ main(int argc, char *argv[])
 	}
 	if (getenv("WALLAROO_PLANTED") == NULL || !planted("RULE9")) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		if (getppid() != parent)
+		if (getppid() != parent || abandoned())
 			_exit(EXIT_TEMPORARY);
 	}
 	(void)fcntl(WORKER_CHANNEL, F_SETFD, FD_CLOEXEC);
