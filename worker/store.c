@@ -164,8 +164,8 @@ read_meta(struct store *s, uint32_t worker, struct store_meta *m,
 	int r = 0;
 
 	if (prepare(s, &st, "SELECT worker, has_checkpoint, clean, lineage, "
-	    "position, automaton, commits, epoch, deltas, sum FROM meta", err) ==
-	    -1)
+	    "position, automaton, commits, epoch, deltas, sum FROM meta",
+	    err) == -1)
 		return (-1);
 	if (sqlite3_step(st) != SQLITE_ROW)
 		r = db_err(s, err, "read the last checkpoint");
