@@ -172,14 +172,16 @@ store_open(struct store *s, const char *path, uint32_t worker,
     struct err *err)
 {
 	struct db *d = &dbs[worker];
+	size_t i;
 
-	(void)steps;
-	(void)nsteps;
 	(void)err;
 	memset(s, 0, sizeof(*s));
 	memset(m, 0, sizeof(*m));
 	point(PT_open, false);
 	s->path = xstrdup(path);
+	s->step_id = xcalloc(nsteps + 1, sizeof(*s->step_id));
+	for (i = 0; i < nsteps; i++)
+		s->step_id[i] = steps[i] == NULL ? -1 : (int64_t)i;
 	s->db = (sqlite3 *)d;
 	s->owner = d->owner = rng_next(&plan.sched) >> 1;
 	m->exists = d->exists;
@@ -392,6 +394,7 @@ store_close(struct store *s)
 {
 	store_stop(s);
 	sim_free(s->path);
+	sim_free(s->step_id);
 	memset(s, 0, sizeof(*s));
 }
 

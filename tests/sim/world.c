@@ -172,6 +172,29 @@ respread(struct worker *w, struct err *err)
 
 /* --- what only real processes have ---------------------------------------- */
 
+int
+replay_copy(int argc, char **argv)
+{
+	(void)argc;
+	(void)argv;
+	return (1);
+}
+
+int
+replay_run(struct worker *w, int argc, char **argv)
+{
+	(void)w;
+	(void)argc;
+	(void)argv;
+	return (1);
+}
+
+int
+store_damaged(const char *path, const char *what, struct err *err)
+{
+	return (err_set(err, ERR_CORRUPT, "%s is damaged (%s)", path, what));
+}
+
 void
 children_guard(struct worker *w)
 {
