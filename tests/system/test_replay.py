@@ -51,10 +51,11 @@ def application_setup(args):
 class Replayed:
     """An application, copies of its workers, and what replaying them says."""
 
-    def __init__(self, cluster, workers=1, **settings):
+    def __init__(self, cluster, workers=1, durability="process", **settings):
         self.port = harness.free_port()
-        self.app = cluster(APP, workers=workers, settings=dict(
-            {"checkpoint-interval": 3600}, **settings))
+        self.app = cluster(APP, workers=workers, durability=durability,
+                           settings=dict({"checkpoint-interval": 3600},
+                                         **settings))
         self.app.write_conf(args=[str(self.port), self.app.out("output")])
         self.app.start()
         self.copies = 0
@@ -185,6 +186,33 @@ def test_the_session_of_the_manual(replayed):
     code, out = run.replay(copy)
     assert code == 1
     assert "stopped at position" in out and "ValueError: no a boom" in out
+
+
+def test_from_a_disk(replayed):
+    """durability = machine; the copy as on a machine with another boot."""
+    run = replayed(durability="machine", **{"runtime-directory": None})
+
+    def copied_with_records():
+        copy = run.copy()
+        code, out = run.replay(copy)
+        assert code == 0 and " 0 entries that gave something else" in out, out
+        return None if " 0 records from sources" in out else (copy, out)
+
+    with harness.Feeder(run.port) as client:
+        client.start((b"a %d\n" % n * 20 for n in range(100000)), pause=0.001)
+        copy, out = harness.wait_for(copied_with_records, "records in a copy")
+        run.app.kill_everything()
+    with open(os.path.join(copy, "journal"), "r+b") as file:
+        head = file.read(4096)
+        with open("/proc/sys/kernel/random/boot_id") as boot_id:
+            boot = bytes.fromhex(boot_id.read().strip().replace("-", ""))
+        at = head.find(boot)
+        assert at > 0
+        file.seek(at)
+        file.write(bytes(16))
+    code, again = run.replay(copy)
+    assert code == 0 and " 0 entries that gave something else" in again
+    assert " 0 records from sources" not in again
 
 
 def test_one_of_two_workers(replayed):
