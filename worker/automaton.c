@@ -1392,8 +1392,12 @@ on_open(struct automaton *a, struct entry *e)
 	c = xcalloc(1, sizeof(*c));
 	c->id = e->channel;
 	memcpy(&c->source, e->data, sizeof(c->source));
-	if (c->source >= a->topo->nsources)
+	/* A generator has no clients: nothing could be cut from its bytes. */
+	if (c->source >= a->topo->nsources ||
+	    a->topo->sources[c->source].framing == FRAMING_NONE) {
 		c->source = 0;
+		c->bad = true;
+	}
 	HASH_ADD(hh, a->conns, id, sizeof(c->id), c);
 }
 
@@ -1864,12 +1868,20 @@ automaton_tick(const struct automaton *a)
 	return (first);
 }
 
-/* The channel is a source's number. */
+/* An entry whose channel is a source's number says what that can have. */
 static bool
-is_of_source(const struct entry *e)
+source_fits(const struct automaton *a, const struct entry *e)
 {
-	return (e->type == ENTRY_FILE || e->type == ENTRY_GEN ||
-	    (e->type == ENTRY_EOF && (e->flags & ENTRY_SOURCE)));
+	const struct topo_source *s;
+
+	if (e->type != ENTRY_FILE && e->type != ENTRY_GEN &&
+	    !(e->type == ENTRY_EOF && (e->flags & ENTRY_SOURCE)))
+		return (true);
+	if (e->channel >= a->topo->nsources)
+		return (false);
+	s = &a->topo->sources[e->channel];
+	return (e->type == ENTRY_EOF ||
+	    (e->type == ENTRY_GEN) == (s->framing == FRAMING_NONE));
 }
 
 static int
@@ -1877,10 +1889,10 @@ dispatch(struct automaton *a, struct entry *e, size_t from, size_t *used,
     struct err *err)
 {
 	*used = e->len;
-	if (is_of_source(e) && e->channel >= a->topo->nsources)
+	if (!source_fits(a, e))
 		return (err_set(err, ERR_CORRUPT, "journal entry at %" PRIu64
-		    " is of source %" PRIu64 ": there is none", e->pos,
-		    e->channel));
+		    " is of source %" PRIu64 ": there is none of its kind",
+		    e->pos, e->channel));
 	switch ((enum entry_type)e->type) {
 	case ENTRY_BYTES:
 		return (on_bytes(a, e, from, used, err));

@@ -191,7 +191,8 @@ unpack_conns(struct worker *w, struct mp *c)
 		conn->off = mp_get_uint(c, UINT64_MAX);
 		rem = mp_get_bin(c);
 		/* A source that a new version has no more: let it go. */
-		if (!mp_ok(c) || conn->source >= w->topo.nsources) {
+		if (!mp_ok(c) || conn->source >= w->topo.nsources ||
+		    w->topo.sources[conn->source].framing == FRAMING_NONE) {
 			free(conn);
 			continue;
 		}
