@@ -34,13 +34,14 @@ static struct tcp *waiting[CLIENTS * 4];
 static unsigned int nwaiting;
 static struct proc *supervisor;
 static uint64_t progress_ns;		/* when something last happened */
-static uint64_t seen_outputs;
+static uint64_t seen_outputs, first_outputs;	/* of all seeds together */
 static unsigned int resets_left, restarts;
 static bool repeats;			/* a receiver has lost something */
 static bool holding;			/* clients wait for the stop */
 static bool stopping;			/* the operator has said so */
 static bool middle_due, middle;		/* the stop half way */
 static bool late_kill;
+static bool dark;			/* the power has failed */
 
 /* --- clients ------------------------------------------------------------- */
 
@@ -150,10 +151,10 @@ client_closed(struct client *c)
 {
 	if (!c->tcp->expected && lost_at_once(c))
 		return;
-	if (!c->fin && !c->tcp->expected)
+	if (!c->fin && !c->tcp->expected && !dark)
 		fail("the connection of client %u was closed, it was to stay",
 		    c->number);
-	if (c->tcp->in.len > 0)
+	if (c->tcp->in.len > 0 && !dark)
 		fail("client %u: %zu bytes were accepted and never read",
 		    c->number, c->tcp->in.len);
 	c->tcp = NULL;
@@ -297,7 +298,8 @@ alone_event(void *arg, uint64_t pid)
 	struct proc *p = proc_find((int)pid);
 
 	(void)arg;
-	if (p == NULL || p->life != PROC_LIVE || p->kind != PROC_WORKER)
+	if (p == NULL || p->life != PROC_LIVE || p->kind != PROC_WORKER ||
+	    dark)
 		return;
 	if (p->stopped_until + ALONE_NS > now_ns)
 		sched_at(p->stopped_until + ALONE_NS, alone_event, NULL, pid);
@@ -324,6 +326,52 @@ let_clients_go(void)
 	}
 }
 
+/*
+ * The power fails: what was on a tmpfs is gone, connections are, and so is
+ * what systemd kept.  With durability = process that is a loss, and the start
+ * must be refused; without a clean stop nothing else is right.
+ */
+static void
+black_out(void)
+{
+	bool loss = false;
+	unsigned int i;
+
+	for (i = 0; i < plan.workers; i++)
+		loss |= store_sim_exists(i) && !store_sim_clean(i);
+	/* Else it is about to start again anyway. */
+	if (!loss || supervisor == NULL)
+		return;
+	trace("the power fails");
+	counts.blackouts++;
+	dark = true;
+	supervisor = NULL;		/* its end is not of interest */
+	killer.armed = false;
+	plan.nkills = 0;
+	plan.db_errors = plan.no_fork = 0;
+	plan.space_to = 0;
+	for (i = 0; i < PROCS; i++)
+		if (procs[i].life == PROC_LIVE)
+			proc_kill(&procs[i], SIGKILL);
+	files_lost("/run/");
+	world_forget_store();
+	plan.boot++;
+	sched_at(now_ns + SEC, start_event, NULL, 0);
+}
+
+static void
+dark_end(const struct proc *p)
+{
+	if (p->phase == PHASE_RUNNING)
+		fail("after a power loss it began as if nothing were lost");
+	else if (WIFEXITED(p->status)) {
+		if (WEXITSTATUS(p->status) != 100)
+			fail("after a power loss the start ended with code "
+			    "%d, not 100", WEXITSTATUS(p->status));
+		sched_stop();
+	}
+}
+
 static void
 supervisor_died(const struct proc *p)
 {
@@ -331,6 +379,10 @@ supervisor_died(const struct proc *p)
 
 	supervisor = NULL;
 	progress_ns = now_ns;
+	if (dark) {
+		dark_end(p);
+		return;
+	}
 	for (i = 0; i < PROCS; i++)
 		if (procs[i].life == PROC_LIVE && procs[i].kind ==
 		    PROC_WORKER)
@@ -403,11 +455,20 @@ watch_event(void *arg, uint64_t number)
 		    long)(STALL_NS / SEC), text);
 		return;
 	}
-	if (oracle_complete()) {
+	if (dark && supervisor != NULL && supervisor->phase ==
+	    PHASE_RUNNING)
+		fail("after a power loss it began as if nothing were lost");
+	if (plan.blackout && !dark && seen_outputs > first_outputs && !stopping &&
+	    rng_one_in(&plan.sched, 2))
+		black_out();
+	else if (dark)
+		;
+	else if (oracle_complete()) {
 		middle = middle_due = false;
 		if (plan_over())
 			stop_now();
-	} else if (middle_due && seen_outputs > 0 && !stopping) {
+	} else if (middle_due && seen_outputs > first_outputs &&
+	    !stopping) {
 		middle = holding = true;
 		if (clients_settled()) {
 			stop_now();
@@ -429,8 +490,8 @@ actors_reset(void)
 	nreceivers = nwaiting = restarts = 0;
 	supervisor = NULL;
 	progress_ns = now_ns;
-	seen_outputs = counts.outputs;
-	repeats = holding = stopping = middle = false;
+	seen_outputs = first_outputs = counts.outputs;
+	repeats = holding = stopping = middle = dark = false;
 	file_read = 0;
 }
 

@@ -151,6 +151,18 @@ files_reset(void)
 	next_ino = 1000;
 }
 
+/* A file system in memory after a power loss; nobody has it open. */
+void
+files_lost(const char *below)
+{
+	unsigned int i;
+
+	for (i = 0; i < INODES; i++)
+		if (inodes[i].used && strncmp(inodes[i].path, below,
+		    strlen(below)) == 0)
+			inodes[i].used = false;
+}
+
 /* --- calls --------------------------------------------------------------- */
 
 int

@@ -201,6 +201,7 @@ make_faults(struct rng *r)
 	plan.resets = plan.tcp_sink && rng_one_in(r, 5);
 	plan.middle = rng_one_in(r, 8);
 	plan.blind = rng_one_in(r, 4);
+	plan.blackout = rng_one_in(r, 24);
 }
 
 void

@@ -74,6 +74,7 @@ struct plan {
 	bool		 resets;	/* receivers reset */
 	bool		 slow;		/* receivers are slow */
 	bool		 middle;	/* a clean stop half way */
+	bool		 blackout;	/* the power fails, and ends the seed */
 	struct kill	 kill[KILLS];
 	uint32_t	 nkills;
 };
@@ -83,7 +84,7 @@ extern struct plan plan;
 struct counts {
 	uint64_t seeds, inputs, crashes, recrashes, supervisor_crashes, alls,
 	    stops, lives, outputs, repeats, checkpoints, middle, goldens,
-	    virtual_ms;
+	    virtual_ms, blackouts;
 	uint64_t passed[2][PHASES][POINT_KINDS * 2];
 	uint64_t killed[2][PHASES][POINT_KINDS * 2];
 };

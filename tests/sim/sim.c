@@ -167,7 +167,7 @@ run_seed(uint64_t seed)
 	ok = run_once(seed, true);
 	counts.seeds++;
 	counts.inputs += plan.ninputs;
-	if (ok && seed % 16 == 0) {
+	if (ok && seed % 16 == 0 && plan.boot == 0) {
 		faulty = oracle_digest();
 		counts.goldens++;
 		ok = run_once(seed, false);
@@ -352,6 +352,7 @@ show_counts(const struct counts *c, double seconds)
 	    ", of the supervisor %" PRIu64 ", of everybody %" PRIu64
 	    ")  processes that were stopped %" PRIu64 "\n", c->crashes,
 	    c->recrashes, c->supervisor_crashes, c->alls, c->stops);
+	printf("power losses that were refused %" PRIu64 "  ", c->blackouts);
 	printf("clean stops half way %" PRIu64 "  runs without faults %" PRIu64
 	    "  repeats where a receiver went away %" PRIu64 "\n", c->middle,
 	    c->goldens, c->repeats);
@@ -468,8 +469,8 @@ run_one(void)
 	bool ok;
 
 	catch_faults();
-	for (i = 0; i < opt.after; i++)
-		(void)run_seed(opt.first + 1000 + i);
+	for (i = opt.after; i > 0; i--)
+		(void)run_seed(opt.first - i);
 	ok = run_seed(opt.first);
 	d = trace_digest;
 	printf("seed %" PRIu64 ": %s%s digest=%016" PRIx64 "\n", opt.first,

@@ -320,6 +320,7 @@ void	inode_write(struct inode *, const void *, size_t, uint64_t off);
 void	inode_sync(struct inode *);
 void	maps_close(struct proc *);
 void	files_reset(void);
+void	files_lost(const char *below);
 ssize_t	reg_read(struct file *, void *, size_t, uint64_t off);
 
 /* --- the rest ------------------------------------------------------------ */
@@ -340,6 +341,7 @@ void	store_sim_death(struct proc *);
 /* Each saved row of a worker: for the oracle. */
 void	store_sim_rows(uint32_t worker, void (*)(void *, size_t,
 	    struct slice, struct slice), void *);
+bool	store_sim_exists(uint32_t worker);
 bool	store_sim_clean(uint32_t worker);
 
 #endif

@@ -79,6 +79,12 @@ store_sim_rows(uint32_t worker, void (*each)(void *, size_t, struct slice,
 }
 
 bool
+store_sim_exists(uint32_t worker)
+{
+	return (dbs[worker].exists);
+}
+
+bool
 store_sim_clean(uint32_t worker)
 {
 	return (dbs[worker].exists && dbs[worker].clean);

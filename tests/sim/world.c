@@ -546,8 +546,11 @@ int
 spawn_stats(struct child *c, struct err *err)
 {
 	c->stats_fd = sim_memfd_create("stats", 0);
-	if (c->stats_fd == -1 || (errno = sim_posix_fallocate(c->stats_fd, 0,
-	    STATS_SIZE)) != 0)
+	do
+		errno = c->stats_fd == -1 ? EMFILE :
+		    sim_posix_fallocate(c->stats_fd, 0, STATS_SIZE);
+	while (errno == EINTR);
+	if (errno != 0)
 		return (err_sys(err, ERR_SYSTEM, "cannot make a stats page"));
 	c->stats = sim_mmap(NULL, STATS_SIZE, PROT_READ | PROT_WRITE,
 	    MAP_SHARED, c->stats_fd, 0);
