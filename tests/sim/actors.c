@@ -458,8 +458,8 @@ watch_event(void *arg, uint64_t number)
 	if (dark && supervisor != NULL && supervisor->phase ==
 	    PHASE_RUNNING)
 		fail("after a power loss it began as if nothing were lost");
-	if (plan.blackout && !dark && seen_outputs > first_outputs && !stopping &&
-	    rng_one_in(&plan.sched, 2))
+	if (plan.blackout && !dark && seen_outputs > first_outputs &&
+	    !stopping && rng_one_in(&plan.sched, 2))
 		black_out();
 	else if (dark)
 		;

@@ -299,9 +299,10 @@ show_coverage(const struct counts *c, enum proc_kind kind)
 	}
 }
 
-/* Where so many seeds came a process must have been killed. */
+/* Where so many seeds came, one in 50 at least, a process must have been
+ * killed. */
 #define OFTEN		400
-#define AIMED		40		/* seeds that try */
+#define AIMED		1500		/* seeds that try, at most */
 
 /* What chance has left out is aimed at. */
 static bool
@@ -328,8 +329,9 @@ try_untried(struct saved *s, struct job *jobs)
 	unsigned int place, id, n = 0;
 
 	for (place = 0; place < PLACES && opt.plant == NULL; place++) {
-		if (passed[place] < OFTEN || (&s->counts.killed[0][0][0])
-		    [place] > 0 || try_place(s, jobs, place))
+		if (passed[place] < OFTEN || passed[place] < opt.seeds / 50 ||
+		    (&s->counts.killed[0][0][0])[place] > 0 ||
+		    try_place(s, jobs, place))
 			continue;
 		id = place % (POINT_KINDS * 2);
 		printf("%s, %s: never killed %s %s, where %" PRIu64
@@ -453,8 +455,8 @@ run_many(void)
 	show_counts(&s.counts, s.seconds);
 	show_coverage(&s.counts, PROC_WORKER);
 	show_coverage(&s.counts, PROC_SUPERVISOR);
-	printf("\n- no process came there; 0 where fewer than %d seeds came\n",
-	    OFTEN);
+	printf("\n- no process came there; 0 where fewer than %d seeds came, "
+	    "or than 1 in 50\n", OFTEN);
 	printf("\n%" PRIu64 " seeds passed, %" PRIu64 " failed\n",
 	    s.counts.seeds - s.nfailed, s.nfailed);
 	if (opt.state != NULL && s.at == end)
