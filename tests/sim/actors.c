@@ -465,7 +465,8 @@ watch_event(void *arg, uint64_t number)
 		;
 	else if (oracle_complete()) {
 		middle = middle_due = false;
-		if (plan_over())
+		/* The last frames may have no output to wait for. */
+		if (plan_over() && clients_settled())
 			stop_now();
 	} else if (middle_due && seen_outputs > first_outputs &&
 	    !stopping) {
