@@ -304,9 +304,12 @@ class Cluster:
         environment["WALLAROO_TEST_MARK"] = self.mark
         environment["WALLAROO_PYTHON_PACKAGE"] = python_package_dir()
         # A worker ends without taking its interpreter down, whose objects
-        # would all be called leaks; the unit tests look for leaks.
+        # would all be called leaks; the unit tests look for leaks.  Some
+        # tests die of signals, and by these, not by a sanitizer's exit.
         environment["ASAN_OPTIONS"] = ":".join(filter(None, [
-            environment.get("ASAN_OPTIONS"), "detect_leaks=0"]))
+            environment.get("ASAN_OPTIONS"), "detect_leaks=0"] + [
+                "handle_%s=0" % signal for signal in (
+                    "segv", "sigbus", "abort", "sigfpe", "sigill")]))
         environment.update(self.environment)
         return environment
 
