@@ -643,9 +643,13 @@ class Runner:
 
 
 def revision():
-    done = subprocess.run(["git", "-C", harness.SOURCE_TREE, "describe",
-                           "--always", "--dirty", "--abbrev=12"],
-                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        done = subprocess.run(
+            ["git", "-C", harness.SOURCE_TREE, "describe", "--always",
+             "--dirty", "--abbrev=12"],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    except FileNotFoundError:
+        return "unknown"  # a bare system has no git
     return done.stdout.decode().strip() or "unknown"
 
 
