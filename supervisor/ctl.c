@@ -252,19 +252,8 @@ watch(struct ctl_conn *c)
 static bool
 flush(struct ctl_conn *c)
 {
-	ssize_t n;
-
-	while (c->out.len > 0) {
-		n = send(c->fd, c->out.data, c->out.len, MSG_NOSIGNAL |
-		    MSG_DONTWAIT);
-		if (n == -1 && errno == EINTR)
-			continue;
-		if (n == -1 && errno == EAGAIN)
-			break;
-		if (n == -1)
-			return (false);
-		buf_consume(&c->out, (size_t)n);
-	}
+	if (stream_flush(c->fd, &c->out) == -1)
+		return (false);
 	watch(c);
 	return (true);
 }

@@ -154,26 +154,6 @@ take_requests(struct ext_conn *c)
 	return (true);
 }
 
-/* false: the connection is of no more use. */
-static bool
-flush(struct ext_conn *c)
-{
-	ssize_t n;
-
-	while (c->out.len > 0) {
-		n = send(c->fd, c->out.data, c->out.len, MSG_NOSIGNAL |
-		    MSG_DONTWAIT);
-		if (n == -1 && errno == EINTR)
-			continue;
-		if (n == -1 && errno == EAGAIN)
-			break;
-		if (n == -1)
-			return (false);
-		buf_consume(&c->out, (size_t)n);
-	}
-	return (true);
-}
-
 /* Go on with what is there; the connection may be gone afterwards. */
 static void
 go_on(struct ext_conn *c)
@@ -187,7 +167,7 @@ go_on(struct ext_conn *c)
 			return;
 		}
 		before = c->out.len;
-		if (!flush(c)) {
+		if (stream_flush(c->fd, &c->out) == -1) {
 			conn_free(c);
 			return;
 		}
@@ -482,7 +462,7 @@ external_close(struct supervisor *s)
 	x->nlisteners = 0;
 	ev_timer_stop(s->loop, &x->again);
 	while ((c = TAILQ_FIRST(&x->conns)) != NULL) {
-		(void)flush(c);
+		(void)stream_flush(c->fd, &c->out);
 		conn_free(c);
 	}
 	free(x);

@@ -235,22 +235,10 @@ watch(struct metrics *m)
 static void
 flush(struct metrics *m)
 {
-	ssize_t n;
-
-	while (m->out.len > 0) {
-		n = send(m->fd, m->out.data, m->out.len, MSG_NOSIGNAL |
-		    MSG_DONTWAIT);
-		if (n == -1 && errno == EINTR)
-			continue;
-		if (n == -1 && errno == EAGAIN)
-			break;
-		if (n == -1) {
-			disconnect(m, strerror(errno));
-			return;
-		}
-		buf_consume(&m->out, (size_t)n);
-	}
-	watch(m);
+	if (stream_flush(m->fd, &m->out) == -1)
+		disconnect(m, strerror(errno));
+	else
+		watch(m);
 }
 
 static void

@@ -384,6 +384,11 @@ void	ctl_status(struct supervisor *, struct buf *);
 /* A JSON string with its quotes; what is not UTF-8 becomes U+FFFD. */
 void	ctl_json_str(struct buf *, struct slice);
 
+/* --- stream.c: sockets of others than workers ---------------------------- */
+
+/* Send what goes without waiting; -1: errno, the connection is of no use. */
+int	stream_flush(int fd, struct buf *out);
+
 /* --- external.c: the external channel, operators' programs over TCP ------ */
 
 #define EXTERNAL_HEAD	6		/* u32 size, u16 id */

@@ -298,8 +298,7 @@ store_open(struct store *s, const char *path, uint32_t worker,
 	s->worker = worker;
 	s->nsteps = nsteps;
 	s->step_id = xcalloc(nsteps + 1, sizeof(*s->step_id));
-	pthread_mutex_init(&s->lock, NULL);
-	pthread_cond_init(&s->wake, NULL);
+	handoff_init(&s->writer);
 	if (sqlite3_open_v2(path, &s->db, SQLITE_OPEN_READWRITE |
 	    SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL) != SQLITE_OK) {
 		(void)db_err(s, err, "open");
@@ -344,28 +343,6 @@ fail:
 
 /* --- rows, oldest first ------------------------------------------------ */
 
-struct item {			/* of job->rows, job->boxes and delta.rows */
-	uint32_t	number;
-	uint32_t	first;		/* bytes of key or head */
-	uint32_t	second;		/* bytes of value or body */
-};
-
-/* The item at *p, moving *p behind it; false at the end or if it is torn. */
-static bool
-next_item(const uint8_t **p, const uint8_t *end, struct item *i,
-    struct slice *first, struct slice *second)
-{
-	if ((size_t)(end - *p) < sizeof(*i))
-		return (false);
-	memcpy(i, *p, sizeof(*i));
-	if ((size_t)(end - *p) - sizeof(*i) < (size_t)i->first + i->second)
-		return (false);
-	*first = slice_of(*p + sizeof(*i), i->first);
-	*second = slice_of(first->data + i->first, i->second);
-	*p = second->data + i->second;
-	return (true);
-}
-
 /* Over the columns of a delta row: what was written is what is read. */
 static uint64_t
 delta_sum(struct slice steps, struct slice rows)
@@ -381,13 +358,13 @@ delta_rows(struct store *s, uint64_t sum, struct slice steps,
 {
 	const uint8_t *p = rows.data, *end = rows.data + rows.len;
 	struct slice key, value;
-	struct item i;
+	struct store_item i;
 	int64_t id;
 
 	if (delta_sum(steps, rows) != sum)
 		goto torn;
 	while (p < end) {
-		if (!next_item(&p, end, &i, &key, &value) ||
+		if (!store_item_next(&p, end, &i, &key, &value) ||
 		    i.number >= steps.len / sizeof(id))
 			goto torn;
 		memcpy(&id, steps.data + i.number * sizeof(id), sizeof(id));
@@ -478,44 +455,7 @@ store_boxes(struct store *s, int (*frame)(void *, uint32_t, struct slice,
 	return (r);
 }
 
-/* --- jobs -------------------------------------------------------------- */
-
-static void
-add_item(struct buf *b, uint32_t number, struct slice first,
-    struct slice second)
-{
-	struct item i = { number, (uint32_t)first.len, (uint32_t)second.len };
-
-	buf_add(b, &i, sizeof(i));
-	buf_add(b, first.data, first.len);
-	buf_add(b, second.data, second.len);
-}
-
-void
-store_job_row(struct store_job *j, size_t step, struct slice key,
-    struct slice value)
-{
-	add_item(&j->rows, (uint32_t)step, key, value);
-	j->nrows++;
-}
-
-void
-store_job_box(struct store_job *j, uint32_t box, struct slice head,
-    struct slice body)
-{
-	add_item(&j->boxes, box, head, body);
-}
-
-void
-store_job_free(struct store_job *j)
-{
-	if (j == NULL)
-		return;
-	buf_fini(&j->automaton);
-	buf_fini(&j->rows);
-	buf_fini(&j->boxes);
-	free(j);
-}
+/* --- writing ----------------------------------------------------------- */
 
 static int
 put_item(struct store *s, sqlite3_stmt *st, int64_t number,
@@ -541,7 +481,7 @@ put_boxes(struct store *s, struct store_job *j, struct err *err)
 	const uint8_t *p = j->boxes.data, *end = p + j->boxes.len;
 	struct slice head, body;
 	sqlite3_stmt *st;
-	struct item i;
+	struct store_item i;
 	int r = 0;
 
 	if (exec(s, "DELETE FROM outbox", "write", err) == -1)
@@ -549,7 +489,7 @@ put_boxes(struct store *s, struct store_job *j, struct err *err)
 	if (prepare(s, &st, "INSERT INTO outbox (box, head, body, sum) "
 	    "VALUES (?, ?, ?, ?)", err) == -1)
 		return (-1);
-	while (r == 0 && next_item(&p, end, &i, &head, &body))
+	while (r == 0 && store_item_next(&p, end, &i, &head, &body))
 		r = put_item(s, st, i.number, head, body, err);
 	sqlite3_finalize(st);
 	return (r);
@@ -579,9 +519,9 @@ put_deltas(struct store *s, const struct buf *rows, uint64_t *n,
 {
 	const uint8_t *p = rows->data, *end = p + rows->len, *from = p;
 	struct slice key, value;
-	struct item i;
+	struct store_item i;
 
-	while (next_item(&p, end, &i, &key, &value))
+	while (store_item_next(&p, end, &i, &key, &value))
 		if ((size_t)(p - from) > DELTA_ROWS || p == end) {
 			if (put_delta(s, slice_of(from, (size_t)(p - from)),
 			    err) == -1)
@@ -826,97 +766,50 @@ store_opened(struct store *s, uint64_t epoch, struct err *err)
 
 /* --- the writer thread ------------------------------------------------- */
 
-static void *
-writer(void *arg)
+static void
+write_job(void *owner, void *job)
 {
-	struct store *s = arg;
-	struct store_job *j;
+	struct store_job *j = job;
 
-	pthread_mutex_lock(&s->lock);
-	for (;;) {
-		while (!s->quit && !s->busy)
-			pthread_cond_wait(&s->wake, &s->lock);
-		if (!s->busy)
-			break;
-		j = s->job;
-		pthread_mutex_unlock(&s->lock);
-		j->ok = store_commit(s, j, &j->err) == 0;
-		pthread_mutex_lock(&s->lock);
-		s->busy = false;
-		s->done = true;
-		s->notify(s->arg);
-	}
-	pthread_mutex_unlock(&s->lock);
-	return (NULL);
+	j->ok = store_commit(owner, j, &j->err) == 0;
 }
 
 int
 store_start(struct store *s, void (*notify)(void *), void *arg,
     struct err *err)
 {
-	int r;
-
-	s->notify = notify;
-	s->arg = arg;
-	if ((r = pthread_create(&s->thread, NULL, writer, s)) != 0) {
-		errno = r;
-		return (err_sys(err, ERR_SYSTEM, "cannot start a thread"));
-	}
-	s->running = true;
-	return (0);
+	return (handoff_start(&s->writer, write_job, s, notify, arg, err));
 }
 
 void
 store_give(struct store *s, struct store_job *j)
 {
-	pthread_mutex_lock(&s->lock);
-	s->job = j;
-	s->busy = true;
-	s->done = false;
-	pthread_cond_signal(&s->wake);
-	pthread_mutex_unlock(&s->lock);
+	handoff_give(&s->writer, j);
 }
 
 struct store_job *
 store_take(struct store *s)
 {
-	struct store_job *j = NULL;
-
-	pthread_mutex_lock(&s->lock);
-	if (s->done) {
-		j = s->job;
-		s->job = NULL;
-		s->done = false;
-	}
-	pthread_mutex_unlock(&s->lock);
-	return (j);
+	return (handoff_take(&s->writer));
 }
 
 void
 store_stop(struct store *s)
 {
-	if (!s->running)
-		return;
-	pthread_mutex_lock(&s->lock);
-	s->quit = true;
-	pthread_cond_signal(&s->wake);
-	pthread_mutex_unlock(&s->lock);
-	pthread_join(s->thread, NULL);
-	s->running = false;
+	handoff_stop(&s->writer);
 }
 
 void
 store_close(struct store *s)
 {
 	store_stop(s);
-	store_job_free(s->job);
+	store_job_free(s->writer.job);
 	sqlite3_finalize(s->put_row);
 	sqlite3_finalize(s->put_delta);
 	sqlite3_finalize(s->put_meta);
 	sqlite3_close(s->db);
 	free(s->step_id);
 	free(s->path);
-	pthread_mutex_destroy(&s->lock);
-	pthread_cond_destroy(&s->wake);
+	handoff_fini(&s->writer);
 	memset(s, 0, sizeof(*s));
 }

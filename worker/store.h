@@ -8,13 +8,13 @@
 #ifndef WORKER_STORE_H
 #define WORKER_STORE_H
 
-#include <pthread.h>
 #include <sqlite3.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "common/buf.h"
 #include "common/err.h"
+#include "worker/handoff.h"
 
 struct store_meta {
 	bool		exists;		/* a checkpoint is there */
@@ -56,13 +56,7 @@ struct store {
 	uint64_t	 delta;		/* bytes of rows not yet merged */
 	uint64_t	 ndelta;	/* rows of `delta` */
 	sqlite3_stmt	*put_row, *put_delta, *put_meta;
-	pthread_t	 thread;
-	pthread_mutex_t	 lock;
-	pthread_cond_t	 wake;
-	struct store_job *job;		/* given, not yet done */
-	bool		 busy, done, quit, running;
-	void		(*notify)(void *);	/* from the writer thread */
-	void		*arg;
+	struct handoff	 writer;
 };
 
 /* Checksums: of meta, and of a row of state or outbox, whose number is the
@@ -83,11 +77,22 @@ int	store_rows(struct store *, int (*row)(void *, size_t step,
 /* What was saved of outbox `box`, frame by frame: header and body. */
 int	store_boxes(struct store *, int (*frame)(void *, uint32_t box,
 	    struct slice head, struct slice body), void *, struct err *);
+
+/* storejob.c */
+struct store_item {		/* of job->rows, job->boxes and delta.rows */
+	uint32_t	number;
+	uint32_t	first;		/* bytes of key or head */
+	uint32_t	second;		/* bytes of value or body */
+};
 void	store_job_row(struct store_job *, size_t step, struct slice key,
 	    struct slice value);
 void	store_job_box(struct store_job *, uint32_t box, struct slice head,
 	    struct slice body);
+/* The item at *p, moving *p behind it; false at the end or if it is torn. */
+bool	store_item_next(const uint8_t **p, const uint8_t *end,
+	    struct store_item *, struct slice *first, struct slice *second);
 void	store_job_free(struct store_job *);
+
 /* Commit now, on this thread (before the writer runs, or after store_stop). */
 int	store_commit(struct store *, struct store_job *, struct err *);
 

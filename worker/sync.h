@@ -10,12 +10,12 @@
 #ifndef WORKER_SYNC_H
 #define WORKER_SYNC_H
 
-#include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "common/err.h"
+#include "worker/handoff.h"
 
 struct sync_file {
 	int		 fd;		/* stays open until the round is back */
@@ -37,13 +37,7 @@ struct sync_round {
 };
 
 struct sync {
-	pthread_t	 thread;
-	pthread_mutex_t	 lock;
-	pthread_cond_t	 wake;
-	struct sync_round *round;	/* given, not yet taken */
-	bool		 busy, done, quit, running;
-	void		(*notify)(void *);	/* from the thread */
-	void		*arg;
+	struct handoff	 syncer;
 };
 
 int	sync_start(struct sync *, void (*notify)(void *), void *,

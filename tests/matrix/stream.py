@@ -16,6 +16,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "system"))
 
+import apps				# noqa: E402
 import harness				# noqa: E402
 from faults import Faults		# noqa: E402
 from fdstore import Systemd		# noqa: E402
@@ -24,40 +25,8 @@ from ledger import Ledger, Lines, Wrong	# noqa: E402
 from proxy import Proxy		# noqa: E402
 
 LIMIT = harness.LIMIT
-APPLICATION = '''
-import wallaroo
+APPLICATION = apps.WORD_FUNCTIONS + '''
 from wallaroo.codecs import lines_decoder
-
-
-class Total:
-    def __init__(self):
-        self.count = 0
-
-
-@wallaroo.decoder(header_length=4, length_fmt=">I")
-def decode(data):
-    return data.decode()
-
-
-@wallaroo.computation_multi(name="Split")
-def split(line):
-    return line.split()
-
-
-@wallaroo.key_extractor
-def word(data):
-    return data
-
-
-@wallaroo.state_computation(name="Count", state=Total)
-def count(data, state):
-    state.count += 1
-    return (data, state.count)
-
-
-@wallaroo.encoder
-def encode(data):
-    return ("%s %d\\n" % data).encode()
 
 
 def application_setup(args):

@@ -33,12 +33,6 @@ static struct db {
 	struct store_job *job, *done;
 } dbs[WORKERS];
 
-struct item {				/* in a job's rows and boxes */
-	uint32_t	number;
-	uint32_t	first;
-	uint32_t	second;
-};
-
 /* --- what is saved ------------------------------------------------------- */
 
 static void
@@ -91,7 +85,7 @@ store_sim_clean(uint32_t worker)
 }
 
 static struct row *
-new_row(struct row **rows, size_t *n, size_t *cap, const struct item *it)
+new_row(struct row **rows, size_t *n, size_t *cap, const struct store_item *it)
 {
 	struct row *r;
 
@@ -108,7 +102,7 @@ new_row(struct row **rows, size_t *n, size_t *cap, const struct item *it)
 }
 
 static void
-put_row(struct db *d, const struct item *it, const uint8_t *p)
+put_row(struct db *d, const struct store_item *it, const uint8_t *p)
 {
 	struct row *r = NULL;
 	size_t i;
@@ -129,8 +123,9 @@ put_row(struct db *d, const struct item *it, const uint8_t *p)
 static void
 commit(struct db *d, const struct store_job *j)
 {
-	const uint8_t *p, *end;
-	struct item it;
+	const uint8_t *p = j->rows.data, *end = p + j->rows.len;
+	struct slice key, value;
+	struct store_item it;
 	struct row *r;
 
 	d->exists = true;
@@ -142,21 +137,15 @@ commit(struct db *d, const struct store_job *j)
 		d->epoch = j->epoch;
 	bytes_skip(&d->automaton, d->automaton.len);
 	bytes_put(&d->automaton, j->automaton.data, j->automaton.len);
-	p = j->rows.data;
-	for (end = p + j->rows.len; p < end; p += it.first + it.second) {
-		memcpy(&it, p, sizeof(it));
-		p += sizeof(it);
-		put_row(d, &it, p);
-	}
+	while (store_item_next(&p, end, &it, &key, &value))
+		put_row(d, &it, key.data);
 	if (j->remake) {
 		drop_rows(d->box, &d->nboxes);
 		p = j->boxes.data;
-		for (end = p + j->boxes.len; p < end;
-		    p += it.first + it.second) {
-			memcpy(&it, p, sizeof(it));
-			p += sizeof(it);
+		end = p + j->boxes.len;
+		while (store_item_next(&p, end, &it, &key, &value)) {
 			r = new_row(&d->box, &d->nboxes, &d->boxes_cap, &it);
-			memcpy(r->data, p, (size_t)it.first + it.second);
+			memcpy(r->data, key.data, key.len + value.len);
 		}
 	}
 	counts.checkpoints++;
@@ -233,43 +222,6 @@ store_boxes(struct store *s, int (*frame)(void *, uint32_t, struct slice,
 	return (0);
 }
 
-static void
-add_item(struct buf *b, uint32_t number, struct slice first,
-    struct slice second)
-{
-	struct item i = { number, (uint32_t)first.len, (uint32_t)second.len };
-
-	buf_add(b, &i, sizeof(i));
-	buf_add(b, first.data, first.len);
-	buf_add(b, second.data, second.len);
-}
-
-void
-store_job_row(struct store_job *j, size_t step, struct slice key,
-    struct slice value)
-{
-	add_item(&j->rows, (uint32_t)step, key, value);
-	j->nrows++;
-}
-
-void
-store_job_box(struct store_job *j, uint32_t box, struct slice head,
-    struct slice body)
-{
-	add_item(&j->boxes, box, head, body);
-}
-
-void
-store_job_free(struct store_job *j)
-{
-	if (j == NULL)
-		return;
-	buf_fini(&j->automaton);
-	buf_fini(&j->rows);
-	buf_fini(&j->boxes);
-	sim_free(j);
-}
-
 /* Owner and position are compared inside the transaction. */
 static int
 try_commit(const struct store *s, const struct store_job *j,
@@ -328,7 +280,7 @@ notify(void *arg)
 {
 	struct db *d = arg;
 
-	d->store->notify(d->store->arg);
+	d->store->writer.notify(d->store->writer.arg);
 }
 
 static void
@@ -350,9 +302,9 @@ store_start(struct store *s, void (*notice)(void *), void *arg,
     struct err *err)
 {
 	(void)err;
-	s->notify = notice;
-	s->arg = arg;
-	s->running = true;
+	s->writer.notify = notice;
+	s->writer.arg = arg;
+	s->writer.running = true;
 	db_of(s)->store = s;
 	return (0);
 }
@@ -383,9 +335,9 @@ store_stop(struct store *s)
 {
 	struct db *d = db_of(s);
 
-	if (!s->running)
+	if (!s->writer.running)
 		return;
-	s->running = false;
+	s->writer.running = false;
 	point(PT_store_commit, false);
 	if (d->job == NULL)
 		return;			/* it has, meanwhile */

@@ -26,18 +26,19 @@ sync_now(struct sync_round *r)
 static void
 do_round(void *arg)
 {
-	struct sync *s = arg;
+	struct handoff *h = arg;
+	struct sync_round *r = h->job;
 	size_t i;
 
-	if (!s->busy)
+	if (!h->busy)
 		return;
 	/* No point is passed here: the thread is not the process's own. */
-	for (i = 0; i < s->round->nfiles; i++)
-		inode_sync(fd_get(s->round->file[i].fd)->inode);
-	s->round->ok = true;
-	s->busy = false;
-	s->done = true;
-	s->notify(s->arg);
+	for (i = 0; i < r->nfiles; i++)
+		inode_sync(fd_get(r->file[i].fd)->inode);
+	r->ok = true;
+	h->busy = false;
+	h->done = true;
+	h->notify(h->arg);
 }
 
 static void
@@ -55,40 +56,43 @@ sync_start(struct sync *s, void (*notify)(void *), void *arg,
 {
 	(void)err;
 	memset(s, 0, sizeof(*s));
-	s->notify = notify;
-	s->arg = arg;
-	s->running = true;
+	s->syncer.notify = notify;
+	s->syncer.arg = arg;
+	s->syncer.running = true;
 	return (0);
 }
 
 void
 sync_give(struct sync *s, struct sync_round *r)
 {
-	s->round = r;
-	s->busy = true;
-	s->done = false;
+	s->syncer.job = r;
+	s->syncer.busy = true;
+	s->syncer.done = false;
 	sched_at(now_ns + rng_range(&plan.sched, 20 * US, 3 * MS),
-	    round_event, s, (uint64_t)current->pid);
+	    round_event, &s->syncer, (uint64_t)current->pid);
 }
 
 struct sync_round *
 sync_take(struct sync *s)
 {
-	struct sync_round *r = s->done ? s->round : NULL;
+	struct handoff *h = &s->syncer;
+	struct sync_round *r = h->done ? h->job : NULL;
 
 	if (r != NULL)
-		s->round = NULL;
-	s->done = false;
+		h->job = NULL;
+	h->done = false;
 	return (r);
 }
 
 void
 sync_stop(struct sync *s)
 {
-	if (s->running && s->busy) {
-		sync_now(s->round);
-		s->busy = false;
-		s->done = true;
+	struct handoff *h = &s->syncer;
+
+	if (h->running && h->busy) {
+		sync_now(h->job);
+		h->busy = false;
+		h->done = true;
 	}
-	s->running = false;
+	h->running = false;
 }

@@ -3,7 +3,8 @@
 They are ordinary applications: none of them knows about workers.
 """
 
-WORD_COUNT = '''
+# The functions of word count; an application adds its setup.
+WORD_FUNCTIONS = '''
 import wallaroo
 
 
@@ -36,7 +37,9 @@ def count(data, state):
 @wallaroo.encoder
 def encode(data):
     return ("%s %d\\n" % data).encode()
+'''
 
+WORD_COUNT = WORD_FUNCTIONS + '''
 
 def application_setup(args):
     name, host, port = wallaroo.tcp_parse_input_addrs(args)[0]

@@ -66,6 +66,19 @@ def python_package_dir():
                           os.path.join(SOURCE_TREE, "py"))
 
 
+def sanitizer_options():
+    """ASAN_OPTIONS of the programs under test.
+
+    A worker ends without taking its interpreter down, whose objects would
+    all be called leaks; the unit tests look for leaks.  Some tests die of
+    signals, and by these, not by a sanitizer's exit.
+    """
+    return ":".join(filter(None, [
+        os.environ.get("ASAN_OPTIONS"), "detect_leaks=0"] + [
+            "handle_%s=0" % signal for signal in (
+                "segv", "sigbus", "abort", "sigfpe", "sigill")]))
+
+
 def unprivileged_user():
     """Whom the programs run as when the tests run as root."""
     return pwd.getpwnam("nobody") if os.geteuid() == 0 else None
@@ -303,13 +316,7 @@ class Cluster:
         environment.pop("NOTIFY_SOCKET", None)
         environment["WALLAROO_TEST_MARK"] = self.mark
         environment["WALLAROO_PYTHON_PACKAGE"] = python_package_dir()
-        # A worker ends without taking its interpreter down, whose objects
-        # would all be called leaks; the unit tests look for leaks.  Some
-        # tests die of signals, and by these, not by a sanitizer's exit.
-        environment["ASAN_OPTIONS"] = ":".join(filter(None, [
-            environment.get("ASAN_OPTIONS"), "detect_leaks=0"] + [
-                "handle_%s=0" % signal for signal in (
-                    "segv", "sigbus", "abort", "sigfpe", "sigill")]))
+        environment["ASAN_OPTIONS"] = sanitizer_options()
         environment.update(self.environment)
         return environment
 

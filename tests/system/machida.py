@@ -63,8 +63,7 @@ class Machida:
             WALLAROO_TEST_MARK=self.mark,
             WALLAROO_PYTHON_PACKAGE=harness.python_package_dir())
         environment.pop("VIRTUAL_ENV", None)
-        environment["ASAN_OPTIONS"] = ":".join(filter(None, [
-            environment.get("ASAN_OPTIONS"), "detect_leaks=0"]))
+        environment["ASAN_OPTIONS"] = harness.sanitizer_options()
         return environment
 
     def launch(self, *more):

@@ -1,0 +1,26 @@
+/* Bytes that wait to be sent, on sockets that must not stop the supervisor:
+ * those of ctl.c, external.c and metrics.c. */
+#include <sys/socket.h>
+
+#include <errno.h>
+
+#include "supervisor/supervisor.h"
+
+int
+stream_flush(int fd, struct buf *out)
+{
+	ssize_t n;
+
+	while (out->len > 0) {
+		n = send(fd, out->data, out->len, MSG_NOSIGNAL |
+		    MSG_DONTWAIT);
+		if (n == -1 && errno == EINTR)
+			continue;
+		if (n == -1 && errno == EAGAIN)
+			break;
+		if (n == -1)
+			return (-1);
+		buf_consume(out, (size_t)n);
+	}
+	return (0);
+}
