@@ -32,6 +32,7 @@
 #include "worker/worker.h"
 
 #define CONN_SLACK	192	/* journal bytes for a connection's entries */
+#define JOURNAL_MOST	((uint64_t)16 << 30)	/* as journal-size's limit */
 
 /* Saved outboxes: see save_boxes in checkpoint.c. */
 struct restore {
@@ -139,50 +140,96 @@ create_boxes(struct worker *w, struct err *err)
 	return (r);
 }
 
-/* How the journal's room is divided; -1 if it is too small for that. */
+/* What entries of control and of connections may take of the journal. */
+static uint64_t
+control_room(const struct worker *w)
+{
+	uint64_t room = CONTROL_SLACK;
+	size_t i;
+
+	for (i = 0; i < w->topo.nsources; i++)
+		if (w->topo.sources[i].kind == SOURCE_TCP)
+			room += CONN_SLACK * (uint64_t)w->conf.connections;
+	return (room);
+}
+
+/* Other workers and exchanges: from each comes what fits a window. */
+static uint64_t
+windows(const struct worker *w)
+{
+	return ((uint64_t)w->topo.nexchanges * (w->n - 1));
+}
+
+/* The largest message, which each window must hold. */
+static uint64_t
+window_least(const struct worker *w)
+{
+	return ((uint64_t)w->conf.max_message + FRAME_ROOM + ENTRY_HEADER +
+	    FRAME_CHARGE);
+}
+
+/* The smallest journal that this application can work with. */
+static uint64_t
+journal_least(const struct worker *w)
+{
+	uint64_t share = windows(w) > 0 ? 2 : 1, n = windows(w) *
+	    window_least(w) * share, control = control_room(w) * 2 * share;
+
+	return (n > control ? n : control);
+}
+
+/* How the journal's room is divided: half is for the other workers. */
 static int
 shares(struct worker *w, uint64_t size, struct err *err)
 {
-	uint64_t n = (uint64_t)w->topo.nexchanges * (w->n - 1);
-	uint64_t need = (uint64_t)w->conf.max_message + FRAME_ROOM +
-	    ENTRY_HEADER + FRAME_CHARGE, slack = CONTROL_SLACK;
-	size_t i;
+	if (size < journal_least(w))
+		return (err_set(err, ERR_CONFIG, "a journal of %" PRIu64
+		    "M is too small for %u workers, %u exchanges, max-message "
+		    "= %" PRId64 " and connections = %" PRId64 ": at least %"
+		    PRIu64 "M is needed", size >> 20, w->n,
+		    w->topo.nexchanges, w->conf.max_message,
+		    w->conf.connections, (journal_least(w) >> 20) + 1));
+	if (windows(w) > 0)
+		w->window = size / 2 / windows(w);
+	w->source_room = (windows(w) > 0 ? size / 2 : size) - control_room(w);
+	return (0);
+}
 
-	if (n > 0) {
-		w->window = size / 2 / n;
-		if (w->window < need)
-			return (err_set(err, ERR_CONFIG, "journal-size is too "
-			    "small for %u workers, %u exchanges and "
-			    "max-message = %" PRId64 ": at least %" PRIu64
-			    "M is needed", w->n, w->topo.nexchanges,
-			    w->conf.max_message,
-			    (need * n * 2 >> 20) + 1));
-		w->source_room = size / 2;
-	} else
-		w->source_room = size;
-	for (i = 0; i < w->topo.nsources; i++)
-		if (w->topo.sources[i].kind == SOURCE_TCP)
-			slack += CONN_SLACK * (uint64_t)w->conf.connections;
-	if (w->source_room < 2 * slack)
-		return (err_set(err, ERR_CONFIG, "journal-size is too small "
-		    "for connections = %" PRId64 ": at least %" PRIu64 "M is "
-		    "needed", w->conf.connections, (4 * slack >> 20) + 1));
-	w->source_room -= slack;
+/* journal-size, or as much more as this application cannot do without. */
+static int
+journal_room(const struct worker *w, uint64_t *size, struct err *err)
+{
+	uint64_t least = journal_least(w);
+
+	*size = (uint64_t)w->conf.journal_size;
+	if (*size >= least)
+		return (0);
+	*size = ((least >> 20) + 1) << 20;
+	if (*size > JOURNAL_MOST)
+		return (err_set(err, ERR_CONFIG, "%u workers, %u exchanges and "
+		    "max-message = %" PRId64 " need journals of %" PRIu64
+		    "M, more than the %" PRIu64 "M that are possible: lower "
+		    "max-message", w->n, w->topo.nexchanges,
+		    w->conf.max_message, *size >> 20, JOURNAL_MOST >> 20));
+	log_info("the journal is larger than journal-size: %u workers, %u "
+	    "exchanges and max-message = %" PRId64 " need it size=%" PRIu64
+	    "M", w->n, w->topo.nexchanges, w->conf.max_message, *size >> 20);
 	return (0);
 }
 
 static int
 create_files(struct worker *w, uint64_t start, struct err *err)
 {
+	uint64_t size;
 	int r;
 
 	/* Before anything is there that says this size. */
-	if (shares(w, (uint64_t)w->conf.journal_size, err) == -1)
+	if (journal_room(w, &size, err) == -1 || shares(w, size, err) == -1)
 		return (-1);
 	recover_unlink(w);
 	FAULT_POINT(files_create_before);
-	r = journal_create(&w->journal, w->journal_path,
-	    (uint64_t)w->conf.journal_size, w->me, w->lineage, start, err);
+	r = journal_create(&w->journal, w->journal_path, size, w->me,
+	    w->lineage, start, err);
 	if (r == 0 && w->machine)
 		journal_seal(&w->journal);
 	w->journal.clock_ns = w->saved_clock_ns;

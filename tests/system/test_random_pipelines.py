@@ -1,7 +1,6 @@
 """Random pipelines under kills; see pipelines.py.
 
-WALLAROO_SEED=n runs exactly pipeline n, WALLAROO_PIPELINES=n that many from
-new seeds.
+WALLAROO_SEED=n runs exactly pipeline n, WALLAROO_PIPELINES=n that many.
 """
 
 import json
@@ -19,13 +18,18 @@ from harness import LEVEL
 
 COUNT = int(os.environ.get("WALLAROO_PIPELINES", {
     "check": 5, "all": 40, "long": 200}[LEVEL]))
+# Each showed an error once: a start refused because four workers and eleven
+# exchanges need more than the default journal.
+FOUND = [1908713886]
 if "WALLAROO_SEED" in os.environ:
     SEEDS = [int(os.environ["WALLAROO_SEED"])]
-else:
-    # A few fixed ones, the rest new every day.
+elif LEVEL == "long":
     begin = random.randrange(1 << 31)
-    SEEDS = list(range(min(COUNT, 3)))
-    SEEDS += [begin + number for number in range(COUNT - len(SEEDS))]
+    SEEDS = FOUND + [begin + number for number in range(COUNT)]
+else:
+    # The same at each run, so that what fails comes from the change under
+    # test; new ones are for check-long.
+    SEEDS = FOUND + list(range(COUNT))
 
 
 def inputs_of(pipeline):

@@ -63,3 +63,28 @@ def test_many_clients(cluster, receiver, feeder):
     app.stop()
     sink.wait_ends()
     oracle.check_word_counts(sink.lines(), everything)
+
+
+def test_journal_as_large_as_needed(cluster, receiver, feeder):
+    """Three workers and an exchange need more than four times the largest
+    message: the journals are larger than what is set, and stay so."""
+    lines = Zipf(11).lines(8000)
+    words = " ".join(lines).split()
+    sink = receiver()
+    port = harness.free_port()
+    app = cluster(apps.WORD_COUNT, workers=3,
+                  settings={"journal-size": "4M", "max-message": "1M"},
+                  args=apps.word_count_args(port, sink.port))
+    app.start()
+    app.wait_log(r"the journal is larger than journal-size: 3 workers, 2 "
+                 r"exchanges and max-message = 1048576 need it size=9M")
+    client = feeder(port)
+    client.start([harness.frame(line.encode()) for line in lines])
+    for worker, pid in app.pids().items():
+        app.kill9(worker)
+        app.wait_replaced(worker, pid)
+    client.join()
+    sink.wait_lines(len(words))
+    app.stop()
+    sink.wait_ends()
+    oracle.check_word_counts(sink.lines(), words)
