@@ -4,6 +4,10 @@ Each worker has a journal that survives, states that don't, and a checkpoint
 in which each state is pickled by itself.  A killed worker goes back to its
 checkpoint, works on its journal again, and what that gives up to the last
 record that was done must be what it gave before.
+
+There is one clock for all, which arrivals and the schedule move.  What a
+worker knows of windows, their timers and watermarks, is in its checkpoint;
+that a timer rings is an entry of its journal.
 """
 
 from __future__ import annotations
@@ -14,15 +18,19 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Optional
 
 from . import _names, _windows
-from ._errors import api_error
 from ._reference import (
-    DeadLetter, Executor, Key, as_key, listed, present, show_key,
+    DeadLetter, Executor, Key, Moment, Windowing, as_key, listed, present,
+    show_key,
 )
 from ._same import same_pickles, short
 from ._virtual import Origin, Virtual, origin_of
 
 MISSING = object()
 EMPTY_SET = b"\x8f"  # pickle's opcode
+FROM_SOURCE = -1  # places of entries that are not from another worker
+TIMER = -2
+# What of a stage of windows is in a checkpoint.
+REMEMBERED = ("due", "open", "heard", "watermark", "forwarded", "timer")
 
 Dumps = Callable[[Any], bytes]
 Loads = Callable[[bytes], Any]
@@ -45,27 +53,33 @@ class Op(NamedTuple):
     name: str
     crosses: bool  # to the key's owner: after a keying, before a state
     key: Key  # of collect
+    position: _names.Position
+    via: Any  # of messages that have come here; None: as it was
 
 
 class Input(NamedTuple):
     """A record as its journal has it."""
 
-    data: bytes
+    data: Optional[bytes]  # None: only the clock goes on
     payload: bool  # for the decoder, not a pickled value
     shown: str
+    time: Optional[int] = None  # None: whenever it comes
+    watermark: Optional[int] = None  # that the source says; None: its newest
 
 
 class Entry(NamedTuple):
     """A journal entry: a source's record, or one from another worker."""
 
     path: list[Op]
-    place: int  # in the path; -1: from the source
+    place: int  # in the path; FROM_SOURCE, TIMER
     source: int
     key: Key
+    when: Optional[Moment]
     data: bytes
     payload: bool
     origin: Origin
     shown: str
+    now: int  # when it was journaled
 
 
 class Hop(NamedTuple):
@@ -94,8 +108,12 @@ class Dead(NamedTuple):
 class Worker:
     """One worker; what a kill takes is made by start()."""
 
-    def __init__(self, number: int, others: int) -> None:
+    def __init__(
+        self, number: int, others: int,
+        windowing: Callable[[], dict[_names.Position, Windowing]],
+    ) -> None:
         self.number = number
+        self.make_windowing = windowing
         self.journal: list[Entry] = []
         self.done = 0  # records whose outputs have left
         self.given: list[list[Any]] = []  # by record
@@ -104,12 +122,35 @@ class Worker:
         self.channels: list[list[Entry]] = [[] for _ in range(others)]
         self.saved: dict[StateKey, bytes] = {}
         self.saved_position = 0
+        self.saved_memory = b""
         self.start()
 
     def start(self) -> None:
         self.position = self.saved_position
         self.states: dict[StateKey, Any] = {}
         self.dirty: set[StateKey] = set()
+        self.watermarks: dict[int, int] = {}  # by source
+        self.windowing = self.make_windowing()
+        if self.saved_memory:
+            self.watermarks, memories = pickle.loads(self.saved_memory)
+            for stage, memory in zip(self.windowing.values(), memories):
+                vars(stage).update(zip(REMEMBERED, memory))
+
+    def memory(self) -> bytes:
+        """What it knows of times, as its checkpoint has it."""
+        if not self.windowing:
+            return b""
+        return pickle.dumps((self.watermarks, [
+            [getattr(stage, name) for name in REMEMBERED]
+            for stage in self.windowing.values()
+        ]))
+
+    def timer(self) -> Optional[int]:
+        """When the first of its timers rings."""
+        return min(
+            (stage.timer for stage in self.windowing.values()
+             if stage.timer is not None), default=None,
+        )
 
 
 class Machine(Executor):
@@ -123,17 +164,26 @@ class Machine(Executor):
         self.dumps, self.loads = dumps, loads
         self.virtual = virtual
         self.paths = [self._ops(source.path) for source in self.sources]
+        # Where a stage of windows is, on one of the ways to it.
+        self.places = {
+            op.position: (path, place)
+            for path in self.paths for place, op in enumerate(path)
+        }
         self.on_save: Optional[Callable[[Worker], None]] = None
         self.begin(1, [0] * len(self.sources), 0)
 
     def begin(self, workers: int, readers: list[int], salt: int) -> None:
         """New workers; readers[i] has source i, salt chooses keys' owners."""
-        self.workers = [Worker(i, workers) for i in range(workers)]
+        self.workers = [self.worker_like(i, workers) for i in range(workers)]
+        self.clock = 0
         self.readers = readers
         self.salt = salt
         self.owners: dict[Key, int] = {}
         self.arrived = [0] * len(self.sources)
         self.replayed = 0
+
+    def worker_like(self, number: int, others: int) -> Worker:
+        return Worker(number, others, self._make_windowing)
 
     # -- what a schedule may do; each says whether there was anything to do
 
@@ -141,12 +191,19 @@ class Machine(Executor):
         """The next record of a source is journaled; None: passed over."""
         number = self.arrived[source]
         self.arrived[source] += 1
-        if record is not None:
-            worker = self.workers[self.readers[source]]
-            key = _names.SOURCE_KEYS[self.sources[source].config[0]]
-            worker.journal.append(Entry(
-                self.paths[source], -1, source, key, record.data,
+        if record is None:
+            return True
+        if record.time is not None:
+            self.clock = max(self.clock, record.time)
+        if record.data is not None:
+            time = self.clock if record.time is None else record.time
+            watermark = -1 if record.watermark is None else record.watermark
+            self.workers[self.readers[source]].journal.append(Entry(
+                self.paths[source], FROM_SOURCE, source,
+                _names.SOURCE_KEYS[self.sources[source].config[0]],
+                Moment(time, watermark, "source"), record.data,
                 record.payload, origin_of(source, number), record.shown,
+                self.clock,
             ))
         return True
 
@@ -155,7 +212,40 @@ class Machine(Executor):
         channel = self.workers[sender].channels[receiver]
         if not channel:
             return False
-        self.workers[receiver].journal.append(channel.pop(0))
+        entry = channel.pop(0)._replace(now=self.clock)
+        self.workers[receiver].journal.append(entry)
+        return True
+
+    def rings(self, number: int) -> bool:
+        """Whether an idle worker's timer rings now."""
+        worker = self.workers[number]
+        timer = worker.timer()
+        return timer is not None and timer <= self.clock and (
+            worker.position == len(worker.journal)
+        )
+
+    def ring(self, number: int) -> bool:
+        """That a worker's timer rings is journaled."""
+        if not self.rings(number):
+            return False
+        journal = self.workers[number].journal
+        origin = origin_of(len(self.sources) + number, len(journal))
+        journal.append(Entry(
+            [], TIMER, -1, b"", None, b"", False, origin, "", self.clock
+        ))
+        return True
+
+    def next_timer(self) -> Optional[int]:
+        """When the next timer of all workers rings."""
+        timers = [worker.timer() for worker in self.workers]
+        return min((t for t in timers if t is not None), default=None)
+
+    def pass_time(self) -> bool:
+        """The clock goes on until the next timer rings."""
+        timer = self.next_timer()
+        if timer is None or timer <= self.clock:
+            return False
+        self.clock = timer
         return True
 
     def work(self, number: int) -> bool:
@@ -164,7 +254,7 @@ class Machine(Executor):
         if worker.position >= len(worker.journal):
             return False
         at = worker.position
-        given = self.process(worker, worker.journal[at])
+        given = self.process(worker, at, worker.journal[at])
         worker.position = at + 1
         if at < worker.done:
             self.replayed += 1
@@ -195,6 +285,7 @@ class Machine(Executor):
         }
         worker.saved.update(saved)
         worker.saved_position = worker.position
+        worker.saved_memory = worker.memory()
         worker.dirty.clear()
         return True
 
@@ -208,7 +299,8 @@ class Machine(Executor):
         worker = self.workers[number]
         if worker.position >= len(worker.journal):
             return False
-        self.process(worker, worker.journal[worker.position])
+        at = worker.position
+        self.process(worker, at, worker.journal[at])
         worker.start()
         return True
 
@@ -238,7 +330,10 @@ class Machine(Executor):
             reorder_sets(state)
         return state
 
-    def state(self, worker: Worker, key: StateKey, what: Any = None) -> Any:
+    def state(
+        self, worker: Worker, key: StateKey,
+        make: Callable[[], Any] = lambda: None,
+    ) -> Any:
         """A key's state, made or loaded if it isn't there."""
         state = worker.states.get(key, MISSING)
         if state is MISSING:
@@ -246,7 +341,7 @@ class Machine(Executor):
             if data is not None:
                 state = self.loaded(key, data)
             else:
-                state = what.initial_state()
+                state = make()
             worker.states[key] = state
         return state
 
@@ -270,19 +365,23 @@ class Machine(Executor):
 
     # -- one record
 
-    def process(self, worker: Worker, entry: Entry) -> list[Any]:
-        """What a record gives."""
-        self.worker = worker
+    def process(self, worker: Worker, at: int, entry: Entry) -> list[Any]:
+        """What a record gives; at: its number in the journal."""
+        self.worker, self.at, self.now = worker, at, entry.now
         self.given: list[Any] = []
         self.origin = entry.origin
         self.values.clear()
         self.dead_letters.clear()
         if entry.place >= 0:
+            self.when = entry.when
             value = pickle.loads(entry.data)
             self.go(entry.path, entry.place, value, entry.key)
+        elif entry.place == TIMER:
+            self.ring_all(worker)
         else:
             value = self.decoded(entry)
             if value is not None:
+                self.when = self.taken_in(entry)
                 self.go(entry.path, 0, value, entry.key)
         for letter in self.dead_letters:
             self.given.append(Dead(letter.step, letter.key, letter.error))
@@ -297,17 +396,35 @@ class Machine(Executor):
             source.decoder.decode, entry.data,
         )
 
+    def taken_in(self, entry: Entry) -> Optional[Moment]:
+        """A source's message, with the watermark that the source has."""
+        when = entry.when
+        if when is None or not self.windowing:
+            return None
+        known = self.worker.watermarks
+        highest = max(known.get(entry.source, 0), when.time)
+        known[entry.source] = highest
+        if when.watermark >= 0:
+            return when
+        return when._replace(watermark=highest)
+
     def go(self, path: list[Op], place: int, value: Any, key: Key) -> None:
         """Send a message as far as it gets on this worker."""
         while True:
             op = path[place]
             kind = op.kind
+            if op.via is not None and self.when is not None:
+                self.when = self.when._replace(via=op.via)
             if kind == "state":
                 if op.crosses and self.owner(key) != self.worker.number:
                     return self.send(path, place, value, key)
                 outputs = self.stateful(op, key, value)
             elif kind == "step":
                 outputs = self._step(op.what, key, value)
+            elif kind == "windows":
+                if op.crosses and self.owner(key) != self.worker.number:
+                    return self.send(path, place, value, key)
+                return self.into_windows(path, place, value, key)
             elif kind == "sinks":
                 return self._write(value, key)
             else:
@@ -330,9 +447,9 @@ class Machine(Executor):
     def go_each(
         self, path: list[Op], place: int, outputs: list[Any], key: Key
     ) -> None:
-        origin = self.origin
+        origin, when = self.origin, self.when
         for number, output in enumerate(outputs):
-            self.origin = origin.child(number)
+            self.origin, self.when = origin.child(number), when
             self.go(path, place, output, key)
         self.origin = origin
 
@@ -342,13 +459,89 @@ class Machine(Executor):
         def step() -> list[Any]:
             state = worker.states.get(name, MISSING)
             if state is MISSING:
-                state = self.state(worker, name, what)
+                state = self.state(worker, name, what.initial_state)
             worker.dirty.add(name)
             if hasattr(what, "compute_multi"):
                 return listed(what.compute_multi, value, state)
             return [what.compute(value, state)]
 
         return present(self._call(op.name, what, key, value, step))
+
+    def into_windows(
+        self, path: list[Op], place: int, value: Any, key: Key
+    ) -> None:
+        op, when = path[place], self.when
+        assert when is not None
+        stage = self.worker.windowing[op.position]
+        watermark = stage.hear(self.now, when)
+        fired = self.windows_of(
+            op, stage, key, stage.arithmetic.apply, value, when.time,
+            watermark,
+        )
+        self.out_of_windows(path, place, key, value, fired)
+
+    def ring_all(self, worker: Worker) -> None:
+        """Timers that ring at the time of the entry."""
+        while True:
+            timer, position = min(
+                ((stage.timer, position)
+                 for position, stage in worker.windowing.items()
+                 if stage.timer is not None),
+                default=(None, (0, 0)),
+            )
+            if timer is None or timer > self.now:
+                return
+            self.time_out(worker.windowing[position], position)
+
+    def time_out(
+        self, stage: Windowing, position: _names.Position
+    ) -> None:
+        path, place = self.places[position]
+        watermark = stage.effective(self.now)
+        for key in stage.ripe(watermark):
+            fired = self.windows_of(
+                path[place], stage, key, stage.arithmetic.timeout, watermark
+            )
+            self.out_of_windows(path, place, key, None, fired)
+        stage.timer = None
+        if stage.waits(self.now):
+            assert stage.arithmetic.interval is not None
+            stage.timer = self.now + stage.arithmetic.interval
+
+    def windows_of(
+        self, op: Op, stage: Windowing, key: Key,
+        function: Callable[..., _windows.Fired], *args: Any,
+    ) -> _windows.Fired:
+        """What a message or a timeout does to the windows of a key."""
+        name = (op.name, key)
+        state = self.state(self.worker, name, stage.arithmetic.state)
+        self.worker.dirty.add(name)
+        fired: _windows.Fired = self.virtual.call(
+            self.origin, op.name, function, (state, show_key(key), *args)
+        )
+        return fired
+
+    def out_of_windows(
+        self, path: list[Op], place: int, key: Key, value: Any,
+        fired: _windows.Fired,
+    ) -> None:
+        """As the executor's _from_windows."""
+        op = path[place]
+        stage = self.worker.windowing[op.position]
+        stage.note(key, fired, self.at)
+        for error in fired.errors:
+            self._failed(op.name, stage.aggregation, key, value, error)
+        before = stage.forwarded
+        stage.forwarded = max(before, fired.watermark)
+        origin = self.origin
+        for number, (output, time) in enumerate(fired.outputs, 1):
+            last = number == len(fired.outputs)
+            self.origin = origin.child(number)
+            self.when = Moment(
+                time, stage.forwarded if last else before, op.position
+            )
+            self.go(path, place + 1, output, key)
+        self.origin = origin
 
     def _write(self, value: Any, key: Key) -> None:
         super()._write(value, key)
@@ -367,7 +560,8 @@ class Machine(Executor):
         data = self._call(op.name, op.what, key, value, form)
         if data is not None:
             self.given.append(Hop(self.owner(key), Entry(
-                path, place, -1, key, data, False, self.origin, "",
+                path, place, -1, key, self.when, data, False, self.origin,
+                "", 0,
             )))
 
     def owner(self, key: Key) -> int:
@@ -435,25 +629,27 @@ class Machine(Executor):
         crossed = False
         for i, (stage, position) in enumerate(zip(stages, positions)):
             kind, what, key, crosses = stage[0], stage[1], b"", False
+            via: Any = None
             if kind in ("key_by", "collect"):
                 crosses = stages[i + 1][0] not in ("key_by", "collect")
                 crossed = crossed or crosses
+                via = position
                 if kind == "collect":
                     key = as_key(self.collect_keys[position])
-            elif kind in _windows.KINDS:
-                api_error(
-                    "simulate() cannot simulate windows: leave out %r and "
-                    "test it with wallaroo.testing.run()."
-                    % self.window_names[position]
-                )
-            elif kind == "to_state":
+            elif kind == "to_state" or kind in _windows.KINDS:
                 crosses = not crossed
                 crossed = True
+                if position in self.entrances:
+                    via = ("entrance of", position)
+                if kind in _windows.KINDS:
+                    what = _windows.aggregation_of(stage)
             elif kind in ("to_sink", "to_sinks"):
                 kind, what = "sinks", None
             kind = {"to": "step", "to_state": "state"}.get(kind, kind)
-            name = "sinks" if what is None else _names.part_name(what)
-            ops.append(Op(kind, what, name, crosses, key))
+            kind = "windows" if kind in _windows.KINDS else kind
+            name = self.window_names.get(position) or (
+                "sinks" if what is None else _names.part_name(what))
+            ops.append(Op(kind, what, name, crosses, key, position, via))
         return ops
 
 
@@ -463,7 +659,7 @@ def same_output(one: Any, two: Any) -> bool:
     if type(one) is not Hop or type(two) is not Hop or one.to != two.to:
         return False
     return bool(
-        one.entry[:4] == two.entry[:4]
+        one.entry[:5] == two.entry[:5]
         and same_pickles(one.entry.data, two.entry.data)
     )
 

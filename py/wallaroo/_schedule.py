@@ -11,6 +11,8 @@ so whatever is left of a schedule is a schedule too.
     cN    worker N saves a checkpoint
     kN    worker N is killed between two records
     dN    worker N is killed while it works on a record
+    tN    that a timer of worker N rings arrives in its journal
+    p     the clock goes on until the next timer rings
     z     no more records arrive
 """
 
@@ -25,7 +27,7 @@ from ._errors import WallarooParameterError
 from ._machine import Input, Machine
 
 FAULTS = ("kill", "kill-in-step", "kill-all")
-ACTION = re.compile(r"z|[aswckd]\d+|f\d+\.\d+")
+ACTION = re.compile(r"[zp]|[aswckdt]\d+|f\d+\.\d+")
 HEAD = re.compile(r"(\d+) workers, readers ([\d,]+), salt (\d+):(.*)")
 MOST_WORKERS = 64
 
@@ -56,7 +58,7 @@ def parse(text: str, sources: int) -> Schedule:
     schedule = Schedule(
         int(match.group(1)), readers, int(match.group(3)), actions
     )
-    numbers = [int(n) for a in actions if a[0] not in "asz"
+    numbers = [int(n) for a in actions if a[0] not in "aszp"
                for n in a[1:].split(".")]
     fits = (
         0 < schedule.workers <= MOST_WORKERS
@@ -91,6 +93,8 @@ class Runner:
         if kind == "z":
             self.ended = True
             return True
+        if kind == "p":
+            return machine.pass_time()
         number = int(action[1:])
         if kind == "w":
             return machine.work(number)
@@ -104,6 +108,8 @@ class Runner:
             return machine.save(number)
         if kind == "k":
             return machine.kill(number)
+        if kind == "t":
+            return machine.ring(number)
         return machine.kill_in_step(number)
 
     def possible(self) -> list[str]:
@@ -120,7 +126,27 @@ class Runner:
             for receiver, channel in enumerate(worker.channels):
                 if channel:
                     found.append("f%d.%d" % (worker.number, receiver))
+        if machine.windowing:
+            return self.timers(all(a[0] == "a" for a in found)) + found
         return found
+
+    def timers(self, idle: bool) -> list[str]:
+        """What timers may do; idle: there are only arrivals beside them."""
+        machine = self.machine
+        ringing = [
+            "t%d" % worker.number for worker in machine.workers
+            if machine.rings(worker.number)
+        ]
+        timer = machine.next_timer()
+        if ringing or not idle or timer is None:
+            return ringing
+        # Not past what is still to come.
+        for records, arrived in zip(self.inputs, machine.arrived):
+            if not self.ended and arrived < len(records):
+                time = records[arrived].time
+                if time is None or time <= timer:
+                    return []
+        return ["p"]
 
     def begin(self, schedule: Schedule) -> None:
         self.ended = False
@@ -129,10 +155,12 @@ class Runner:
         )
 
     def drain(self) -> None:
-        """Do all that is left, without faults."""
+        """Do all that is left, without faults: work, then timers that are
+        due, then what arrives."""
         possible = self.possible()
         while possible:
-            for action in possible:
+            work = [action for action in possible if action[0] in "wf"]
+            for action in work or possible[:1]:
                 self.do(action)
             possible = self.possible()
 
@@ -237,7 +265,7 @@ def shrink(
 def on_fewer(schedule: Schedule, n: int) -> Schedule:
     actions = []
     for action in schedule.actions:
-        if action[0] in "wckd":
+        if action[0] in "wckdt":
             action = "%s%d" % (action[0], int(action[1:]) % n)
         elif action[0] == "f":
             one, two = (int(w) % n for w in action[1:].split("."))

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, NoReturn, Optional, Union
 
 from ._errors import WallarooParameterError, check_policy
 from ._framing import Cutter
-from ._machine import Broken, Dead, Entry, Input, Machine, StateKey, Worker, \
-    Written
+from ._machine import TIMER, Broken, Dead, Entry, Input, Machine, StateKey, \
+    Worker, Written
 from ._reference import Source, UserFunctionError, generated, show_key
 from ._runtime import serialization_hooks
 from ._same import difference, reached, same, short
@@ -88,6 +88,8 @@ class Simulator:
         self.inputs = inputs
         self.check = check
         self.determined = is_determined(machine, inputs)
+        # With windows it also matters when timers ring.
+        self.one_is_enough = not machine.windowing
         self.one_source = sum(map(bool, inputs)) <= 1
         # What one worker gives that never dies, of all inputs.
         self.expected: Optional[Outcome] = None
@@ -138,7 +140,8 @@ class Simulator:
     # -- what must hold when all has been worked on
 
     def judge(self, schedule: Schedule) -> None:
-        if self.determined or len(self.machine.workers) == 1:
+        one = len(self.machine.workers) == 1
+        if self.determined or one and self.one_is_enough:
             self.judge_by_reference(schedule)
         else:
             self.judge_by_journals()
@@ -199,9 +202,9 @@ class Simulator:
         machine = self.machine
         workers = machine.workers
         for worker in workers:
-            again = Worker(worker.number, len(workers))
+            again = machine.worker_like(worker.number, len(workers))
             for at, entry in enumerate(worker.journal):
-                given = machine.process(again, entry)
+                given = machine.process(again, at, entry)
                 if given != worker.given[at]:
                     machine.compare(worker, at, given)
             self.judge_states(
@@ -313,6 +316,9 @@ class Simulator:
         kind = action[0]
         if kind == "z":
             return "no more records arrive"
+        if kind == "p":
+            return "the clock goes on to %s" % clock_text(
+                machine.next_timer() or 0)
         if kind == "f":
             one, two = map(int, action[1:].split("."))
             channel = machine.workers[one].channels[two]
@@ -332,6 +338,8 @@ class Simulator:
             return "worker %d saves a checkpoint" % number
         if kind == "k":
             return "worker %d is killed" % number
+        if kind == "t":
+            return "a timer of worker %d rings" % number
         at = worker.position
         what = "worker %d works on record %d%s" % (
             number, at, " again" if at < worker.done else "")
@@ -355,6 +363,7 @@ class Simulator:
                     found.append(hint)
 
         self.machine.on_save = look
+        found += aggregations_with_values(self.machine)
         try:
             self.try_schedule(schedule)
             for worker in self.machine.workers:
@@ -424,6 +433,19 @@ def careless(states: dict[StateKey, Any]) -> list[str]:
     return found
 
 
+def aggregations_with_values(machine: Machine) -> list[str]:
+    """Of all keys and windows together, and in no checkpoint."""
+    return [
+        "%s.%s, of the aggregation of %r, is one object for all keys and in "
+        "no\n  checkpoint: keep everything in the accumulator"
+        % (type(stage.aggregation).__name__, name,
+           machine.window_names[position])
+        for position, stage in machine.windowing.items()
+        for name, value in vars(stage.aggregation).items()
+        if isinstance(value, (list, dict, set, bytearray))
+    ]
+
+
 def differ(
     got: dict[Any, Any], expected: dict[Any, Any], name: Callable[[Any], str]
 ) -> NoReturn:
@@ -446,7 +468,13 @@ def kind_of(error: Optional[Exception]) -> str:
     return "raised " + type(error.__cause__).__name__
 
 
+def clock_text(time: int) -> str:
+    return "%g seconds" % (time / 1e9)
+
+
 def entry_text(entry: Entry) -> str:
+    if entry.place == TIMER:
+        return "the timer at %s" % clock_text(entry.now)
     if entry.place < 0:
         return entry.shown
     return "%s for step %r, key %r" % (
@@ -458,8 +486,11 @@ def entry_text(entry: Entry) -> str:
 def is_determined(machine: Machine, inputs: list[list[Input]]) -> bool:
     """Whether every key sees its inputs in one order, on any workers.
 
-    It does where one source's records cross to other workers at most once.
+    It does where one source's records cross to other workers at most once,
+    and there are no windows, which see watermarks of what else crosses.
     """
+    if machine.windowing:
+        return False
     used = [path for path, records in zip(machine.paths, inputs) if records]
     return len(used) <= 1 and all(
         sum(op.crosses for op in path) <= 1 for path in used
@@ -506,9 +537,11 @@ def source_records(source: Source, given: Any) -> list[Input]:
 
 def one_record(source: Source, item: Any) -> Input:
     if isinstance(item, At):
-        raise WallarooParameterError(
-            "%r: a simulation has no times of its own: give the items that "
-            "are in At." % source.name
+        time = int(item.time)
+        if item.item is None:
+            return Input(None, False, "the time %s" % clock_text(time), time)
+        return one_record(source, item.item)._replace(
+            time=time, watermark=item.watermark
         )
     if isinstance(item, Decoded):
         return pickled(source, item.value)

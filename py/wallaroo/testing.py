@@ -137,10 +137,11 @@ def simulate(
     survive pickling, objects that two keys share, changing a message after
     passing it on, variables of a module or class, the order of a set.
 
-    inputs is what wallaroo.testing.run takes, without times; messages that
-    are not bytes must be picklable, and the values of a generator are a
-    number.  Five or ten records over a few keys find most, at thousands of
-    schedules a second.  Applications with windows are refused.
+    inputs is what wallaroo.testing.run takes; messages that are not bytes
+    must be picklable, and the values of a generator are a number.  Five or
+    ten records over a few keys find most, at thousands of schedules a
+    second.  With windows, times move one clock for all workers, which goes
+    on to their timers when nothing else is left to do before the next input.
 
     seed      run only this schedule: a number that a failure has named;
               without it the seeds 0, 1, ... are run, always the same

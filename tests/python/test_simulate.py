@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import pickle
 import random
 import re
 import secrets
@@ -20,7 +21,9 @@ from stages import (
     Numbers, add, add_multi, application, double, last_digit, parity,
     tcp_sink, tcp_source, twice,
 )
-from wallaroo.testing import SimulationFailure, run, simulate
+from test_windows import Collect, Sum
+from wallaroo import _simulate
+from wallaroo.testing import At, SimulationFailure, run, simulate
 
 INPUTS = {"Numbers": [1, 2, 13, 4, 11, 2, 21]}
 
@@ -447,12 +450,140 @@ def test_wrong_inputs():
         simulate(endless, {"Numbers": None})
 
 
-def test_windows_and_times_are_refused():
-    from test_windows import Sum
+# -- windows
 
-    app = application(
-        lambda p: p.key_by(parity).to(wallaroo.count_windows(3).over(Sum)))
-    with pytest.raises(wallaroo.WallarooParameterError, match="simulate windows"):
-        simulate(app, INPUTS)
-    with pytest.raises(wallaroo.WallarooParameterError, match="no times"):
-        simulate(application(), {"Numbers": [wallaroo.testing.At(5, 1)]})
+SECOND = wallaroo.seconds(1)
+TIMED = [
+    At(0, 1), At(SECOND // 2, 12), At(2 * SECOND, 3), At(SECOND, 22),
+    At(3 * SECOND, 11), At(9 * SECOND, 4), At(4 * SECOND, 31),
+    At(20 * SECOND, None), At(20 * SECOND, 2),
+]
+
+
+def windowed(*stages, collect=False):
+    """Numbers, by last digit, through these windows."""
+    def chain(p):
+        p = p.key_by(last_digit)
+        for stage in stages:
+            p = p.to(stage)
+        return p.collect().to(add_multi) if collect else p
+    return application(chain)
+
+
+def ranges(policy="drop", aggregation=Sum, slide=SECOND, delay=SECOND):
+    return (wallaroo.range_windows(2 * SECOND).with_slide(slide)
+            .with_delay(delay).with_late_data_policy(policy)
+            .over(aggregation))
+
+
+WINDOWED = [
+    windowed(ranges()), windowed(ranges("fire-per-message", Collect)),
+    windowed(ranges("place-in-oldest-window", delay=0)),
+    windowed(wallaroo.count_windows(2).over(Sum)),
+    windowed(wallaroo.count_windows(3).with_timeout(SECOND).over(Collect)),
+    windowed(ranges(), wallaroo.count_windows(2).over(Sum), collect=True),
+    windowed(ranges("fire-per-message"), ranges(aggregation=Collect)),
+    application(lambda p: p.to(ranges()).key_by(parity).to(ranges())),
+]
+
+
+@pytest.mark.parametrize("app", WINDOWED)
+def test_windows(app):
+    """Nothing is wrong with these."""
+    done = simulate(app, {"Numbers": TIMED}, schedules=300)
+    assert done.kills > 300 and done.replayed > 300
+
+
+@pytest.mark.parametrize("app", WINDOWED)
+def test_one_worker_is_the_reference_executor(app):
+    """Timers, watermarks and outputs, without a fault."""
+    seen = []
+    simulate(app, {"Numbers": TIMED}, workers=1, faults=(), schedules=1,
+             check=seen.append)
+    machine = _simulate.Machine(app, "fail", pickle.dumps, pickle.loads,
+                                _simulate.Virtual())
+    runner = _simulate.Runner(machine, _simulate.records_of(
+        machine, {"Numbers": TIMED}, wallaroo.testing._find))
+    runner.run(_simulate.Schedule(1, [0], 0, []))
+    expected = run(app, {"Numbers": TIMED})
+    assert machine.all_outputs() == list(expected.outputs.values())
+    assert machine.workers[0].values == expected.values
+    assert seen[0].states.keys() == expected.states.keys()
+
+
+class Forgetful(Collect):
+    """Keeps what it aggregates beside its accumulators."""
+
+    def __init__(self):
+        self.seen = []
+
+    def update(self, data, accumulator):
+        self.seen.append(data)
+        accumulator.append(len(self.seen))
+
+
+class OneForAll(Collect):
+    """Has one accumulator."""
+
+    def __init__(self):
+        self.only = []
+
+    def initial_accumulator(self):
+        return self.only
+
+
+@pytest.mark.parametrize("aggregation, attribute", [
+    (Forgetful, "seen"), (OneForAll, "only")])
+def test_aggregation_with_values_of_its_own(aggregation, attribute):
+    failure = report(windowed(ranges(aggregation=aggregation)),
+                     {"Numbers": TIMED})
+    assert "%s.%s, of the aggregation of" % (
+        aggregation.__name__, attribute) in str(failure)
+    assert "keep everything in the accumulator" in str(failure)
+
+
+class Loses:
+    """An accumulator that is saved without what it holds."""
+
+    def __init__(self):
+        self.values = []
+
+    def __getstate__(self):
+        return {"values": []}
+
+
+class LosesAll(Collect):
+    def initial_accumulator(self):
+        return Loses()
+
+    def update(self, data, accumulator):
+        accumulator.values.append(data)
+
+    def combine(self, a, b):
+        a.values += b.values
+        return a
+
+    def output(self, key, accumulator):
+        return list(accumulator.values)
+
+
+@pytest.mark.parametrize("stage", [
+    ranges(aggregation=LosesAll),
+    wallaroo.count_windows(9).with_timeout(SECOND).over(LosesAll)])
+def test_story_of_timers(stage):
+    """Only a timer puts out what was lost, and the report says so."""
+    failure = report(windowed(stage), {"Numbers": [At(0, 1)]}, workers=1,
+                     faults=("kill",))
+    text = str(failure)
+    assert "is changed by saving and loading" in text
+    assert "the clock goes on to" in text and "rings" in text
+    assert "the timer at" in text
+    again = report(windowed(stage), {"Numbers": [At(0, 1)]},
+                   schedule=failure.schedule)
+    assert again.schedule == failure.schedule
+
+
+def test_times_without_windows():
+    """They only say in which order inputs come."""
+    simulate(application(lambda p: p.to(add)),
+             {"Numbers": [At(5, 1), At(9, None), At(7, 2)]}, schedules=100)
