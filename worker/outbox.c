@@ -247,8 +247,16 @@ bad:
 static int
 map_file(struct outbox *o, const struct outbox_head *h, struct err *err)
 {
+	struct stat st;
+
 	o->nslots = h->nslots;
 	o->head_size = head_size(h->nslots);
+	if (fstat(o->fd, &st) == -1)
+		return (err_sys(err, ERR_STORAGE, "cannot read %s", what(o)));
+	/* What lies behind the file's end would be a fault when read. */
+	if ((uint64_t)st.st_size < o->head_size)
+		return (err_set(err, ERR_CORRUPT, "%s is shorter than its "
+		    "head says", what(o)));
 	if ((o->h = mapped_at(NULL, o->fd, what(o), 0,
 	    o->head_size, err)) == NULL)
 		return (-1);
