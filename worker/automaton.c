@@ -1114,6 +1114,13 @@ struct cut {
 	size_t	want;		/* ... and these more would tell more */
 };
 
+/* Without a \r at the end, which may be of the end of line. */
+static size_t
+line_len(struct slice s)
+{
+	return (s.len > 0 && s.data[s.len - 1] == '\r' ? s.len - 1 : s.len);
+}
+
 /* -1: no record can begin like this (*why says so). */
 static int
 cut_record(struct automaton *a, const struct topo_source *src, struct slice s,
@@ -1131,12 +1138,10 @@ cut_record(struct automaton *a, const struct topo_source *src, struct slice s,
 		if (nl == NULL) {
 			*why = "line too long";
 			c->want = SIZE_MAX;
-			return (s.len > src->max_size ? -1 : 0);
+			return (line_len(s) > src->max_size ? -1 : 0);
 		}
-		c->len = (size_t)(nl - s.data);
-		c->total = c->len + 1;
-		if (c->len > 0 && s.data[c->len - 1] == '\r')
-			c->len--;
+		c->total = (size_t)(nl - s.data) + 1;
+		c->len = line_len(slice_of(s.data, c->total - 1));
 		*why = "line too long";
 		return (c->len > src->max_size ? -1 : 0);
 	}
@@ -1365,7 +1370,8 @@ on_eof(struct automaton *a, struct entry *e, struct err *err)
 			begin_record(a, e->pos + ENTRY_HEADER + 1);
 			o = source_origin(e, origin_id(s, c == NULL ? 0 :
 			    e->channel, e->off));
-			r = record(a, s, buf_slice(rem), o, err);
+			r = record(a, s, slice_of(rem->data,
+			    line_len(buf_slice(rem))), o, err);
 		} else
 			log_warn("stream ended inside a record "
 			    "source=\"%s\" connection=%" PRIu64 " bytes=%zu",

@@ -290,7 +290,7 @@ process(struct worker *w)
 
 static struct worker *
 client(const struct topo_source *src, struct slice stream,
-    const uint8_t *pieces, size_t npieces)
+    const uint8_t *pieces, size_t npieces, bool ends)
 {
 	struct topo_source all[3];
 	struct worker *w = begin(1);
@@ -311,6 +311,8 @@ client(const struct topo_source *src, struct slice stream,
 		    slice_of(stream.data + off, n), 0));
 		off += n;
 	}
+	if (ends)
+		(void)put_entry(w, ENTRY_EOF, 1, off, slice_of("", 1), 0);
 	fuzz_check(process(w));
 	w->topo.sources = sources;
 	return (w);
@@ -326,14 +328,15 @@ fuzz_framing(const uint8_t *data, size_t n)
 	struct worker *one, *two;
 	struct slice stream;
 	struct in_conn *c, *d;
-	uint64_t npieces;
+	uint64_t npieces, bits;
 	uint64_t id = 1;
 
 	src.framing = (enum topo_framing)(fuzz_number(&in, 1) % 3);
 	src.framing = src.framing == 0 ? FRAMING_LINES : src.framing == 1 ?
 	    FRAMING_HEADER : FRAMING_CUSTOM;
 	src.header_length = 1 + (uint32_t)fuzz_number(&in, 1) % 8;
-	src.header_big = fuzz_number(&in, 1) & 1;
+	bits = fuzz_number(&in, 1);
+	src.header_big = bits & 1;
 	src.header_signed = fuzz_number(&in, 1) & 1;
 	src.max_size = 1 + fuzz_number(&in, 1);
 	npieces = fuzz_number(&in, 1);
@@ -345,8 +348,8 @@ fuzz_framing(const uint8_t *data, size_t n)
 	if (in.n > 4096)
 		in.n = 4096;
 	stream = fuzz_rest(&in);
-	one = client(&src, stream, NULL, 0);
-	two = client(&src, stream, pieces, npieces);
+	one = client(&src, stream, NULL, 0, bits & 2);
+	two = client(&src, stream, pieces, npieces, bits & 2);
 	fuzz_check(one->a.to_sink[0].data.len == two->a.to_sink[0].data.len);
 	if (one->a.to_sink[0].data.len > 0)
 		fuzz_check(memcmp(one->a.to_sink[0].data.data,

@@ -406,8 +406,8 @@ START_TEST(test_end_of_streams)
 
 	begin(&b, 0, 1);
 	open_conn(&b, 1, 0);
-	bytes(&b, 1, "a\nb", 3);
-	entry(&b, ENTRY_EOF, 1, 3, "", 1, 0);	/* a last line is a line */
+	bytes(&b, 1, "a\nb\r", 4);
+	entry(&b, ENTRY_EOF, 1, 4, "", 1, 0);	/* a last line is a line */
 	open_conn(&b, 2, 0);
 	bytes(&b, 2, "c\nd", 3);
 	entry(&b, ENTRY_EOF, 2, 3, "", 1, ENTRY_RESET);	/* cut off: is not */
