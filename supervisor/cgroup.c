@@ -97,11 +97,25 @@ cgroup_open(struct child *c, struct err *err)
 	return (fd);
 }
 
+/* The line "oom_kill N" of a cgroup's file; 0: there is none. */
+uint64_t
+cgroup_count(const char *text)
+{
+	const char *p;
+
+	for (p = text; p != NULL; p = strchr(p, '\n')) {
+		p += *p == '\n';
+		if (strncmp(p, "oom_kill ", 9) == 0)
+			return (strtoull(p + 9, NULL, 10));
+	}
+	return (0);
+}
+
 /* How many processes of this worker were killed for want of memory, ever. */
 uint64_t
 cgroup_oom_kills(const struct child *c)
 {
-	char text[1024], *p;
+	char text[1024];
 	size_t i;
 	ssize_t n;
 	int fd = -1;
@@ -117,12 +131,7 @@ cgroup_oom_kills(const struct child *c)
 	if (n <= 0)
 		return (0);
 	text[n] = '\0';
-	for (p = text; p != NULL; p = strchr(p, '\n')) {
-		p += *p == '\n';
-		if (strncmp(p, "oom_kill ", 9) == 0)
-			return (strtoull(p + 9, NULL, 10));
-	}
-	return (0);
+	return (cgroup_count(text));
 }
 
 void

@@ -703,30 +703,37 @@ make_room(struct supervisor *s)
 	conn_free(c != NULL ? c : TAILQ_FIRST(&s->ctl_conns));
 }
 
-static void
-on_accept(struct ev_loop *loop, ev_io *io, int events)
+void
+ctl_take(struct supervisor *s, int fd)
 {
-	struct supervisor *s = io->data;
 	struct ctl_conn *c;
-	int fd;
 
-	(void)events;
-	fd = accept4(s->ctl_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-	if (fd == -1)
-		return;
-	if (!may_talk(fd)) {
-		close(fd);
-		return;
-	}
 	make_room(s);
 	c = xcalloc(1, sizeof(*c));
 	c->s = s;
 	c->fd = fd;
 	ev_io_init(&c->io, on_conn, fd, EV_READ);
 	c->io.data = c;
-	ev_io_start(loop, &c->io);
+	ev_io_start(s->loop, &c->io);
 	TAILQ_INSERT_TAIL(&s->ctl_conns, c, link);
 	s->nctl++;
+}
+
+static void
+on_accept(struct ev_loop *loop, ev_io *io, int events)
+{
+	struct supervisor *s = io->data;
+	int fd;
+
+	(void)loop;
+	(void)events;
+	fd = accept4(s->ctl_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	if (fd == -1)
+		return;
+	if (may_talk(fd))
+		ctl_take(s, fd);
+	else
+		close(fd);
 }
 
 int

@@ -321,10 +321,23 @@ accept_later(struct external *x)
 	x->full = true;
 }
 
+void
+external_take(struct external *x, int fd)
+{
+	struct ext_conn *c = xcalloc(1, sizeof(*c));
+
+	c->x = x;
+	c->fd = fd;
+	ev_io_init(&c->io, on_conn, fd, EV_READ);
+	c->io.data = c;
+	ev_io_start(x->s->loop, &c->io);
+	TAILQ_INSERT_TAIL(&x->conns, c, link);
+	x->nconns++;
+}
+
 static bool
 accept_one(struct external *x, int listener)
 {
-	struct ext_conn *c;
 	int fd;
 
 	if (!make_room(x)) {
@@ -339,14 +352,7 @@ accept_one(struct external *x, int listener)
 			accept_later(x);
 		return (false);
 	}
-	c = xcalloc(1, sizeof(*c));
-	c->x = x;
-	c->fd = fd;
-	ev_io_init(&c->io, on_conn, fd, EV_READ);
-	c->io.data = c;
-	ev_io_start(x->s->loop, &c->io);
-	TAILQ_INSERT_TAIL(&x->conns, c, link);
-	x->nconns++;
+	external_take(x, fd);
 	return (true);
 }
 
@@ -409,11 +415,23 @@ open_all(struct external *x, const struct addrinfo *ai, struct err *err)
 	return (x->nlisteners > 0 ? 0 : -1);
 }
 
+struct external *
+external_begin(struct supervisor *s)
+{
+	struct external *x = s->external = xcalloc(1, sizeof(*x));
+
+	x->s = s;
+	TAILQ_INIT(&x->conns);
+	ev_init(&x->again, on_again);
+	x->again.repeat = ACCEPT_AGAIN_S;
+	x->again.data = x;
+	return (x);
+}
+
 int
 external_open(struct supervisor *s, struct err *err)
 {
 	struct addrinfo *res;
-	struct external *x;
 	uint32_t port;
 	char *host;
 	int r;
@@ -430,13 +448,7 @@ external_open(struct supervisor *s, struct err *err)
 	free(host);
 	if (r != 0)
 		return (-1);
-	x = s->external = xcalloc(1, sizeof(*x));
-	x->s = s;
-	TAILQ_INIT(&x->conns);
-	ev_init(&x->again, on_again);
-	x->again.repeat = ACCEPT_AGAIN_S;
-	x->again.data = x;
-	r = open_all(x, res, err);
+	r = open_all(external_begin(s), res, err);
 	freeaddrinfo(res);
 	if (r == -1)
 		external_close(s);

@@ -179,30 +179,32 @@ read_proc(struct buf *b, const char *path)
 	return (0);
 }
 
-struct proc_stat {
-	char		state;
-	pid_t		session;
-	uint64_t	start;		/* clock ticks since boot */
-};
+int
+spawn_parse_stat(const char *text, struct proc_stat *st)
+{
+	const char *p = strrchr(text, ')');
+	int session;
+
+	memset(st, 0, sizeof(*st));
+	/* The name in parentheses may hold anything, also parentheses. */
+	if (p == NULL || sscanf(p + 1, " %c %*d %*d %d %*d %*d %*u %*u %*u "
+	    "%*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %" SCNu64, &st->state,
+	    &session, &st->start) != 3)
+		return (-1);
+	st->session = session;
+	return (0);
+}
 
 static int
 read_stat(pid_t pid, struct proc_stat *st)
 {
 	struct buf b = { 0 };
-	char path[64], *p;
-	int session, r = -1;
+	char path[64];
+	int r = -1;
 
-	memset(st, 0, sizeof(*st));
 	(void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-	/* The name in parentheses may hold anything, also parentheses. */
-	if (read_proc(&b, path) == 0 && b.len > 0 &&
-	    (p = strrchr(buf_str(&b), ')')) != NULL &&
-	    sscanf(p + 1, " %c %*d %*d %d %*d %*d %*u %*u %*u %*u %*u %*u "
-	    "%*u %*d %*d %*d %*d %*d %*d %" SCNu64, &st->state, &session,
-	    &st->start) == 3) {
-		st->session = session;
-		r = 0;
-	}
+	if (read_proc(&b, path) == 0 && b.len > 0)
+		r = spawn_parse_stat(buf_str(&b), st);
 	buf_fini(&b);
 	return (r);
 }
@@ -322,6 +324,17 @@ spawn_record(struct supervisor *s)
 	free(path);
 }
 
+bool
+spawn_parse_record(const char *line, pid_t *pid, uint64_t *start)
+{
+	int n;
+
+	if (sscanf(line, "%d %" SCNu64, &n, start) != 2 || n <= 1)
+		return (false);
+	*pid = n;
+	return (true);
+}
+
 /* The recorded leaders, if they are still the same processes. */
 static bool
 kill_recorded(struct supervisor *s)
@@ -330,15 +343,15 @@ kill_recorded(struct supervisor *s)
 	struct proc_stat st;
 	uint64_t start;
 	bool left = false;
+	pid_t pid;
 	FILE *f;
-	int pid;
 
 	f = fopen(path, "re");
 	free(path);
 	if (f == NULL)
 		return (false);
 	while (fgets(line, sizeof(line), f) != NULL) {
-		if (sscanf(line, "%d %" SCNu64, &pid, &start) != 2 || pid <= 1)
+		if (!spawn_parse_record(line, &pid, &start))
 			continue;
 		if (read_stat(pid, &st) == -1 || st.start != start ||
 		    st.state == 'Z')

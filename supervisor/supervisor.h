@@ -217,6 +217,14 @@ int	spawn_stats(struct child *, struct err *);
 bool	spawn_gone(struct child *);
 bool	spawn_stopped(pid_t);		/* by a signal or a debugger */
 void	spawn_record(struct supervisor *);	/* workers.pids */
+/* A process's line in /proc, -1: it is none.  A line of workers.pids.  Pure. */
+struct proc_stat {
+	char		state;
+	pid_t		session;
+	uint64_t	start;		/* clock ticks since boot */
+};
+int	spawn_parse_stat(const char *text, struct proc_stat *);
+bool	spawn_parse_record(const char *line, pid_t *, uint64_t *start);
 /* Kill what an earlier supervisor of this state directory left. */
 int	spawn_leftovers(struct supervisor *, struct err *);
 
@@ -224,6 +232,7 @@ int	spawn_leftovers(struct supervisor *, struct err *);
 
 int	cgroup_open(struct child *, struct err *);
 uint64_t cgroup_oom_kills(const struct child *);
+uint64_t cgroup_count(const char *text);	/* what its file says.  Pure */
 void	cgroup_close(struct child *);
 
 /* --- channel.c: messages to a worker ------------------------------------- */
@@ -375,6 +384,7 @@ TAILQ_HEAD(ctl_conns, ctl_conn);
 
 int	ctl_open(struct supervisor *, struct err *);
 void	ctl_close(struct supervisor *);		/* answers those who wait */
+void	ctl_take(struct supervisor *, int fd);	/* somebody who may talk */
 void	ctl_checkpointed(struct child *, const struct msg_checkpointed *);
 void	ctl_answer(struct child *, const struct msg_answer *);
 void	ctl_child_died(struct child *);
@@ -408,6 +418,9 @@ struct ext_conn;			/* a program that has come */
 
 int	external_open(struct supervisor *, struct err *);
 void	external_close(struct supervisor *);
+/* What external_open does before it listens, and for each who comes. */
+struct external *external_begin(struct supervisor *);
+void	external_take(struct external *, int fd);
 /* Queue an answer; whoever calls may be using the connection. */
 void	external_reply(struct ext_conn *, unsigned int id, struct slice);
 /* The first frame of in: its whole length, 0: not all of it is there,
