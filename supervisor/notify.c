@@ -4,6 +4,7 @@
  * datagram protocol itself.  Never blocks: what the socket does not take is
  * queued and tried again.
  */
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -183,9 +184,12 @@ take_listen_fds(struct supervisor *s)
 {
 	uint64_t n = env_number("LISTEN_FDS"), i;
 	const char *names = getenv("LISTEN_FDNAMES");
+	struct rlimit files;
 	size_t len;
 
-	if (n == 0 || n > INT32_MAX / 2 ||
+	/* More than can be open is no number of descriptors. */
+	if (n == 0 || getrlimit(RLIMIT_NOFILE, &files) == -1 ||
+	    n > files.rlim_cur || n > INT32_MAX / 2 ||
 	    env_number("LISTEN_PID") != (uint64_t)getpid())
 		return;
 	s->inherited = xcalloc(n, sizeof(*s->inherited));
