@@ -12,6 +12,7 @@ import wallaroo
 from stages import application, decode, double, tcp_source
 from wallaroo import _topology, experimental
 from wallaroo.experimental import connector_wire_messages as cwm
+from wallaroo.experimental import connectors
 from wallaroo.testing import run
 
 
@@ -56,6 +57,19 @@ def test_it_needs_no_import_of_its_own(environment):
 def test_names():
     for name in experimental.__all__:
         assert hasattr(experimental, name), name
+    for name in """
+        AtLeastOnceSourceConnector BaseConnector ConnectorError ProtocolError
+        SinkConnector SinkConnectorConfig SourceConnector
+        SourceConnectorConfig Stream UnexpectedSocketError
+        connector_wire_messages octet_message_decoder octet_message_encoder
+        parse_connector_args stream_message_decoder stream_message_encoder
+    """.split():
+        assert name in experimental.__all__
+    for name in """
+        BaseIter BaseSource FramedFileReader MultiSourceConnector
+        ThrottledFileReader
+    """.split():
+        assert hasattr(connectors, name), name
     for error in (experimental.ConnectorError, experimental.ProtocolError,
                   experimental.UnexpectedSocketError):
         assert issubclass(error, Exception)

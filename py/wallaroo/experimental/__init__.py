@@ -1,14 +1,14 @@
 """Sources and sinks that are programs of their own: connectors.
 
 The codecs and configurations for applications, the messages that connectors
-and workers exchange (connector_wire_messages), and the client side of a
-connector that feeds a source.
+and workers exchange (connector_wire_messages), the client side of a connector
+that feeds a source, and bases for programs that feed a source or empty a
+sink.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Union
 
 from .._wrapped import (
@@ -26,13 +26,22 @@ from ._errors import (
     Stream,
     UnexpectedSocketError,
 )
+from ._programs import (
+    BaseConnector,
+    SinkConnector,
+    SourceConnector,
+    parse_connector_args,
+)
 from ._source import AtLeastOnceSourceConnector
 
 __all__ = [
     "AtLeastOnceSourceConnector",
+    "BaseConnector",
     "ConnectorError",
     "ProtocolError",
+    "SinkConnector",
     "SinkConnectorConfig",
+    "SourceConnector",
     "SourceConnectorConfig",
     "Stream",
     "UnexpectedSocketError",
@@ -142,26 +151,3 @@ class SinkConnectorConfig:
             "sink_connector", self.name, self.host, str(self.port),
             self.encoder, self.decoder, self.cookie,
         )
-
-
-def parse_connector_args(
-    args: Sequence[str],
-    required_params: Sequence[str] = (),
-    optional_params: Sequence[str] = (),
-) -> argparse.Namespace:
-    """--application-module and --connector of a helper program, and its own
-    --CONNECTOR-PARAMETER options; others are ignored."""
-    parser = argparse.ArgumentParser(prog="wallaroo")
-    parser.add_argument(
-        "--application-module", dest="application", required=True
-    )
-    parser.add_argument("--connector", dest="connector_name", required=True)
-    known = parser.parse_known_args(list(args))[0]
-    for params, required in (
-        (required_params, True), (optional_params, False),
-    ):
-        for param in params:
-            option = "--%s-%s" % (known.connector_name, param)
-            parser.add_argument(option, dest=param, required=required)
-    return parser.parse_known_args(list(args))[0]
-
