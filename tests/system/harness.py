@@ -213,15 +213,17 @@ class Cluster:
 
     def __init__(self, source, workers=1, durability="process", args=(),
                  settings=None, name="t", env=None, files=None,
-                 prefix=None, wrapper=(), privileged=False):
+                 prefix=None, wrapper=(), privileged=False, programs=None):
         """source: text of the module.  settings: more lines of
         cluster.conf (None takes one out).  files: more files of the
         application directory.  wrapper: a command that runs the supervisor
-        (its last argument is followed by the supervisor's own)."""
+        (its last argument is followed by the supervisor's own).  programs:
+        the directory of the programs, if they are not those under test."""
         self.mark = uuid.uuid4().hex
         self.name = name
         self.user = None if privileged else unprivileged_user()
         self.wrapper = list(wrapper)
+        self.programs = programs
         self.environment = dict(env or {})
         self.process = None
         self.launched = 0		# how often the supervisor was started
@@ -311,6 +313,10 @@ class Cluster:
 
     # processes
 
+    def program(self, name):
+        return os.path.join(self.programs, name) if self.programs \
+            else program(name)
+
     def env(self):
         environment = dict(os.environ)
         environment.pop("NOTIFY_SOCKET", None)
@@ -326,7 +332,7 @@ class Cluster:
         setrlimit, applied in the child."""
         assert self.process is None or self.process.poll() is not None
         self.launched_at = os.path.getsize(self.log_path)
-        command = self.wrapper + [program("wallaroo-supervisord"),
+        command = self.wrapper + [self.program("wallaroo-supervisord"),
                                   "-c", self.conf_path, *options]
         if limits:
             command = [sys.executable, "-c", _LIMITED,
@@ -422,7 +428,7 @@ class Cluster:
 
     def ctl_raw(self, *args, limit=None):
         return subprocess.run(
-            [program("wallarooctl"), "-c", self.conf_path, *args],
+            [self.program("wallarooctl"), "-c", self.conf_path, *args],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, env=self.env(),
             timeout=LIMIT if limit is None else limit)
