@@ -34,6 +34,14 @@ cut_needed(const struct supervisor *s)
 	return (false);
 }
 
+/* One has died: what it answered was another life's.  When its successor has
+ * opened its files the rounds begin anew. */
+void
+cut_forget(struct supervisor *s)
+{
+	s->cut_active = false;
+}
+
 static void
 ask(struct supervisor *s)
 {

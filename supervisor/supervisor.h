@@ -375,6 +375,7 @@ enum cut_do { CUT_WAIT, CUT_DONE, CUT_REFUSED };
 
 bool	cut_needed(const struct supervisor *);
 void	cut_begin(struct supervisor *);		/* all have opened */
+void	cut_forget(struct supervisor *);	/* one has died */
 enum cut_do cut_answer(struct child *, const struct msg_cutoff *);
 
 /* --- ctl.c: the operator ------------------------------------------------- */

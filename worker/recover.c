@@ -1123,7 +1123,10 @@ recover_cut(struct worker *w, const struct cut *cuts, struct err *err)
 		return (err_set(err, ERR_STORAGE, "going back to position %"
 		    PRIu64 " in the next life", mine->pos));
 	}
-	if (mine->lineage != w->lineage) {	/* and loss is accepted */
+	if (mine->lineage != w->lineage && !(w->flags & START_ACCEPT_LOSS))
+		return (err_set(err, ERR_SYSTEM, "the cut is that of another "
+		    "life of this worker"));
+	if (mine->lineage != w->lineage) {
 		if (start_lossy(w, &m, err) == -1)
 			return (-1);
 	} else if (journal_cut(&w->journal, w->journal_path, mine->pos,

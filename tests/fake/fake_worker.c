@@ -15,6 +15,10 @@
  *	slow-N		while it exists it is not ready
  *	stuck-N		while it exists it does not finish
  *	unclean-N	while it exists it finishes with a rest in its journal
+ *	lost-N		POSITION: its journal is whole up to there since a
+ *			power loss
+ *	closed-N	while it exists it does not open its files
+ *	mute-N		while it exists it answers no cut
  *	diary-N		what happened, one line each
  * A client's line that begins with ! is an order, too; any other line goes to
  * the first sink, or back to the client when there is none.
@@ -69,6 +73,7 @@ static struct {
 	bool		 finishing;
 	int		 passed;	/* descriptor of the message at work */
 	uint64_t	 tail;
+	struct msg_cutoff cutoff;	/* to be said, round 0: nothing */
 } w = { .sink = -1, .passed = -1 };
 
 /* --- diary and orders ---------------------------------------------------- */
@@ -412,6 +417,25 @@ on_run(void *arg, const struct msg_run *m, struct err *err)
 	return (0);
 }
 
+#define LINEAGE	7000		/* of worker 0, and so on */
+
+static int
+on_cut(void *arg, const struct msg_cut *m, struct err *err)
+{
+	uint64_t mine[2];
+
+	(void)arg;
+	if (m->cuts.len != w.n * sizeof(mine))
+		return (err_set(err, ERR_CORRUPT, "a cut of %zu bytes",
+		    m->cuts.len));
+	memcpy(mine, m->cuts.data + w.me * sizeof(mine), sizeof(mine));
+	note("cut last %u lineage %" PRIu64 " position %" PRIu64, m->last,
+	    mine[0], mine[1]);
+	w.cutoff.round = m->round;
+	w.cutoff.position = mine[1];
+	return (0);
+}
+
 static int
 on_drain(void *arg, const struct msg_drain *m, struct err *err)
 {
@@ -496,7 +520,7 @@ static const struct msg_handlers handlers = {
 	.start = on_start, .peer = on_peer, .conn = on_conn,
 	.sinkconn = on_sinkconn, .dropped = on_dropped, .run = on_run,
 	.drain = on_drain, .finish = on_finish, .checkpoint = on_checkpoint,
-	.query = on_query, .stdio = on_stdio,
+	.query = on_query, .stdio = on_stdio, .cut = on_cut,
 };
 
 static bool
@@ -679,6 +703,34 @@ turn(void)
 }
 
 static void
+say_proven(void)
+{
+	struct msg_proven m = { 1, LINEAGE + w.me, 0 };
+	char name[32], line[64];
+	struct buf b = { 0 };
+
+	(void)snprintf(name, sizeof(name), "lost-%u", w.me);
+	if (read_order(name, line, sizeof(line)) == NULL)
+		return;
+	m.position = strtoull(line, NULL, 10);
+	msg_put_proven(&b, &m);
+	say(&b);
+}
+
+static void
+say_cutoff(void)
+{
+	struct buf b = { 0 };
+
+	if (w.cutoff.round == 0 || has_order("mute"))
+		return;
+	msg_put_cutoff(&b, &w.cutoff);
+	say(&b);
+	note("cutoff");
+	w.cutoff.round = 0;
+}
+
+static void
 say_opened(void)
 {
 	char name[32], line[1024];
@@ -713,6 +765,7 @@ live(void)
 
 	for (;;) {
 		turn();
+		say_cutoff();
 		if (w.running && !w.ready && !has_order("slow")) {
 			w.ready = true;
 			msg_put_ready(&b, &ready);
@@ -758,6 +811,9 @@ main(void)
 		return (0);
 	}
 	note("start flags %u generation %" PRIu64, w.flags, w.generation);
+	while (has_order("closed"))
+		(void)usleep(TURN_MS * 1000);
+	say_proven();
 	say_opened();
 	live();
 }

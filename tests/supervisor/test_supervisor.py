@@ -459,6 +459,34 @@ def test_refused_start_and_accept_loss(app):
     a.stop()
 
 
+def test_worker_dies_during_a_cut(app):
+    """What it had answered does not count for its successor, which is asked
+    anew, and about its own lineage."""
+    a = app()
+    a.order("lost-0", "100")
+    a.order("lost-1", "200")
+    a.order("mute-0")
+    a.launch()
+    a.wait_diary(1, "cutoff")
+    a.wait_diary(0, "cut last 0 lineage 7000 position 100")
+    old = a.pid(1)
+    a.order("closed-1")
+    os.kill(old, signal.SIGKILL)
+    a.wait_log(r"worker died worker=1 ")
+    a.revoke("mute-0")
+    a.wait_diary(0, "cutoff")		# the last answer of that round
+    a.status()
+    a.revoke("closed-1")
+    a.wait_running()
+    new = a.pid(1)
+    for number, pid in ((0, a.pid(0)), (1, new)):
+        cuts = [line for line in a.diary(number, pid)
+                if line.startswith("cut ")]
+        assert all("lineage %d " % (7000 + number) in line for line in cuts)
+        assert [line for line in cuts if "last 1" in line][-1:] == cuts[-1:]
+    a.stop()
+
+
 def test_second_supervisor(app):
     a = app().start()
     import subprocess
