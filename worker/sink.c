@@ -430,8 +430,10 @@ open_file(struct sink *s, struct err *err)
 		    "%s", name(s), path_of(s)));
 	if (fstat(s->fd, &st) == -1)
 		return (err_sys(err, ERR_STORAGE, "sink \"%s\"", name(s)));
-	if (cut_file(s, &st, err) == -1 || fstat(s->fd, &st) == -1)
+	if (cut_file(s, &st, err) == -1)
 		return (-1);
+	if (fstat(s->fd, &st) == -1)
+		return (err_sys(err, ERR_STORAGE, "sink \"%s\"", name(s)));
 	size = (uint64_t)st.st_size;
 	if (k->opened == 1 && k->dev == st.st_dev && k->ino == st.st_ino &&
 	    S_ISREG(st.st_mode)) {
