@@ -10,7 +10,6 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -20,9 +19,8 @@
 #include <unistd.h>
 
 #include "common/mem.h"
-#include "common/part.h"
+#include "tests/unit/rig.h"
 #include "tests/unit/unit.h"
-#include "worker/worker.h"
 
 /* --- the countdown ----------------------------------------------------- */
 
@@ -183,24 +181,8 @@ static char dir[64], path[96];
 static void
 make_dir(void)
 {
-	/* Thousands of files: not on a disk, where that can be had. */
-	snprintf(dir, sizeof(dir), "%s/check_countdown.XXXXXX",
-	    access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
-	ck_assert_ptr_nonnull(mkdtemp(dir));
+	rig_dir_make(dir, sizeof(dir));
 	snprintf(path, sizeof(path), "%s/file", dir);
-}
-
-static void
-remove_dir(void)
-{
-	struct dirent *e;
-	DIR *d = opendir(dir);
-
-	ck_assert_ptr_nonnull(d);
-	while ((e = readdir(d)) != NULL)
-		(void)unlinkat(dirfd(d), e->d_name, 0);
-	closedir(d);
-	ck_assert_int_eq(rmdir(dir), 0);
 }
 
 struct scenario {
@@ -272,7 +254,7 @@ each(const struct scenario *s, enum family family)
 			check_err(&err, family, n);
 		}
 		s->verify();
-		remove_dir();
+		rig_dir_remove(dir);
 		if (!tripped)
 			return (n - 1);
 	}
@@ -281,14 +263,6 @@ each(const struct scenario *s, enum family family)
 
 /* --- the journal ------------------------------------------------------- */
 
-static void
-put_entry(struct journal *j, const char *text)
-{
-	memcpy(journal_stage(j, ENTRY_BYTES, 1, 0, 100, 0), text,
-	    strlen(text));
-	journal_publish(j, (uint32_t)strlen(text));
-}
-
 static int
 run_journal_create(struct err *err)
 {
@@ -296,7 +270,7 @@ run_journal_create(struct err *err)
 
 	if (journal_create(&j, path, 65536, 3, 42, 0, err) == -1)
 		return (-1);
-	put_entry(&j, "hello");
+	rig_entry(&j, "hello");
 	journal_close(&j);
 	return (0);
 }
@@ -669,154 +643,6 @@ END_TEST
 
 /* --- recovery of a whole worker ---------------------------------------- */
 
-void
-worker_fatal(struct worker *w, int code, const char *fmt, ...)
-{
-	(void)w;
-	ck_abort_msg("fatal %d: %s", code, fmt);
-	abort();
-}
-
-void
-worker_fatal_err(struct worker *w, const struct err *err)
-{
-	worker_fatal(w, 0, "%s", err->text);
-}
-
-static struct topo_source sources[] = {
-	{ .name = "lines", .kind = SOURCE_TCP, .framing = FRAMING_LINES,
-	    .max_size = 100 },
-};
-static struct topo_stage stages[] = {
-	{ .name = "count", .kind = STAGE_STATE, .next = 1, .exchange = -1 },
-	{ .name = "out", .kind = STAGE_SINKS, .next = -1, .exchange = -1 },
-};
-static struct topo_sink sinks[] = {
-	{ .name = "tcp", .kind = SINK_TCP, .exchange = -1 },
-	{ .name = "dead-letters", .kind = SINK_DEAD, .exchange = 0 },
-};
-static int exchange_stage[] = { -1 }, exchange_sink[] = { 1 };
-static struct topo topo = { .sources = sources, .nsources = 1,
-	.stages = stages, .nstages = 2, .sinks = sinks, .nsinks = 2,
-	.nexchanges = 1, .exchange_stage = exchange_stage,
-	.exchange_sink = exchange_sink };
-static const struct host host = { .name = "test", .abi = HOST_ABI };
-
-static void
-make_worker(struct worker *w)
-{
-	struct err err;
-	uint32_t i;
-
-	memset(w, 0, sizeof(*w));
-	w->n = 2;
-	w->conf.partitions = 256;
-	w->conf.max_message = 1000;
-	w->conf.journal_size = 2 << 20;
-	w->conf.outbox_size = 1 << 20;
-	w->conf.connections = 4;
-	w->conf.durability = CONF_PROCESS;
-	w->conf.state_directory = xstrdup(dir);
-	w->run_dir = xstrdup(dir);
-	w->topo = topo;
-	w->durable = true;
-	w->epoch = 1;
-	w->flags = START_AGAIN;
-	w->stats = xcalloc(1, STATS_SIZE);
-	w->journal.fd = -1;
-	w->peer_box = xcalloc(w->n, sizeof(*w->peer_box));
-	w->journaled = xcalloc(w->n, sizeof(*w->journaled));
-	w->pending = xcalloc(w->n, sizeof(*w->pending));
-	w->sinks = xcalloc(topo.nsinks, sizeof(*w->sinks));
-	w->saved_keys = xcalloc(topo.nstages + 1, sizeof(*w->saved_keys));
-	w->sources = xcalloc(topo.nsources, sizeof(*w->sources));
-	w->snapshot = xcalloc(w->n + topo.nsinks, sizeof(*w->snapshot));
-	for (i = 0; i < w->n; i++)
-		w->peer_box[i].fd = -1;
-	for (i = 0; i < topo.nsinks; i++) {
-		w->sinks[i].mine = i == 0;
-		w->sinks[i].box.fd = -1;
-	}
-	w->a.conf = &w->conf;
-	w->a.topo = &w->topo;
-	w->a.host = &host;
-	w->a.journal = &w->journal;
-	w->a.stats = w->stats;
-	w->a.workers = w->n;
-	w->a.bits = part_bits(256);
-	ck_assert_int_eq(automaton_init(&w->a, &err), 0);
-}
-
-static void
-free_worker(struct worker *w)
-{
-	struct conn *c, *next;
-	size_t i;
-
-	journal_close(&w->journal);
-	for (i = 0; i < w->n; i++)
-		outbox_close(&w->peer_box[i]);
-	for (i = 0; i < topo.nsinks; i++)
-		outbox_close(&w->sinks[i].box);
-	store_close(&w->store);
-	automaton_fini(&w->a);
-	HASH_ITER(hh, w->conns, c, next) {
-		HASH_DEL(w->conns, c);
-		free(c);
-	}
-	free(w->peer_box);
-	free(w->journaled);
-	free(w->pending);
-	free(w->sinks);
-	free(w->saved_keys);
-	free(w->sources);
-	free(w->stats);
-	free(w->run_dir);
-	free(w->journal_path);
-	free(w->snapshot);
-	free(w->conf.state_directory);
-}
-
-static void
-put_frame(struct outbox *o, uint64_t pos, const char *text)
-{
-	struct frame f = { .pos = pos, .records = 1 };
-	uint32_t len = (uint32_t)strlen(text);
-	struct err err;
-
-	ck_assert_int_eq(outbox_reserve(o, 1000, &err), 0);
-	outbox_append(o, &f, slice_of(text, len), &len);
-}
-
-/* One entry comes in, is processed and gives something to both boxes. */
-static void
-live(struct worker *w, const char *text)
-{
-	put_entry(&w->journal, text);
-	w->a.entry = w->a.pos = journal_tail(&w->journal);
-	put_frame(&w->peer_box[1], w->a.pos, text);
-	put_frame(&w->sinks[0].box, w->a.pos, text);
-	journal_release(&w->journal, w->a.pos);
-}
-
-static void
-save(struct worker *w, const char *value, bool clean)
-{
-	struct store_job *j = xcalloc(1, sizeof(*j));
-	struct err err;
-
-	j->position = w->a.pos;
-	j->lineage = w->lineage;
-	j->commits = w->commits + 1;
-	j->clean = j->sync = j->remake = clean;
-	checkpoint_pack(w, &j->automaton);
-	store_job_row(j, 0, slice_of("key", 3), slice_of(value,
-	    strlen(value)));
-	ck_assert_int_eq(store_commit(&w->store, j, &err), 0);
-	checkpoint_count(w, j->commits);
-	store_job_free(j);
-}
-
 static uint64_t saved_pos, done_pos;
 
 /* A worker that was killed between two checkpoints. */
@@ -827,15 +653,15 @@ prepare_killed(void)
 	struct buf text = { 0 };
 	struct err err;
 
-	make_worker(&w);
+	rig_make(&w, dir);
 	ck_assert_msg(recover_open(&w, &text, &err) == 0, "%s", err.text);
-	live(&w, "one");
-	save(&w, "saved", false);
+	rig_live(&w, "one");
+	rig_save(&w, "saved", false);
 	saved_pos = w.a.pos;
-	live(&w, "two");
+	rig_live(&w, "two");
 	done_pos = w.a.pos;
 	buf_fini(&text);
-	free_worker(&w);
+	rig_free(&w);
 }
 
 static void
@@ -845,14 +671,14 @@ prepare_stopped(void)
 	struct buf text = { 0 };
 	struct err err;
 
-	make_worker(&w);
+	rig_make(&w, dir);
 	ck_assert_int_eq(recover_open(&w, &text, &err), 0);
-	live(&w, "one");
-	save(&w, "saved", true);
+	rig_live(&w, "one");
+	rig_save(&w, "saved", true);
 	saved_pos = done_pos = w.a.pos;
 	recover_unlink(&w);
 	buf_fini(&text);
-	free_worker(&w);
+	rig_free(&w);
 }
 
 /* A call that failed is no reason to refuse the start for good, nor to
@@ -864,12 +690,12 @@ recover(uint32_t flags, struct err *err)
 	struct buf text = { 0 };
 	int r;
 
-	make_worker(&w);
+	rig_make(&w, dir);
 	w.flags |= flags;
 	r = recover_open(&w, &text, err);
 	ck_assert_msg(text.len == 0, "refused: %s", buf_str(&text));
 	buf_fini(&text);
-	free_worker(&w);
+	rig_free(&w);
 	return (r);
 }
 
@@ -892,7 +718,7 @@ verify_recover(void)
 	struct buf text = { 0 };
 	struct err err;
 
-	make_worker(&w);
+	rig_make(&w, dir);
 	ck_assert_msg(recover_open(&w, &text, &err) == 0, "%s", err.text);
 	ck_assert_uint_eq(w.a.pos, saved_pos);
 	ck_assert_uint_eq(w.a.drop, done_pos);
@@ -901,7 +727,7 @@ verify_recover(void)
 	ck_assert_int_eq(outbox_used(&w.peer_box[1]) > 0,
 	    done_pos > saved_pos);
 	buf_fini(&text);
-	free_worker(&w);
+	rig_free(&w);
 }
 
 static void
