@@ -14,6 +14,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -415,12 +416,71 @@ cut_file(struct sink *s, const struct stat *st, struct err *err)
 	return (0);
 }
 
+/* The file that was written to, under another name: its descriptor, or -1. */
+static int
+find_renamed(struct sink *s, struct stat *st)
+{
+	const struct outbox_sink *k = outbox_sink(&s->box);
+	const char *path = path_of(s), *slash = strrchr(path, '/');
+	int dirlen = slash == NULL ? 0 : (int)(slash - path) + 1, fd = -1;
+	char *dir = xasprintf("%.*s.", dirlen, path), *other;
+	DIR *d = opendir(dir);
+	struct dirent *e;
+
+	free(dir);
+	while (d != NULL && fd == -1 && (e = readdir(d)) != NULL) {
+		other = xasprintf("%.*s%s", dirlen, path, e->d_name);
+		if (stat(other, st) == 0 && st->st_dev == k->dev &&
+		    st->st_ino == k->ino && S_ISREG(st->st_mode))
+			fd = open(other, O_WRONLY | O_APPEND | O_CLOEXEC |
+			    O_NONBLOCK);
+		free(other);
+	}
+	if (d != NULL)
+		closedir(d);
+	return (fd);
+}
+
+/*
+ * The path means another file than before.  How far the one before has got,
+ * perhaps just before a death, is asked of itself: whoever rotates files
+ * renames them within their directory.
+ */
+static int
+leave_renamed(struct sink *s, bool cut, uint64_t *to, struct err *err)
+{
+	int64_t shift = outbox_sink(&s->box)->file_shift;
+	struct stat st;
+	uint64_t has;
+	int fd = find_renamed(s, &st), r = 0;
+
+	if (fd == -1) {
+		log_warn("another file than before, and that one is not in "
+		    "its directory any more: what was written last may come "
+		    "again sink=\"%s\" path=\"%s\"", name(s), path_of(s));
+		return (0);
+	}
+	has = (uint64_t)((int64_t)st.st_size - shift);
+	/* What a power loss left of it nobody knows. */
+	if (!cut && has >= *to && has <= s->box.payload_tail) {
+		if (s->w->machine && fdatasync(fd) == -1)
+			r = err_sys(err, ERR_STORAGE, "sink \"%s\": cannot "
+			    "sync the file that was rotated", name(s));
+		*to = has;
+	}
+	close(fd);
+	log_info("another file than before, going on at its end sink=\"%s\" "
+	    "path=\"%s\"", name(s), path_of(s));
+	return (r);
+}
+
 /* The file continues at its size; another file than before begins anew. */
 static int
 open_file(struct sink *s, struct err *err)
 {
 	struct outbox_sink *k = outbox_sink(&s->box);
 	uint64_t size, to = kept_from(s);
+	bool cut = k->cut == 1;
 	int64_t shift;
 	struct stat st;
 
@@ -445,9 +505,9 @@ open_file(struct sink *s, struct err *err)
 			log_warn("file was changed by somebody else, going "
 			    "on at its end sink=\"%s\" path=\"%s\" size=%"
 			    PRIu64, name(s), path_of(s), size);
-	} else if (k->opened == 1)
-		log_info("another file than before, going on at its end "
-		    "sink=\"%s\" path=\"%s\"", name(s), path_of(s));
+	} else if (k->opened == 1 && kind(s) != SINK_STDOUT &&
+	    leave_renamed(s, cut, &to, err) == -1)
+		return (-1);
 	shift = (int64_t)size - (int64_t)to;
 	if (k->opened == 0 || k->dev != st.st_dev || k->ino != st.st_ino ||
 	    k->file_shift != shift)

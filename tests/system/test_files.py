@@ -180,6 +180,36 @@ def test_rotated_output(cluster):
 
 
 @pytest.mark.level("all")
+@pytest.mark.parametrize("durability", ["process", "machine"])
+def test_renamed_while_it_was_down(cluster, durability):
+    """What was written before the death is not written again, though it is
+    in a file of another name now."""
+    app = cluster(apps.slow(apps.FILE_NUMBER, 0.0003), durability=durability)
+    if durability == "machine":
+        app.settings["runtime-directory"] = None
+    lines = Zipf(6).lines(6000, per_line=1)
+    source = app.write("input", "\n".join(lines) + "\n")
+    output = app.out("output")
+    app.write_conf(args=[source, output])
+    expected, parts = numbered(lines), []
+    for number in range(6):
+        done = sum(map(len, parts))
+        app.start()
+        harness.wait_for(lambda: len(app.read_out("output")) > 1000 or
+                         done + len(app.read_out("output")) == len(expected),
+                         "output")
+        app.kill_everything()
+        parts.append(app.read_out("output"))
+        os.rename(output, app.out("output.%d" % number))
+        assert expected.startswith(b"".join(parts))
+    app.start()
+    harness.wait_for(lambda: len(b"".join(parts) + app.read_out("output"))
+                     >= len(expected), "the whole output")
+    app.stop()
+    assert b"".join(parts) + app.read_out("output") == expected
+
+
+@pytest.mark.level("all")
 def test_other_input_file(cluster):
     """In the middle of a file: another one at the path is refused, not read
     from the middle; one that has become shorter, too."""
