@@ -6,7 +6,8 @@
  * directory that is synced are listed there; nothing reaches the real disk.
  * powerloss.py makes of that what a machine may find after its power was lost.
  * The boot's id is read from POWER_BOOT.  A journal takes its time, another one
- * each time, so that workers are never equally far.
+ * each time, so that workers are never equally far; that of worker POWER_LAGS
+ * takes POWER_LAG_MS, so that one of them is far behind.
  *
  *	f.INODE		content as of the file's last sync
  *	d.INODE		names as of the directory's last sync
@@ -130,12 +131,30 @@ list_directory(const char *path, const struct stat *st)
 	return (rename(temporary, name));
 }
 
+/* Disks are not equally fast. */
+static void
+take_time(const char *path)
+{
+	const char *journal, *lags, *ms = getenv("POWER_LAG_MS");
+	struct timespec now;
+
+	if ((journal = strstr(path, "/worker-")) == NULL ||
+	    strstr(journal, ".journal") == NULL)
+		return;
+	lags = getenv("POWER_LAGS");
+	if (lags != NULL && ms != NULL && atoi(journal + 8) == atoi(lags)) {
+		usleep((useconds_t)atoi(ms) * 1000);
+		return;
+	}
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	usleep((useconds_t)(now.tv_nsec / 1000 % SLOW_US));
+}
+
 /* 1: not one of ours. */
 static int
 remember(int fd)
 {
 	char path[4096];
-	struct timespec now;
 	struct stat st;
 	int flags;
 
@@ -143,10 +162,7 @@ remember(int fd)
 		return (1);
 	if (S_ISDIR(st.st_mode))
 		return (list_directory(path, &st));
-	if (strstr(path, ".journal") != NULL) {
-		clock_gettime(CLOCK_MONOTONIC, &now);
-		usleep((useconds_t)(now.tv_nsec / 1000 % SLOW_US));
-	}
+	take_time(path);
 	flags = fcntl(fd, F_GETFL);
 	if ((flags & O_ACCMODE) == O_WRONLY) {
 		if ((fd = plain_open(path, O_RDONLY | O_CLOEXEC, 0)) == -1)

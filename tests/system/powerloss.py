@@ -17,9 +17,13 @@ SECTOR = 512
 class Power:
     """The disk under one cluster: power.lose() is what the outage does."""
 
-    def __init__(self, app, rng):
+    def __init__(self, app, rng, lags=None):
+        """lags: workers of which one's disk is far behind, in each life
+        another; -1 is none."""
         self.app = app
         self.rng = rng
+        self.lags = range(-1, app.settings["workers"]) \
+            if lags is None else lags
         self.losses = 0
         self.roots = [app.state_dir, app.out_dir]
         self.shadow = app._mkdir("shadow", 0o777)
@@ -29,16 +33,19 @@ class Power:
                         os.path.join(os.path.dirname(__file__),
                                      "powerloss.c")], check=True)
         os.chmod(library, 0o755)
-        self.new_boot()
         app.environment.update({
             "LD_PRELOAD": library, "POWER_SHADOW": self.shadow,
             "POWER_ROOTS": ":".join(self.roots), "POWER_BOOT": self.boot,
             "ASAN_OPTIONS": "verify_asan_link_order=0:detect_leaks=0"})
+        self.new_boot()
 
     def new_boot(self):
         with open(self.boot, "w") as file:
             file.write(str(uuid.UUID(int=self.rng_bits())) + "\n")
         os.chmod(self.boot, 0o644)
+        self.app.environment.update({
+            "POWER_LAGS": str(self.rng.choice(self.lags)),
+            "POWER_LAG_MS": str(self.rng.choice((100, 250)))})
 
     def rng_bits(self):
         return self.rng.getrandbits(128)

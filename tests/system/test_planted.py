@@ -12,6 +12,7 @@ pytestmark = pytest.mark.level("all")
 KILLS = "test_kill.py::test_random_kills"
 SETTINGS = "test_kill.py::test_kills_with_other_settings"
 PRESSURE = "test_pressure.py::test_pressure_between_workers"
+POWER = "test_power_loss.py::test_live_streams"
 OWNERS = "test_supervisor_kill.py::test_workers_end_with_their_supervisor"
 # rule: (what is broken, tests of which one must fail, how often to try)
 RULES = {
@@ -30,6 +31,11 @@ RULES = {
     "RULE8": ("a checkpoint without the undecoded remainders",
               [SETTINGS, KILLS], 3),
     "RULE9": ("two owners at once", [OWNERS], 2),
+    "STABLE3": ("what is synced here leaves, what it came from may be lost",
+                [POWER], 4),
+    "STABLE4": ("acknowledged before it is synced", [POWER], 4),
+    "STABLE5": ("a checkpoint commits before what it came from is synced",
+                [POWER], 4),
 }
 
 
@@ -42,6 +48,7 @@ def run_tests(build, tests, rule=None):
     env.pop("WALLAROO_PROGRAMS", None)
     if rule:
         env["WALLAROO_PLANTED"] = rule
+        env["WALLAROO_TEST_LOSSES"] = "10"
     done = subprocess.run(
         [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p",
          "no:cacheprovider", *tests],
