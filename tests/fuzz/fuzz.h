@@ -27,7 +27,14 @@
 	T(checkpoint)	/* the automaton in a checkpoint */		\
 	T(store)	/* the SQLite file */				\
 	T(peer)		/* what another worker sends */			\
-	T(hold)		/* names in the descriptor store */
+	T(letter)	/* what a dead letter keeps of its record */	\
+	T(hold)		/* names in the descriptor store */		\
+	T(inherit)	/* systemd's variables at the start */		\
+	T(address)	/* HOST:PORT */					\
+	T(proc)		/* lines of /proc, cgroups and workers.pids */	\
+	T(catalog)	/* the supervisor's SQLite file */		\
+	T(ctl)		/* what wallarooctl may send */			\
+	T(external)	/* what programs of operators may send */
 
 #define FUZZ_PROTOTYPE(name)	void fuzz_##name(const uint8_t *, size_t);
 FUZZ_TABLE(FUZZ_PROTOTYPE)

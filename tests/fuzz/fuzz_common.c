@@ -4,11 +4,11 @@
 #include <string.h>
 
 #include "common/conf.h"
+#include "common/letter.h"
 #include "common/mem.h"
 #include "common/mp.h"
 #include "common/msg.h"
 #include "common/topo.h"
-#include "supervisor/supervisor.h"
 #include "tests/fuzz/fuzz.h"
 
 /* --- mp ----------------------------------------------------------------- */
@@ -224,19 +224,46 @@ fuzz_topo(const uint8_t *data, size_t n)
 	buf_fini(&text);
 }
 
-/* --- hold --------------------------------------------------------------- */
+/* --- letter -------------------------------------------------------------- */
 
-/* Names that come back from the descriptor store. */
-void
-fuzz_hold(const uint8_t *data, size_t n)
+/* What is accepted is written, and must read the same again. */
+static void
+same_letter(const struct letter *l)
 {
-	char *name = xstrndup((const char *)data, n), again_name[HOLD_NAME];
-	struct held held;
+	struct buf b = { 0 };
+	struct letter two;
+	struct err err;
 
-	(void)notify_is_listener(name);
-	if (hold_parse(name, &held) == 0) {
-		hold_name(&held, again_name);
-		fuzz_check(strcmp(name, again_name) == 0);
-	}
-	free(name);
+	letter_pack(&b, l);
+	fuzz_check(letter_unpack(&two, buf_slice(&b), &err) == 0);
+	fuzz_check(two.kind == l->kind && two.index == l->index &&
+	    two.time_ns == l->time_ns && two.id == l->id &&
+	    two.name.len == l->name.len && two.key.len == l->key.len &&
+	    two.value.len == l->value.len && (l->value.len == 0 ||
+	    memcmp(two.value.data, l->value.data, l->value.len) == 0));
+	buf_fini(&b);
+}
+
+/* The record of a dead letter: as base64, or the bytes themselves. */
+void
+fuzz_letter(const uint8_t *data, size_t n)
+{
+	struct slice s = slice_of(data, n);
+	struct buf bytes = { 0 }, text = { 0 }, back = { 0 };
+	struct letter l;
+	struct err err;
+
+	letter_text(&text, s);
+	fuzz_check(letter_bytes(&back, buf_slice(&text), &err) == 0);
+	fuzz_check(back.len == n && (n == 0 || memcmp(back.data, data, n) ==
+	    0));
+	if (letter_bytes(&bytes, s, &err) == 0)
+		s = buf_slice(&bytes);
+	if (letter_unpack(&l, s, &err) == 0)
+		same_letter(&l);
+	else
+		fuzz_check(err.text[0] != '\0');
+	buf_fini(&bytes);
+	buf_fini(&text);
+	buf_fini(&back);
 }

@@ -1,0 +1,511 @@
+/*
+ * Targets of the supervisor's sockets for others than workers: wallarooctl's
+ * and the external channel.  A supervisor of two workers that have no
+ * processes; the input says what the other end sends, in which pieces, and
+ * what workers answer meanwhile.  Whatever comes back must be what the
+ * protocol has, and text in it that is said to be JSON must be JSON.
+ */
+#include <sys/socket.h>
+
+#include <ev.h>
+#include <fcntl.h>
+#include <sqlite3.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/mem.h"
+#include "supervisor/supervisor.h"
+#include "supervisor/wallarooctl.h"
+#include "tests/fuzz/fuzz.h"
+
+#define WORKERS	2
+
+static struct topo_source sources[] = {
+	{ .name = "lines", .kind = SOURCE_TCP, .host = "::1", .port = 7 },
+	{ .name = "a \"file\"", .kind = SOURCE_FILE, .host = "",
+	    .path = "/in" },
+};
+static struct topo_stage stages[] = {
+	{ .name = "split", .kind = STAGE_STEP, .next = 1, .exchange = -1 },
+	{ .name = "count", .kind = STAGE_STATE, .next = 2, .exchange = -1 },
+	{ .name = "total", .kind = STAGE_STATE, .next = 3, .exchange = -1 },
+	{ .name = "out", .kind = STAGE_SINKS, .next = -1, .exchange = -1 },
+};
+static struct topo_sink sinks[] = {
+	{ .name = "tcp", .kind = SINK_TCP, .host = "127.0.0.1", .port = 9 },
+	{ .name = "dead", .kind = SINK_DEAD, .host = "" },
+};
+static const struct topo topo = { .application = "fuzz",
+	.sources = sources, .nsources = 2, .stages = stages, .nstages = 4,
+	.sinks = sinks, .nsinks = 2 };
+
+/* --- the supervisor ------------------------------------------------------ */
+
+static struct ev_loop *loop;
+/* Of all runs, since they take long to make. */
+static struct catalog catalog;
+static struct conf_app conf;
+
+static void
+remove_catalog(void)
+{
+	char *dir = xstrdup(catalog.path), *more;
+
+	more = xasprintf("%s-journal", dir);
+	unlink(more);
+	unlink(dir);
+	*strrchr(dir, '/') = '\0';
+	rmdir(dir);
+	free(more);
+	free(dir);
+	catalog_close(&catalog);
+	conf_fini(&conf);
+	ev_loop_destroy(loop);
+}
+
+static void
+once(void)
+{
+	static const char text[] = "application \"fuzz\" { module = \"m\" "
+	    "workers = 2 state-directory = \"/nowhere\" partitions = 16 }";
+	char dir[] = "/dev/shm/wallaroo-fuzz-XXXXXX";
+	struct err err;
+
+	if (loop != NULL)
+		return;
+	loop = ev_loop_new(EVFLAG_AUTO);
+	fuzz_check(conf_read(&conf, fuzz_file(text, sizeof(text) - 1), &err)
+	    == 0);
+	if (mkdtemp(dir) == NULL)
+		fuzz_check(!"/dev/shm can be written");
+	fuzz_check(catalog_open(&catalog, dir, "fuzz", &err) == 0 &&
+	    dlq_open(&catalog, &err) == 0 &&
+	    catalog_loss(&catalog, 1, "some \"text\"\n", &err) == 0 &&
+	    sqlite3_exec(catalog.db, "PRAGMA synchronous = OFF; "
+	    "PRAGMA journal_mode = MEMORY; PRAGMA locking_mode = EXCLUSIVE",
+	    NULL, NULL, NULL) == SQLITE_OK);
+	(void)atexit(remove_catalog);
+}
+
+static struct supervisor *
+begin(uint64_t how)
+{
+	struct supervisor *s = xcalloc(1, sizeof(*s));
+	uint32_t i;
+
+	once();
+	s->conf = conf;
+	s->loop = loop;
+	s->topo = topo;
+	s->catalog = catalog;
+	s->state = how & 1 ? APP_STARTING : APP_RUNNING;
+	s->ran = s->described = !(how & 2);
+	s->stopping = true;		/* a stop has no processes to end */
+	s->ctl_fd = s->notify_fd = -1;
+	s->run_dir = "/nowhere";
+	s->n = WORKERS;
+	s->child = xcalloc(WORKERS, sizeof(*s->child));
+	TAILQ_INIT(&s->ctl_conns);
+	STAILQ_INIT(&s->notices);
+	for (i = 0; i < WORKERS; i++) {
+		s->child[i].s = s;
+		s->child[i].number = i;
+		s->child[i].fd = -1;
+		s->child[i].state = how & (4U << i) ? CHILD_WAITING :
+		    CHILD_RUNNING;
+		s->child[i].stats = xcalloc(1, sizeof(struct stats));
+	}
+	hold_init(s);
+	return (s);
+}
+
+static void
+end(struct supervisor *s)
+{
+	uint32_t i;
+
+	hold_fini(s);
+	for (i = 0; i < WORKERS; i++)
+		free(s->child[i].stats);
+	free(s->child);
+	free(s);
+}
+
+/* --- the other end ------------------------------------------------------- */
+
+struct client {
+	int		 fd;
+	struct buf	 in;		/* what came back */
+};
+
+static int
+connect_client(struct client *c)
+{
+	int fd[2];
+
+	memset(c, 0, sizeof(*c));
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0,
+	    fd) == -1)
+		fuzz_check(!"there are sockets");
+	c->fd = fd[1];
+	return (fd[0]);
+}
+
+static void
+close_client(struct client *c)
+{
+	close(c->fd);
+	buf_fini(&c->in);
+}
+
+static void
+give(const struct client *c, struct slice s)
+{
+	(void)!send(c->fd, s.data, s.len, MSG_NOSIGNAL);
+	ev_run(loop, EVRUN_NOWAIT);
+}
+
+static void
+take(struct client *c)
+{
+	ssize_t n;
+
+	ev_run(loop, EVRUN_NOWAIT);
+	while ((n = recv(c->fd, buf_reserve(&c->in, 65536), 65536, 0)) > 0) {
+		c->in.len += (size_t)n;
+		ev_run(loop, EVRUN_NOWAIT);
+	}
+}
+
+static void
+check_json(struct slice s)
+{
+	struct json *j = json_read(s);
+
+	fuzz_check(j != NULL);
+	json_free(j);
+}
+
+/* A piece of the input, its length before it. */
+static struct slice
+piece(struct fuzz_in *in)
+{
+	size_t n = fuzz_number(in, 1);
+	struct slice s;
+
+	if (n > in->n)
+		n = in->n;
+	s = slice_of(in->p, n);
+	in->p += n;
+	in->n -= n;
+	return (s);
+}
+
+/* --- ctl ----------------------------------------------------------------- */
+
+static int
+on_reply(void *arg, const struct msg_ctl_reply *m, struct err *err)
+{
+	(void)arg;
+	(void)err;
+	if (m->code == 0)
+		check_json(m->text);
+	return (0);
+}
+
+static const struct msg_handlers ctl_handlers = { .ctl_reply = on_reply };
+
+static void
+take_replies(struct client *c)
+{
+	struct err err;
+	long n;
+
+	take(c);
+	while ((n = msg_frame(buf_slice(&c->in), UINT32_MAX)) > 0) {
+		fuzz_check(msg_dispatch(&ctl_handlers, NULL, FROM_SUP,
+		    slice_of(c->in.data + MSG_HEADER, (size_t)n - MSG_HEADER),
+		    &err) == 0);
+		buf_consume(&c->in, (size_t)n);
+	}
+	fuzz_check(n == 0);
+}
+
+static void
+request(const struct client *c, struct fuzz_in *in)
+{
+	static const char *const verbs[] = { "status", "stop", "checkpoint",
+	    "restart", "state-get", "dlq", "dlq-replay", "version" };
+	struct msg_ctl m = { .verb = msg_cstr(verbs[fuzz_number(in, 1) %
+	    (sizeof(verbs) / sizeof(verbs[0]))]) };
+	struct buf b = { 0 };
+
+	m.a = piece(in);
+	m.b = piece(in);
+	msg_put_ctl(&b, &m);
+	give(c, buf_slice(&b));
+	buf_fini(&b);
+}
+
+/* What a worker says; its answers to a query are JSON. */
+static void
+answer(struct supervisor *s, struct fuzz_in *in)
+{
+	uint64_t bits = fuzz_number(in, 1);
+	struct child *c = &s->child[bits & 1];
+	struct msg_checkpointed checkpointed = { s->checkpoint_id,
+	    bits >> 1 & 1, piece(in) };
+	struct msg_answer known = { s->ctl_serial, bits >> 1 & 1,
+	    bits & 2 ? msg_cstr("{\"found\": true}") : checkpointed.text };
+	struct msg_putback_done done = { bits >> 4, bits >> 1 & 1,
+	    checkpointed.text };
+
+	switch (bits >> 2 & 3) {
+	case 0:
+		ctl_checkpointed(c, &checkpointed);
+		break;
+	case 1:
+		ctl_answer(c, &known);
+		break;
+	case 2:
+		dlq_done(c, &done);
+		break;
+	default:
+		if (bits & 2)
+			ctl_child_died(c);
+		else
+			ctl_child_ready(c);
+		dlq_resend(c);
+	}
+}
+
+void
+fuzz_ctl(const uint8_t *data, size_t n)
+{
+	struct fuzz_in in = { data, n };
+	struct supervisor *s = begin(fuzz_number(&in, 1));
+	int changes = sqlite3_total_changes(catalog.db), i;
+	struct client c[2];
+	uint64_t op;
+
+	for (i = 0; i < 2; i++)
+		ctl_take(s, connect_client(&c[i]));
+	while (in.n > 0) {
+		op = fuzz_number(&in, 1);
+		i = op >> 2 & 1;
+		switch (op & 3) {
+		case 0:
+			request(&c[i], &in);
+			break;
+		case 1:
+			give(&c[i], piece(&in));
+			break;
+		case 2:
+			answer(s, &in);
+			break;
+		default:
+			take_replies(&c[i]);
+			if (!(op & 8))
+				break;
+			close_client(&c[i]);
+			ctl_take(s, connect_client(&c[i]));
+		}
+	}
+	s->ctl_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	s->ctl_path = xstrdup("");
+	ctl_close(s);
+	for (i = 0; i < 2; i++) {
+		take_replies(&c[i]);
+		close_client(&c[i]);
+	}
+	if (sqlite3_total_changes(catalog.db) != changes)
+		(void)sqlite3_exec(catalog.db, "DELETE FROM replays; "
+		    "DELETE FROM sqlite_sequence", NULL, NULL, NULL);
+	end(s);
+}
+
+/* --- external ------------------------------------------------------------ */
+
+static void
+take_answers(struct client *c)
+{
+	struct slice payload;
+	unsigned int id;
+	long n;
+
+	take(c);
+	while ((n = external_frame(buf_slice(&c->in), &id, &payload)) > 0) {
+		if (payload.len > 0 && payload.data[0] == '{')
+			check_json(payload);
+		buf_consume(&c->in, (size_t)n);
+	}
+	fuzz_check(n == 0);
+}
+
+/* One of the requests that there are. */
+static void
+ask_external(const struct client *c, struct fuzz_in *in)
+{
+	uint64_t id = 1 + fuzz_number(in, 1) % EXT_CLUSTER_COUNT;
+	struct slice payload = piece(in);
+	uint8_t head[EXTERNAL_HEAD] = { 0, 0, 0, (uint8_t)(payload.len + 2),
+	    0, (uint8_t)id };
+	struct buf b = { 0 };
+
+	head[2] = (uint8_t)((payload.len + 2) >> 8);
+	buf_add(&b, head, sizeof(head));
+	buf_add(&b, payload.data, payload.len);
+	give(c, buf_slice(&b));
+	buf_fini(&b);
+}
+
+/* The workers' ends of their channels, and what was asked there last. */
+static int worker_fd[WORKERS];
+static struct msg_list asked[WORKERS];
+static struct buf keys;		/* that are given in pieces */
+
+static int
+on_list(void *arg, const struct msg_list *m, struct err *err)
+{
+	(void)err;
+	*(struct msg_list *)arg = *m;
+	return (0);
+}
+
+static const struct msg_handlers worker_handlers = { .list = on_list };
+
+static void
+open_channels(struct supervisor *s)
+{
+	int fd[2], i;
+
+	for (i = 0; i < WORKERS; i++) {
+		if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK |
+		    SOCK_CLOEXEC, 0, fd) == -1)
+			fuzz_check(!"there are sockets");
+		STAILQ_INIT(&s->child[i].queue);
+		channel_open(&s->child[i], fd[0]);
+		worker_fd[i] = fd[1];
+		memset(&asked[i], 0, sizeof(asked[i]));
+	}
+	buf_clear(&keys);
+}
+
+static void
+close_channels(struct supervisor *s)
+{
+	int i;
+
+	for (i = 0; i < WORKERS; i++) {
+		channel_close(&s->child[i]);
+		close(worker_fd[i]);
+	}
+	buf_fini(&keys);
+}
+
+static void
+read_channel(int i)
+{
+	struct buf b = { 0 };
+	struct err err;
+
+	while (channel_receive(worker_fd[i], &b) == 1)
+		fuzz_check(msg_dispatch(&worker_handlers, &asked[i], FROM_SUP,
+		    slice_of(b.data + MSG_HEADER, b.len - MSG_HEADER), &err)
+		    == 0);
+	buf_fini(&b);
+}
+
+/* A worker answers what it was asked for: a number of keys, and if they are
+ * wanted one of them, in one or two pieces. */
+static void
+list(struct supervisor *s, struct fuzz_in *in)
+{
+	uint64_t bits = fuzz_number(in, 1);
+	struct slice text = piece(in);
+	int i = bits & 1;
+	struct msg_listed m = { .ok = !(bits & 2), .keys = bits >> 4 };
+
+	read_channel(i);
+	m.id = asked[i].id;
+	if (!m.ok)
+		m.part = text;
+	else if (asked[i].names && (bits & 4 || asked[i].from > 0)) {
+		if (asked[i].from == 0 || asked[i].from > keys.len) {
+			buf_clear(&keys);
+			ctl_json_str(&keys, text);
+			asked[i].from = 0;
+		}
+		m.size = keys.len;
+		m.part = slice_of(keys.data + asked[i].from, keys.len -
+		    asked[i].from);
+		if (bits & 8 && m.part.len > 1)
+			m.part.len /= 2;
+	}
+	external_listed(&s->child[i], &m);
+}
+
+static void
+event(struct supervisor *s, struct fuzz_in *in)
+{
+	uint64_t bits = fuzz_number(in, 1);
+	struct child *c = &s->child[bits & 1];
+
+	if (bits & 2) {
+		c->state = CHILD_WAITING;
+		external_child_died(c);
+	} else {
+		c->state = CHILD_RUNNING;
+		external_child_ready(c);
+	}
+}
+
+void
+fuzz_external(const uint8_t *data, size_t n)
+{
+	struct fuzz_in in = { data, n };
+	struct supervisor *s = begin(fuzz_number(&in, 1));
+	struct external *x = external_begin(s);
+	struct client c[2];
+	uint64_t op;
+	int i;
+
+	open_channels(s);
+	for (i = 0; i < 2; i++)
+		external_take(x, connect_client(&c[i]));
+	while (in.n > 0) {
+		op = fuzz_number(&in, 1);
+		i = op >> 3 & 1;
+		switch (op & 7) {
+		case 0:
+		case 1:
+			ask_external(&c[i], &in);
+			break;
+		case 2:
+			give(&c[i], piece(&in));
+			break;
+		case 3:
+		case 4:
+			list(s, &in);
+			break;
+		case 5:
+			event(s, &in);
+			break;
+		case 6:
+			(void)shutdown(c[i].fd, SHUT_WR);
+			break;
+		default:
+			take_answers(&c[i]);
+			close_client(&c[i]);
+			external_take(x, connect_client(&c[i]));
+		}
+	}
+	external_close(s);
+	for (i = 0; i < 2; i++) {
+		take_answers(&c[i]);
+		close_client(&c[i]);
+	}
+	close_channels(s);
+	end(s);
+}
