@@ -14,7 +14,7 @@
 #include "common/mem.h"
 #include "common/part.h"
 #include "tests/fuzz/fuzz.h"
-#include "worker/worker.h"
+#include "tests/fuzz/fuzz_worker.h"
 
 /* --- the worker that gives up ------------------------------------------- */
 
@@ -153,7 +153,7 @@ h_generate(struct host_app *h, int fn, host_val *out, struct err *err)
 	return (0);
 }
 
-static const struct host host = {
+const struct host fuzz_host = {
 	.name = "fuzz", .abi = HOST_ABI, .decode = h_decode, .key = h_key,
 	.step = h_step, .encode = h_encode, .pack = h_pack,
 	.unpack = h_string, .val_free = h_free, .state_new = h_state_new,
@@ -187,15 +187,15 @@ static const struct topo topo = { .sources = sources, .nsources = 3,
 	.nexchanges = 2, .exchange_stage = exchange_stage,
 	.exchange_sink = exchange_sink };
 
-static struct worker *
-begin(uint32_t n)
+struct worker *
+fuzz_begin(const struct topo *t, uint32_t n)
 {
 	struct worker *w = xcalloc(1, sizeof(*w));
 	struct err err;
 	uint32_t i;
 
 	w->n = n;
-	w->topo = topo;
+	w->topo = *t;
 	w->durable = true;
 	w->lineage = 7;
 	w->conf.partitions = 4;
@@ -206,7 +206,7 @@ begin(uint32_t n)
 	    &err) == 0);
 	w->a.conf = &w->conf;
 	w->a.topo = &w->topo;
-	w->a.host = &host;
+	w->a.host = &fuzz_host;
 	w->a.journal = &w->journal;
 	w->a.stats = w->stats;
 	w->a.workers = n;
@@ -214,27 +214,36 @@ begin(uint32_t n)
 	w->a.table = xcalloc(4, sizeof(*w->a.table));
 	part_assign(w->a.table, 4, n);
 	fuzz_check(automaton_init(&w->a, &err) == 0);
-	w->journaled = xcalloc(n * topo.nexchanges, sizeof(*w->journaled));
-	w->pending = xcalloc(n * topo.nexchanges, sizeof(*w->pending));
-	w->peer_box = xcalloc(n * topo.nexchanges, sizeof(*w->peer_box));
-	w->sources = xcalloc(topo.nsources, sizeof(*w->sources));
-	w->sinks = xcalloc(topo.nsinks, sizeof(*w->sinks));
+	w->journaled = xcalloc(n * t->nexchanges, sizeof(*w->journaled));
+	w->pending = xcalloc(n * t->nexchanges, sizeof(*w->pending));
+	w->peer_box = xcalloc(n * t->nexchanges, sizeof(*w->peer_box));
+	w->sources = xcalloc(t->nsources, sizeof(*w->sources));
+	w->sinks = xcalloc(t->nsinks, sizeof(*w->sinks));
+	w->snapshot = xcalloc(worker_nboxes(w) + 1, sizeof(*w->snapshot));
+	w->saved_keys = xcalloc(t->nstages + 1, sizeof(*w->saved_keys));
+	w->store.step_id = xcalloc(t->nstages + 1,
+	    sizeof(*w->store.step_id));
+	for (i = 0; i < t->nstages; i++)
+		w->store.step_id[i] = stage_has_state(&t->stages[i]) ?
+		    (int64_t)i + 1 : -1;
 	w->peers = xcalloc(n, sizeof(*w->peers));
 	for (i = 0; i < n; i++) {
 		w->peers[i].w = w;
 		w->peers[i].worker = i;
 		w->peers[i].fd = -1;
-		w->peers[i].x = xcalloc(topo.nexchanges + 1,
+		w->peers[i].x = xcalloc(t->nexchanges + 1,
 		    sizeof(*w->peers[i].x));
 	}
 	return (w);
 }
 
-static void
-end(struct worker *w)
+void
+fuzz_end(struct worker *w)
 {
-	uint32_t i;
+	size_t i;
 
+	for (i = 0; i < worker_nboxes(w); i++)
+		buf_fini(&w->snapshot[i]);
 	for (i = 0; i < w->n; i++) {
 		buf_fini(&w->peers[i].in);
 		buf_fini(&w->peers[i].out);
@@ -250,11 +259,14 @@ end(struct worker *w)
 	free(w->sources);
 	free(w->sinks);
 	free(w->peers);
+	free(w->snapshot);
+	free(w->saved_keys);
+	free(w->store.step_id);
 	free(w);
 }
 
-static bool
-put_entry(struct worker *w, unsigned int type, uint64_t channel,
+bool
+fuzz_put(struct worker *w, unsigned int type, uint64_t channel,
     uint64_t off, struct slice data, unsigned int flags)
 {
 	if (data.len == 0 || journal_used(&w->journal) +
@@ -272,9 +284,8 @@ never(void)
 	return (0);
 }
 
-/* Whether all was processed. */
-static bool
-process(struct worker *w)
+bool
+fuzz_process(struct worker *w)
 {
 	struct err err;
 
@@ -293,7 +304,7 @@ client(const struct topo_source *src, struct slice stream,
     const uint8_t *pieces, size_t npieces, bool ends)
 {
 	struct topo_source all[3];
-	struct worker *w = begin(1);
+	struct worker *w = fuzz_begin(&topo, 1);
 	uint32_t source = 0;
 	uint64_t off = 0;
 	size_t n, i = 0;
@@ -301,19 +312,19 @@ client(const struct topo_source *src, struct slice stream,
 	memcpy(all, sources, sizeof(all));
 	all[0] = *src;
 	w->topo.sources = all;
-	(void)put_entry(w, ENTRY_OPEN, 1, 0, slice_of(&source,
+	(void)fuzz_put(w, ENTRY_OPEN, 1, 0, slice_of(&source,
 	    sizeof(source)), 0);
 	while (off < stream.len) {
 		n = i < npieces ? pieces[i++] + 1u : stream.len;
 		if (n > stream.len - off)
 			n = stream.len - off;
-		fuzz_check(put_entry(w, ENTRY_BYTES, 1, off,
+		fuzz_check(fuzz_put(w, ENTRY_BYTES, 1, off,
 		    slice_of(stream.data + off, n), 0));
 		off += n;
 	}
 	if (ends)
-		(void)put_entry(w, ENTRY_EOF, 1, off, slice_of("", 1), 0);
-	fuzz_check(process(w));
+		(void)fuzz_put(w, ENTRY_EOF, 1, off, slice_of("", 1), 0);
+	fuzz_check(fuzz_process(w));
 	w->topo.sources = sources;
 	return (w);
 }
@@ -360,8 +371,8 @@ fuzz_framing(const uint8_t *data, size_t n)
 	HASH_FIND(hh, two->a.conns, &id, sizeof(id), d);
 	fuzz_check(c != NULL && d != NULL && c->bad == d->bad);
 	fuzz_check(c->bad || (c->rem.len == d->rem.len && c->off == d->off));
-	end(one);
-	end(two);
+	fuzz_end(one);
+	fuzz_end(two);
 }
 
 /* --- entry --------------------------------------------------------------- */
@@ -372,7 +383,7 @@ void
 fuzz_entry(const uint8_t *data, size_t n)
 {
 	struct fuzz_in in = { data, n };
-	struct worker *w = begin(2);
+	struct worker *w = fuzz_begin(&topo, 2);
 	struct frame_head h = { 7, 1, 0, 1 };
 	uint64_t off[256] = { 0 };
 	unsigned int type, flags;
@@ -400,13 +411,13 @@ fuzz_entry(const uint8_t *data, size_t n)
 		memcpy(payload + head, in.p, len);
 		in.p += len;
 		in.n -= len;
-		if (!put_entry(w, type, channel, off[channel & 255],
+		if (!fuzz_put(w, type, channel, off[channel & 255],
 		    slice_of(payload, head + len), flags & 3))
 			break;
 		off[channel & 255] += len;
 	}
-	(void)process(w);
-	end(w);
+	(void)fuzz_process(w);
+	fuzz_end(w);
 }
 
 /* --- journal ------------------------------------------------------------- */
@@ -525,15 +536,64 @@ fuzz_outbox(const uint8_t *data, size_t n)
 
 /* --- checkpoint, store --------------------------------------------------- */
 
-/* What is accepted is written, and must read the same again. */
+/* A worker that has something of everything that a checkpoint holds. */
+static void
+pack_some(struct buf *b)
+{
+	struct worker *w = fuzz_begin(&topo, 2);
+	uint32_t source = 0;
+	struct aside *s;
+
+	(void)fuzz_put(w, ENTRY_OPEN, 1, 0, slice_of(&source,
+	    sizeof(source)), 0);
+	(void)fuzz_put(w, ENTRY_BYTES, 1, 0, slice_of("a\nb\nrest", 8), 0);
+	(void)fuzz_put(w, ENTRY_FILE, 1, 0, slice_of("\0\5ab", 4), 0);
+	(void)fuzz_put(w, ENTRY_GEN, 2, 0, slice_of("...", 3), 0);
+	fuzz_check(fuzz_process(w));
+	s = automaton_aside_new(&w->a, 99);
+	s->death = xstrdup("signal 11");
+	buf_add(&s->letter, "{}\n", 3);
+	w->saved_clock_ns = w->journal.clock_ns = 7;
+	checkpoint_pack(w, b);
+	fuzz_end(w);
+}
+
+/* Write pieces of the input over it: u8 offset, u8 length, bytes. */
+static void
+patch(struct buf *b, struct fuzz_in *in)
+{
+	size_t off, n;
+
+	while (in->n >= 2) {
+		off = fuzz_number(in, 1);
+		n = fuzz_number(in, 1) % 32;
+		if (n > in->n)
+			n = in->n;
+		if (off + n <= b->len)
+			memcpy(b->data + off, in->p, n);
+		in->p += n;
+		in->n -= n;
+	}
+}
+
+/* What is accepted is written, and must read the same again.  The input is
+ * all of it, or pieces over a good one. */
 void
 fuzz_checkpoint(const uint8_t *data, size_t n)
 {
-	struct worker *w = begin(2), *v = begin(2);
-	struct buf one = { 0 }, two = { 0 };
+	struct fuzz_in in = { data, n };
+	bool whole = fuzz_number(&in, 1) & 1, good = !whole && n <= 1;
+	struct worker *w = fuzz_begin(&topo, 2), *v = fuzz_begin(&topo, 2);
+	struct buf bytes = { 0 }, one = { 0 }, two = { 0 };
 	struct err err;
 
-	if (checkpoint_unpack(w, slice_of(data, n), &err) == 0) {
+	if (whole)
+		buf_add(&bytes, in.p, in.n);
+	else
+		pack_some(&bytes);
+	if (!whole)
+		patch(&bytes, &in);
+	if (checkpoint_unpack(w, buf_slice(&bytes), &err) == 0) {
 		checkpoint_pack(w, &one);
 		fuzz_check(checkpoint_unpack(v, buf_slice(&one), &err) == 0);
 		v->shape = w->shape;
@@ -541,11 +601,13 @@ fuzz_checkpoint(const uint8_t *data, size_t n)
 		checkpoint_pack(v, &two);
 		fuzz_check(one.len == two.len &&
 		    memcmp(one.data, two.data, one.len) == 0);
-	}
+	} else
+		fuzz_check(!good);
+	buf_fini(&bytes);
 	buf_fini(&one);
 	buf_fini(&two);
-	end(w);
-	end(v);
+	fuzz_end(w);
+	fuzz_end(v);
 }
 
 static int
@@ -657,7 +719,7 @@ fuzz_peer(const uint8_t *data, size_t n)
 	static struct ev_loop *loop;
 	struct fuzz_in in = { data, n };
 	size_t first = fuzz_number(&in, 2);
-	struct worker *w = begin(2);
+	struct worker *w = fuzz_begin(&topo, 2);
 	struct slice s = fuzz_rest(&in);
 	uint32_t x;
 	int fd[2], i;
@@ -682,12 +744,12 @@ fuzz_peer(const uint8_t *data, size_t n)
 			s.len -= first;
 			first = s.len < 100000 ? s.len : 100000;
 		}
-		(void)process(w);
+		(void)fuzz_process(w);
 	}
 	w->running = false;
 	peer_attach(w, 1, -1);
 	close(fd[1]);
 	for (x = 0; x < topo.nexchanges; x++)
 		outbox_close(&w->peer_box[channel_of(w, x, 1)]);
-	end(w);
+	fuzz_end(w);
 }

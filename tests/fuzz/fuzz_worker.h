@@ -1,0 +1,20 @@
+/* What the targets of worker/ share: a worker in memory, whose host's values
+ * are strings. */
+#ifndef TESTS_FUZZ_FUZZ_WORKER_H
+#define TESTS_FUZZ_FUZZ_WORKER_H
+
+#include "tests/fuzz/fuzz.h"
+#include "worker/worker.h"
+
+extern const struct host fuzz_host;
+
+/* Worker 0 of n. */
+struct worker *fuzz_begin(const struct topo *, uint32_t n);
+void	fuzz_end(struct worker *);
+/* An entry of the journal; false: it has no room. */
+bool	fuzz_put(struct worker *, unsigned int type, uint64_t channel,
+	    uint64_t off, struct slice data, unsigned int flags);
+/* Whether all was processed. */
+bool	fuzz_process(struct worker *);
+
+#endif
