@@ -68,20 +68,23 @@ def load(
     with explained(
         command_line, "Something went wrong while building the application"
     ):
-        compiled = build(application_module, module, args)
+        compiled = build(
+            application_module, module, args, command_line is not None
+        )
     serialize, deserialize = serialization_hooks(application_module)
     return Loaded(*compiled, serialize, deserialize)
 
 
 def build(
-    application_module: Any, module: str, args: list[str]
+    application_module: Any, module: str, args: list[str], numbered: bool
 ) -> _topology.Compiled:
     setup = getattr(application_module, "application_setup", None)
     if not callable(setup):
         raise WallarooParameterError(
             "module %r has no function application_setup(args)" % module
         )
-    return _topology.compile_application(setup(list(args)))
+    # Programs that machida3 runs may use a step with state more than once.
+    return _topology.compile_application(setup(list(args)), numbered)
 
 
 @contextlib.contextmanager

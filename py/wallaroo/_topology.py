@@ -63,15 +63,20 @@ class _Stage:
         ] + self.timing
 
 
-def compile_application(application: Any) -> Compiled:
-    """Compile what wallaroo.build_application returned."""
+def compile_application(application: Any, numbered: bool = False) -> Compiled:
+    """Compile what wallaroo.build_application returned.
+
+    With `numbered`, stages with state may have equal names and get numbers;
+    otherwise they are refused, since numbers change with the pipeline.
+    """
     _names.check_application(application)
-    return _Compiler(application).compile()
+    return _Compiler(application, numbered).compile()
 
 
 class _Compiler:
-    def __init__(self, application: Any) -> None:
+    def __init__(self, application: Any, numbered: bool) -> None:
         self.name, self.root, self.vertices, self.edges = application
+        self.numbered = numbered
         self.functions: list[Any] = []
         self.state_factories: list[Optional[Callable[[], Any]]] = []
         self.frame_lengths: list[Optional[Callable[[bytes], int]]] = []
@@ -85,6 +90,8 @@ class _Compiler:
     def compile(self) -> Compiled:
         check_text("The name", self.name, "the application")
         self.add_branch(self.root, None)
+        if self.numbered:
+            self.number_state_names()
         self.add_exchanges()
         listening = [source for source in self.sources if is_used(source[0])]
         if not listening:
@@ -176,6 +183,17 @@ class _Compiler:
             _windows.caller(arithmetic), arithmetic.state
         )
         return stage
+
+    def number_state_names(self) -> None:
+        """Tell stages with state apart: a name that comes again gets a
+        number, one that windows do not have yet."""
+        states = [s for s in reversed(self.backwards) if s.kind == "state"]
+        names = _names.unique(
+            (stage.name for stage in states), " (%d)",
+            set(self.window_names.values()),
+        )
+        for stage, name in zip(states, names):
+            stage.name = name
 
     def add_exchanges(self) -> None:
         """Give each stateful stage whose key's owner may not have it one.

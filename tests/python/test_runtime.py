@@ -67,6 +67,33 @@ def test_load(module):
     assert loaded.serialize is None and loaded.deserialize is None
 
 
+SETUP_TWICE = """
+    import wallaroo
+
+    class Generator:
+        def initial_value(self):
+            return None
+
+        def apply(self, value):
+            return None
+
+    @wallaroo.state_computation("count", list)
+    def count(data, state):
+        state.append(data)
+        return data
+
+    @wallaroo.encoder
+    def encode(data):
+        return data
+
+    def application_setup(args):
+        source = wallaroo.GenSourceConfig("numbers", Generator())
+        return wallaroo.build_application("twice", (
+            wallaroo.source("numbers", source).to(count).to(count)
+            .to_sink(wallaroo.TCPSinkConfig("127.0.0.1", 7002, encode))))
+    """
+
+
 def test_arguments_are_there_at_import(module):
     name = module("import sys, wallaroo\nat_import = wallaroo._ARGS, sys.argv"
                   + textwrap.dedent(SETUP))
@@ -119,6 +146,17 @@ def test_no_hooks(module):
         name = module(SETUP + more)
         loaded = _runtime.load(name, [name])
         assert loaded.serialize is None and loaded.deserialize is None
+
+
+def test_a_step_with_state_twice(module):
+    """What machida3 runs may do that."""
+    name = module(SETUP_TWICE)
+    loaded = _runtime.load(name, [name], ["machida3", name])
+    assert [s[0] for s in loaded.topology[4] if s[1] == "state"] == [
+        "count", "count (2)"]
+    name = module(SETUP_TWICE)
+    with pytest.raises(wallaroo.WallarooParameterError, match="'count'"):
+        _runtime.load(name, [name])
 
 
 @pytest.mark.parametrize("text,error", [

@@ -341,6 +341,25 @@ def test_duplicate_state_names():
     compiled(lambda p: p.to(double).to(double))
 
 
+def test_duplicate_state_names_of_machida3():
+    """Any stage may have any name there; numbers tell them apart."""
+    class Sum(wallaroo.Aggregation):
+        initial_accumulator = update = combine = output = add.compute
+
+    other = wallaroo.source("Others", tcp_source("others")).to(add)
+    app = wallaroo.build_application("x", (
+        wallaroo.source("Numbers", tcp_source()).to(add).merge(other)
+        .to(add).to(wallaroo.count_windows(3).over(Sum))
+        .to_sink(tcp_sink())))
+    c = _topology.compile_application(app, numbered=True)
+    assert sorted(s[0] for s in c.topology[4] if s[1] == "state") == [
+        "Sum", "Sum (3)", "Sum (4)"]
+    assert [s[0] for s in c.topology[4] if s[1] == "count_windows"] == [
+        "Sum (2)"]
+    assert c.topology == _topology.compile_application(
+        app, numbered=True).topology
+
+
 @pytest.mark.parametrize("text,build", [
     ("must return what wallaroo.build_application", lambda: None),
     ("must return what wallaroo.build_application", pipeline),
