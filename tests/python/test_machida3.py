@@ -170,6 +170,7 @@ def test_settings(configured, tmp_path):
     assert got["external-access"] == "loopback"
     assert ("user" in got) == (os.geteuid() == 0)
     assert "python" not in got and "checkpoint-interval" not in got
+    assert (got["max-message"], got["journal-size"]) == ("4M", "16M")
 
 
 @pytest.mark.parametrize("ns,wanted", [

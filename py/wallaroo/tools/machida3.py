@@ -27,6 +27,8 @@ CONF = "machida3.conf"
 
 # Of the journal, in a tmpfs that is often small: a quarter of it is spare.
 JOURNAL = "16M"
+# There was no limit: the largest that this journal allows.
+MESSAGE = "4M"
 TMPFS_NEEDED = 64 << 20
 STOP_TIMEOUT_S = 3
 
@@ -433,6 +435,7 @@ def settings(planned: Plan, state: str) -> dict[str, Any]:
         "state-directory": state,
         "stop-timeout": Word(str(STOP_TIMEOUT_S)),
         "journal-size": Word(JOURNAL),
+        "max-message": Word(MESSAGE),
         "python-path": search_path(),
     }
     if planned.resilient:
