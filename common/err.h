@@ -14,6 +14,9 @@
 
 /* How a text begins that tells of a SystemExit; the status follows. */
 #define ERR_EXITED	"application_setup exited with status "
+/* What a text contains that tells of an object and its bytes. */
+#define ERR_UNSAVED	" cannot be saved\n"
+#define ERR_UNREAD	" cannot be read back"
 
 enum err_code {
 	ERR_NONE = 0,

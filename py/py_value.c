@@ -505,7 +505,7 @@ pack_failed(struct host_app *app, PyObject *o, const char *what,
 	(void)py_err_take(app, &why, ERR_USER);
 	value_type_name(o, type, sizeof(type));
 	text = why.text;
-	return (err_set(err, ERR_USER, "%s of type %s cannot be saved\n%.*s",
+	return (err_set(err, ERR_USER, "%s of type %s" ERR_UNSAVED "%.*s",
 	    what, type, (int)sizeof(why.text) - 400, text));
 }
 
@@ -1081,7 +1081,7 @@ unpack_root(struct host_app *app, struct slice s, PyObject **out,
 		    what, u.bad, u.p - u.start, s.len));
 	}
 	(void)py_err_take(app, err, ERR_USER);
-	return (err_wrap(err, "%s cannot be read back", what));
+	return (err_wrap(err, "%s" ERR_UNREAD, what));
 }
 
 /*

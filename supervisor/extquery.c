@@ -66,7 +66,8 @@ put_status(const struct supervisor *s, struct buf *b)
 		put_worker(s, b, i);
 	}
 	buf_addf(b, "],\"processing_messages\":%s}",
-	    s->state == APP_RUNNING && !s->stopping ? "true" : "false");
+	    s->state == APP_RUNNING && !s->stopping &&
+	    (s->announced || !machida_is(s)) ? "true" : "false");
 }
 
 static void

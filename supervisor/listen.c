@@ -546,6 +546,7 @@ connected(struct attempt *a)
 	FAULT_POINT(connected_after);
 	attempt_free(a);
 	hold_send(h, s);
+	machida_running(s);
 }
 
 static void

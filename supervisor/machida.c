@@ -77,9 +77,25 @@ machida_listening(const struct supervisor *s)
 			    s->topo.sources[i].name);
 }
 
-void
-machida_running(const struct supervisor *s)
+/* Scripts were told only when there was somebody to take outputs. */
+static bool
+has_sinks(const struct supervisor *s)
 {
+	uint32_t i;
+
+	for (i = 0; i < s->topo.nsinks; i++)
+		if (s->topo.sinks[i].kind == SINK_TCP &&
+		    hold_count_sinks(s, i) < s->n)
+			return (false);
+	return (true);
+}
+
+void
+machida_running(struct supervisor *s)
+{
+	if (!machida_is(s) || s->announced || !s->ran || !has_sinks(s))
+		return;
+	s->announced = true;
 	if (s->recovered)
 		machida_say(s, "|~~ - Recovery COMPLETE - ~~|\n"
 		    "~~~Resuming message processing.~~~");
@@ -98,7 +114,15 @@ exited(const struct supervisor *s)
 void
 machida_failed(const struct supervisor *s)
 {
-	if (machida_is(s) && s->ran)
+	const char *why = s->why == NULL ? "" : s->why;
+
+	if (!machida_is(s))
+		return;
+	if (strstr(why, ERR_UNSAVED) != NULL)
+		(void)fprintf(stderr, "Error: Serialization failed\n");
+	else if (strstr(why, ERR_UNREAD) != NULL)
+		(void)fprintf(stderr, "Error: Deserialization failed\n");
+	if (s->ran)
 		(void)fprintf(stderr, "This should never happen: failure in "
 		    "%s at line %d\n", __FILE__, __LINE__);
 }

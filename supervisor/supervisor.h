@@ -496,7 +496,8 @@ char	*machida_worker(const struct supervisor *, uint32_t);
 void	machida_say(const struct supervisor *, const char *, ...)
 	    __attribute__((format(printf, 2, 3)));
 void	machida_listening(const struct supervisor *);
-void	machida_running(const struct supervisor *);
+/* All workers run, or a sink has been connected: is that everything? */
+void	machida_running(struct supervisor *);
 void	machida_failed(const struct supervisor *);
 /* The exit code that it has for ours. */
 int	machida_code(const struct supervisor *);
@@ -565,6 +566,7 @@ struct supervisor {
 	bool			 transit;	/* old number of workers, only
 						   to stop them cleanly */
 	bool			 ran;		/* has been RUNNING */
+	bool			 announced;	/* machida3's scripts know */
 	int			 exit_code;
 	char			*why;		/* of a failure */
 	uint64_t		 drain_ns;	/* when the stop began */
