@@ -734,13 +734,3 @@ def test_other_stages_before_and_after(monkeypatch):
         {"Numbers": [1, b"2", 3, 4]})
     assert result.values == [12, 28]
     assert result.outputs["127.0.0.1:7002"] == [b"12\n", b"28\n"]
-
-
-def test_simulation_refuses_windows(capsys):
-    from wallaroo.testing import simulate
-
-    app = application(
-        lambda p: p.to(wallaroo.count_windows(2).over(Sum)))
-    with pytest.raises(wallaroo.WallarooParameterError,
-                       match="cannot simulate windows: leave out 'Sum'"):
-        simulate(app, {"Numbers": [1, 2]}, seed=1)

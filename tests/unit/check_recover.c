@@ -982,6 +982,9 @@ START_TEST(test_a_checkpoint_above_the_cut)
 	    "ends at 500\n"));
 	/* The loss is accepted: at the checkpoint, in another life. */
 	cuts[0].lineage++;
+	ck_assert_int_eq(recover_cut(&w, cuts, &err), -1);
+	ck_assert_ptr_nonnull(strstr(err.text, "another life of this worker"));
+	w.flags |= START_ACCEPT_LOSS;
 	ck_assert_int_eq(recover_cut(&w, cuts, &err), 0);
 	ck_assert(!w.lost && w.lineage != cuts[0].lineage);
 	ck_assert_uint_eq(w.a.pos, saved);
