@@ -122,6 +122,7 @@ automaton_fini(struct automaton *a)
 		turn_fini(&a->to_peer[i]);
 	for (i = 0; i < a->topo->nsinks; i++)
 		turn_fini(&a->to_sink[i]);
+	buf_fini(&a->nextkey);
 	for (i = 0; i < AUTOMATON_DEPTH; i++) {
 		buf_fini(&a->keybuf[i]);
 		free(a->out[i].val);
@@ -855,7 +856,7 @@ new_key(struct automaton *a, int stage, host_val v, struct slice *key,
     const struct origin *o, uint32_t depth, struct err *err)
 {
 	const struct topo_stage *st = &a->topo->stages[stage];
-	struct buf *b = &a->keybuf[depth];
+	struct buf *b = &a->nextkey, was;
 	int r;
 
 	if (st->kind == STAGE_COLLECT) {
@@ -871,9 +872,14 @@ new_key(struct automaton *a, int stage, host_val v, struct slice *key,
 	leave_user(a);
 	if (r == 0)
 		r = check_size(a, b->len, "a key", err);
-	if (r == 0)
-		*key = buf_slice(b);
-	return (r);
+	if (r == -1)
+		return (-1);
+	/* The key before is in keybuf, and a letter may need it until now. */
+	was = a->keybuf[depth];
+	a->keybuf[depth] = *b;
+	*b = was;
+	*key = buf_slice(&a->keybuf[depth]);
+	return (0);
 }
 
 /* --- windows -------------------------------------------------------------- */
@@ -1336,6 +1342,10 @@ on_file(struct automaton *a, struct entry *e, size_t from, size_t *used,
 	    &taken, &had, &why, err) == -1) {
 		if (err->code != ERR_NONE && had)
 			return (-1);
+		if (err->code != ERR_NONE)
+			return (err_wrap(err, "source \"%s\": %s at byte %"
+			    PRIu64, a->topo->sources[e->channel].name, why,
+			    e->off + from));
 		return (err_set(err, ERR_CONFIG, "source \"%s\": %s at byte %"
 		    PRIu64, a->topo->sources[e->channel].name, why,
 		    e->off + from));

@@ -135,6 +135,7 @@ struct automaton {
 	struct journal_note	 no_note;	/* where there is no file */
 	struct buf		 scratch;
 	struct buf		 keybuf[AUTOMATON_DEPTH];
+	struct buf		 nextkey;	/* until it is one of those */
 	struct host_out		 out[AUTOMATON_DEPTH];
 	struct host_window	 win[AUTOMATON_DEPTH];
 

@@ -43,6 +43,11 @@ t_step(struct host_app *h, int fn, bool multi, void *state, host_val in,
 	(void)fn;
 	if (strcmp(in, "raise") == 0)
 		return (err_set(err, ERR_USER, "ValueError: raise"));
+	if (strcmp(in, "trace") == 0)
+		return (err_set(err, ERR_USER, "File \"x\"\n\tRunning\n"
+		    "ValueError: \\"));
+	if (strcmp(in, "broken") == 0)
+		return (err_set(err, ERR_CORRUPT, "no user error"));
 	if (state != NULL) {
 		host_out_add(out, xasprintf("%s=%lu", (char *)in, ++*n));
 		return (0);
@@ -64,9 +69,24 @@ t_key(struct host_app *h, int fn, host_val v, struct buf *key,
     struct err *err)
 {
 	(void)h;
-	(void)fn;
-	(void)err;
+	if (strcmp(v, "keyless") == 0)
+		return (err_set(err, ERR_USER, "KeyError: keyless"));
+	while (fn == 1 && key->len < 2000)	/* too large for anything */
+		buf_add(key, "no key ", 7);
 	buf_add(key, v, strlen(v));
+	return (0);
+}
+
+static int
+t_frame_len(struct host_app *h, int fn, struct slice header, uint64_t *len,
+    struct err *err)
+{
+	(void)h;
+	(void)fn;
+	if (header.data[0] == '!')
+		return (err_set(err, ERR_USER, "ValueError: no header"));
+	*len = (uint64_t)(header.data[0] - '0') * 10 +
+	    (uint64_t)(header.data[1] - '0');
 	return (0);
 }
 
@@ -78,7 +98,8 @@ t_encode(struct host_app *h, int fn, host_val v, struct buf *b, bool *none,
 {
 	(void)h;
 	(void)fn;
-	(void)err;
+	if (strncmp(v, "unwritable", 10) == 0)
+		return (err_set(err, ERR_USER, "TypeError: unwritable"));
 	*none = strcmp(v, "nothing=1") == 0;
 	if (!*none)
 		buf_addf(b, "%s%s\n", (char *)v, drift);
@@ -89,7 +110,8 @@ static int
 t_pack(struct host_app *h, host_val v, struct buf *b, struct err *err)
 {
 	(void)h;
-	(void)err;
+	if (strcmp(v, "unpackable") == 0)
+		return (err_set(err, ERR_USER, "TypeError: a lock"));
 	buf_add(b, v, strlen(v));
 	return (0);
 }
@@ -98,7 +120,8 @@ static int
 t_unpack(struct host_app *h, struct slice s, host_val *v, struct err *err)
 {
 	(void)h;
-	(void)err;
+	if (s.len == 4 && memcmp(s.data, "torn", 4) == 0)
+		return (err_set(err, ERR_USER, "UnpicklingError: torn"));
 	*v = xstrndup((const char *)s.data, s.len);
 	return (0);
 }
@@ -110,12 +133,15 @@ t_free(struct host_app *h, void *v)
 	free(v);
 }
 
+static bool stateless;		/* no state can be made */
+
 static int
 t_state_new(struct host_app *h, int fn, void **obj, struct err *err)
 {
 	(void)h;
 	(void)fn;
-	(void)err;
+	if (stateless)
+		return (err_set(err, ERR_USER, "TypeError: no state"));
 	*obj = xcalloc(1, sizeof(unsigned long));
 	return (0);
 }
@@ -126,7 +152,8 @@ t_state_load(struct host_app *h, int fn, struct slice s, void **obj,
 {
 	(void)h;
 	(void)fn;
-	(void)err;
+	if (s.len != sizeof(unsigned long))
+		return (err_set(err, ERR_USER, "EOFError: state"));
 	*obj = xmalloc(sizeof(unsigned long));
 	memcpy(*obj, s.data, sizeof(unsigned long));
 	return (0);
@@ -173,13 +200,15 @@ t_window(struct host_app *h, int fn, void *state, struct slice key,
 }
 
 static int generated;
+static bool no_value;		/* the generator raises */
 
 static int
 t_generate(struct host_app *h, int fn, host_val *out, struct err *err)
 {
 	(void)h;
 	(void)fn;
-	(void)err;
+	if (no_value)
+		return (err_set(err, ERR_USER, "ValueError: generator"));
 	*out = generated < 5 ? xasprintf("g%d", generated++) : NULL;
 	return (0);
 }
@@ -190,6 +219,7 @@ static const struct host test_host = {
 	.unpack = t_unpack, .val_free = t_free, .state_new = t_state_new,
 	.state_load = t_state_load, .state_free = t_free, .repr = t_repr,
 	.generate = t_generate, .window = t_window,
+	.frame_len = t_frame_len,
 };
 
 /* --- one worker, or one of several, over a journal in memory ----------- */
@@ -204,6 +234,13 @@ static struct topo_source sources[] = {
 	    .framing = FRAMING_LINES, .max_size = 100 },
 	{ .name = "gen", .kind = SOURCE_GEN, .next = 0,
 	    .framing = FRAMING_NONE },
+	{ .name = "custom", .kind = SOURCE_TCP, .next = 0,
+	    .framing = FRAMING_CUSTOM, .header_length = 2, .max_size = 30 },
+	{ .name = "custom file", .kind = SOURCE_FILE, .next = 0,
+	    .framing = FRAMING_CUSTOM, .header_length = 2, .max_size = 30 },
+	{ .name = "signed", .kind = SOURCE_TCP, .next = 0,
+	    .framing = FRAMING_HEADER, .header_length = 2,
+	    .header_signed = true, .max_size = 100000 },
 };
 static struct topo_stage stages[] = {
 	{ .name = "split", .kind = STAGE_STEP, .next = 1, .exchange = -1,
@@ -218,7 +255,7 @@ static struct topo_sink sinks[] = {
 };
 static int exchange_stage[] = { 2, -1 }, exchange_sink[] = { -1, 1 };
 static struct topo topo = { .application = NULL, .sources = sources,
-	.nsources = 4, .stages = stages, .nstages = 4, .sinks = sinks,
+	.nsources = 7, .stages = stages, .nstages = 4, .sinks = sinks,
 	.nsinks = 2, .nexchanges = 2, .exchange_stage = exchange_stage,
 	.exchange_sink = exchange_sink };
 
@@ -260,6 +297,19 @@ begin(struct bench *b, uint32_t me, uint32_t n)
 	ck_assert_int_eq(journal_create(&b->journal, NULL, 1 << 20, me, 1, 0,
 	    &err), 0);
 	make_automaton(b, me, n);
+}
+
+/* With another pipeline. */
+static void
+begin_of(struct bench *b, const struct topo *t)
+{
+	struct err err;
+
+	begin(b, 0, 1);
+	automaton_fini(&b->a);
+	b->a.topo = t;
+	b->a.nwindows = 0;
+	ck_assert_int_eq(automaton_init(&b->a, &err), 0);
 }
 
 /* A new life with the same journal, whose outputs up to drop have left. */
@@ -764,15 +814,9 @@ static struct topo_stage window_stages[] = {
 static void
 begin_windows(struct bench *b, struct topo *t)
 {
-	struct err err;
-
 	*t = topo;
 	t->stages = window_stages;
-	begin(b, 0, 1);
-	automaton_fini(&b->a);
-	b->a.topo = t;
-	b->a.nwindows = 0;
-	ck_assert_int_eq(automaton_init(&b->a, &err), 0);
+	begin_of(b, t);
 	b->journal.clock_ns = UINT64_C(1) << 62;	/* ours alone */
 }
 
@@ -904,6 +948,574 @@ START_TEST(test_replay_of_windows)
 }
 END_TEST
 
+/* --- framing by the application ------------------------------------------ */
+
+START_TEST(test_custom_framing)
+{
+	static const char text[] = "03a b0005hello";
+	struct bench b;
+	size_t cut;
+
+	for (cut = 1; cut < sizeof(text) - 1; cut++) {
+		begin(&b, 0, 1);
+		open_conn(&b, 1, 4);
+		bytes(&b, 1, text, cut);
+		bytes(&b, 1, text + cut, sizeof(text) - 1 - cut);
+		run(&b);
+		sent(&b, 0, "a=1\nb=1\nhello=1\n");
+		end(&b);
+	}
+	/* payload_length() that raises, or says too much. */
+	begin(&b, 0, 1);
+	open_conn(&b, 1, 4);
+	bytes(&b, 1, "01a!!", 5);
+	open_conn(&b, 2, 4);
+	bytes(&b, 2, "01b31", 5);
+	run(&b);
+	sent(&b, 0, "a=1\nb=1\n");
+	ck_assert_uint_eq(b.a.garbage.len, 2 * sizeof(uint64_t));
+	end(&b);
+}
+END_TEST
+
+/* payload_length() that kills: no record of that connection comes any more,
+ * and the letter has what was there. */
+START_TEST(test_set_aside_in_framing)
+{
+	struct bench b;
+	uint64_t at, pos;
+
+	begin(&b, 0, 1);
+	open_conn(&b, 1, 4);
+	bytes(&b, 1, "01a", 3);
+	pos = journal_tail(&b.journal) + ENTRY_HEADER;
+	bytes(&b, 1, "KO\1\\", 4);
+	at = decide(&b, pos, FRAMING_CALL, 1);
+	learn(&b, at);
+	run(&b);
+	sent(&b, 0, "a=1\n");
+	ck_assert_uint_eq(b.a.garbage.len, sizeof(uint64_t));
+	ck_assert_ptr_nonnull(strstr(buf_str(&b.a.to_sink[1].data),
+	    "\"step\": \"custom\""));
+	ck_assert_ptr_nonnull(strstr(buf_str(&b.a.to_sink[1].data),
+	    "\"input\": \"KO\\\\x01\\\\x5c\""));
+	ck_assert_ptr_null(strstr(buf_str(&b.a.to_sink[1].data),
+	    "\"record\""));			/* nothing to put back */
+	end(&b);
+}
+END_TEST
+
+/* A file cannot be closed like a connection: it says where it is bad. */
+START_TEST(test_garbage_in_files)
+{
+	struct bench b;
+	struct err err;
+
+	begin(&b, 0, 1);
+	entry(&b, ENTRY_FILE, 5, 0, "01a!!", 5, 0);
+	ck_assert_int_eq(automaton_run(&b.a, never, 0, SIZE_MAX, &err), -1);
+	ck_assert_ptr_nonnull(strstr(err.text, "source \"custom file\": "
+	    "payload_length() failed at byte 3"));
+	ck_assert_ptr_nonnull(strstr(err.text, "ValueError: no header"));
+	sent(&b, 0, "a=1\n");
+	end(&b);
+	begin(&b, 0, 1);
+	entry(&b, ENTRY_FILE, 5, 0, "01a99", 5, 0);
+	ck_assert_int_eq(automaton_run(&b.a, never, 0, SIZE_MAX, &err), -1);
+	ck_assert_int_eq(err.code, ERR_CONFIG);
+	ck_assert_ptr_nonnull(strstr(err.text, "frame larger than max_size "
+	    "at byte 3"));
+	end(&b);
+	begin(&b, 0, 1);
+	entry(&b, ENTRY_FILE, 2, 0, "a\nb raise\n", 10, 0);
+	ck_assert_int_eq(automaton_run(&b.a, never, 0, SIZE_MAX, &err), -1);
+	ck_assert_ptr_nonnull(strstr(err.text, "step=\"count\" "
+	    "key=\"raise\""));
+	end(&b);
+}
+END_TEST
+
+START_TEST(test_negative_length)
+{
+	struct bench b;
+
+	begin(&b, 0, 1);
+	open_conn(&b, 1, 6);
+	bytes(&b, 1, "\1\0a\0\200", 5);
+	run(&b);
+	sent(&b, 0, "a=1\n");
+	ck_assert_uint_eq(b.a.garbage.len, sizeof(uint64_t));
+	end(&b);
+}
+END_TEST
+
+/* Of a source that is none, or has no clients. */
+START_TEST(test_connections_of_nowhere)
+{
+	struct bench b;
+
+	begin(&b, 0, 1);
+	open_conn(&b, 1, 99);
+	bytes(&b, 1, "a\n", 2);
+	open_conn(&b, 2, 3);
+	bytes(&b, 2, "b\n", 2);
+	entry(&b, ENTRY_OPEN, 3, 0, "x", 1, 0);	/* of no source at all */
+	bytes(&b, 3, "c\n", 2);
+	entry(&b, ENTRY_EOF, 3, 2, "", 1, 0);
+	entry(&b, ENTRY_FORGET, 3, 2, "", 1, 0);
+	run(&b);
+	ck_assert_uint_eq(b.a.to_sink[0].data.len, 0);
+	ck_assert_uint_eq(HASH_COUNT(b.a.conns), 2);
+	end(&b);
+}
+END_TEST
+
+/* --- errors of every call ------------------------------------------------- */
+
+/* One line through a pipeline with this policy. */
+static void
+line(struct bench *b, enum conf_on_error policy, const char *text)
+{
+	begin(b, 0, 1);
+	b->conf.on_error = policy;
+	open_conn(b, 1, 0);
+	bytes(b, 1, text, strlen(text));
+	run(b);
+}
+
+/* Its letter: the step, the key, what was raised. */
+static void
+letter_says(struct bench *b, const char *what)
+{
+	ck_assert_msg(strstr(buf_str(&b->a.to_sink[1].data), what) != NULL,
+	    "%s", buf_str(&b->a.to_sink[1].data));
+}
+
+START_TEST(test_errors_of_each_call)
+{
+	struct bench b;
+
+	line(&b, CONF_DEAD_LETTER, "keyless\na\n");
+	sent(&b, 0, "a=1\n");
+	letter_says(&b, "\"step\": \"word\"");
+	letter_says(&b, "KeyError: keyless");
+	end(&b);
+	line(&b, CONF_DEAD_LETTER, "unwritable\na\n");
+	sent(&b, 0, "a=1\n");
+	letter_says(&b, "\"step\": \"tcp\", \"key\": \"unwritable\"");
+	end(&b);
+	stateless = true;
+	line(&b, CONF_DEAD_LETTER, "a\n");
+	stateless = false;
+	sent(&b, 0, "");
+	ck_assert_uint_eq(b.a.nkeys, 0);
+	letter_says(&b, "TypeError: no state");
+	end(&b);
+	/* A whole traceback, its last line first. */
+	line(&b, CONF_DEAD_LETTER, "trace\n");
+	letter_says(&b, "\"error\": \"ValueError: \\\\\", \"traceback\": "
+	    "\"File \\\"x\\\"\\n\\u0009Running\\nValueError: \\\\\"");
+	end(&b);
+}
+END_TEST
+
+START_TEST(test_errors_that_are_not_the_users)
+{
+	struct bench b;
+	struct err err;
+
+	begin(&b, 0, 1);
+	b.conf.on_error = CONF_SKIP;
+	open_conn(&b, 1, 0);
+	bytes(&b, 1, "a broken\n", 9);
+	ck_assert_int_eq(automaton_run(&b.a, never, 0, SIZE_MAX, &err), -1);
+	ck_assert_int_eq(err.code, ERR_CORRUPT);
+	/* The record was half done: all of it is taken back. */
+	sent(&b, 0, "");
+	ck_assert_uint_eq(b.a.pos, b.a.entry);
+	end(&b);
+	begin(&b, 0, 1);
+	no_value = true;
+	entry(&b, ENTRY_GEN, 3, 0, "\0\0\0\0", 4, 0);
+	ck_assert_int_eq(automaton_run(&b.a, never, 0, SIZE_MAX, &err), -1);
+	no_value = false;
+	ck_assert_ptr_nonnull(strstr(err.text, "step=\"gen\" policy=fail"));
+	end(&b);
+}
+END_TEST
+
+/* A step's own policy is above the application's. */
+START_TEST(test_policies_of_steps)
+{
+	static const enum topo_policy policy[] = { POLICY_FAIL, POLICY_SKIP,
+	    POLICY_DEAD_LETTER };
+	struct topo_stage own[4];
+	struct topo t = topo;
+	struct bench b;
+	struct err err;
+	size_t i;
+	int r;
+
+	memcpy(own, stages, sizeof(own));
+	t.stages = own;
+	for (i = 0; i < 3; i++) {
+		own[2].policy = policy[i];
+		begin_of(&b, &t);
+		b.conf.on_error = CONF_SKIP;
+		open_conn(&b, 1, 0);
+		bytes(&b, 1, "a raise\n", 8);
+		r = automaton_run(&b.a, never, 0, SIZE_MAX, &err);
+		ck_assert_int_eq(r, i == 0 ? -1 : 0);
+		ck_assert_uint_eq(STAT_GET(b.stats, skipped), i == 1);
+		ck_assert_uint_eq(STAT_GET(b.stats, dead_letters), i == 2);
+		end(&b);
+	}
+	/* Without dead letters none can be written. */
+	t.nsinks = 1;
+	begin_of(&b, &t);
+	open_conn(&b, 1, 0);
+	bytes(&b, 1, "a raise\n", 8);
+	ck_assert_int_eq(automaton_run(&b.a, never, 0, SIZE_MAX, &err), -1);
+	ck_assert_int_eq(err.code, ERR_USER);
+	end(&b);
+}
+END_TEST
+
+/* A saved state that its class no longer takes. */
+START_TEST(test_saved_states)
+{
+	static const unsigned long five = 5;
+	struct bench b;
+	struct err err;
+
+	begin(&b, 0, 1);
+	b.conf.on_error = CONF_DEAD_LETTER;
+	ck_assert_int_eq(automaton_load(&b.a, 2, slice_of("a", 1),
+	    slice_of(&five, sizeof(five)), &err), 0);
+	ck_assert_int_eq(automaton_load(&b.a, 2, slice_of("b", 1),
+	    slice_of("old", 3), &err), 0);
+	open_conn(&b, 1, 0);
+	bytes(&b, 1, "a b c\n", 6);
+	run(&b);
+	sent(&b, 0, "a=6\nc=1\n");
+	letter_says(&b, "EOFError: state");
+	end(&b);
+}
+END_TEST
+
+/* The second key of a record is no key: its letter has the first, whatever
+ * became of the bytes. */
+START_TEST(test_a_key_after_a_key)
+{
+	struct topo_stage two[] = {
+		stages[0], stages[1],
+		{ .name = "again", .kind = STAGE_KEY_BY, .next = 3, .fn = 1,
+		    .exchange = -1 },
+		stages[3],
+	};
+	struct topo t = topo;
+	struct bench b;
+
+	t.stages = two;
+	begin_of(&b, &t);
+	b.conf.on_error = CONF_DEAD_LETTER;
+	open_conn(&b, 1, 0);
+	bytes(&b, 1, "thefirst\n", 9);
+	run(&b);
+	letter_says(&b, "\"step\": \"again\", \"key\": \"thefirst\"");
+	letter_says(&b, "a key has 2010 bytes");
+	end(&b);
+}
+END_TEST
+
+START_TEST(test_collect)
+{
+	struct topo_stage collect[] = {
+		stages[0],
+		{ .name = "all", .kind = STAGE_COLLECT, .next = 2,
+		    .exchange = -1 },
+		stages[2], stages[3],
+	};
+	struct topo t = topo;
+	struct bench b;
+
+	t.stages = collect;
+	begin_of(&b, &t);
+	open_conn(&b, 1, 0);
+	bytes(&b, 1, "a b\nc\n", 6);
+	run(&b);
+	sent(&b, 0, "a=1\nb=2\nc=3\n");	/* one state for all */
+	ck_assert_uint_eq(b.a.nkeys, 1);
+	end(&b);
+}
+END_TEST
+
+START_TEST(test_too_many_multi_computations)
+{
+	struct topo_stage many[AUTOMATON_DEPTH] = { { 0 } };
+	struct topo t = { .stages = many, .nstages = AUTOMATON_DEPTH };
+	struct automaton a = { .topo = &t, .workers = 1 };
+	struct err err;
+	size_t i;
+
+	for (i = 0; i < AUTOMATON_DEPTH; i++)
+		many[i].multi = true;
+	ck_assert_int_eq(automaton_init(&a, &err), -1);
+	ck_assert_str_eq(err.text, "a pipeline may have at most 63 multi "
+	    "computations and windows, this one has 64");
+}
+END_TEST
+
+/* --- what no journal of ours has ------------------------------------------ */
+
+static void
+corrupt(struct bench *b, const char *why)
+{
+	struct err err;
+
+	ck_assert_int_eq(automaton_run(&b->a, never, 0, SIZE_MAX, &err), -1);
+	ck_assert_int_eq(err.code, ERR_CORRUPT);
+	ck_assert_msg(strstr(err.text, why) != NULL, "%s", err.text);
+	ck_assert_uint_eq(b->a.pos, 0);
+	end(b);
+}
+
+START_TEST(test_entries_that_cannot_be)
+{
+	struct frame_head h = { 77, 5, 0, 1 };
+	uint8_t frame[sizeof(h) + 1];
+	struct bench b;
+	struct err err;
+
+	memcpy(frame, &h, sizeof(h));
+	frame[sizeof(h)] = 0xc1;
+	begin(&b, 0, 1);
+	entry(&b, ENTRY_FRAME, 1 << 16, 0, frame, sizeof(frame), 0);
+	corrupt(&b, "is from worker 1, exchange 0: there is none");
+	begin(&b, 0, 2);
+	entry(&b, ENTRY_FRAME, 1 << 16 | 2, 0, frame, sizeof(frame), 0);
+	corrupt(&b, "is from worker 1, exchange 2: there is none");
+	begin(&b, 0, 2);
+	entry(&b, ENTRY_FRAME, 1 << 16, 0, frame, 3, 0);
+	corrupt(&b, "there is none");
+	begin(&b, 0, 2);
+	entry(&b, ENTRY_FRAME, 1 << 16, 0, frame, sizeof(frame), 0);
+	corrupt(&b, "a frame of exchange 0 in the journal cannot be read");
+	begin(&b, 0, 1);
+	entry(&b, ENTRY_FILE, 3, 0, "x", 1, 0);
+	corrupt(&b, "of source 3: there is none of its kind");
+	begin(&b, 0, 1);
+	entry(&b, ENTRY_GEN, 99, 0, "x", 1, 0);
+	corrupt(&b, "of source 99");
+	begin(&b, 0, 1);
+	entry(&b, ENTRY_LETTER, 0, 0, "short", 5, 0);
+	corrupt(&b, "cannot be read");
+	begin(&b, 0, 1);
+	entry(&b, ENTRY_LETTER, 0, 0, "\0\0\0\0\0\0\0\0garbage", 15, 0);
+	ck_assert_int_eq(automaton_run(&b.a, never, 0, SIZE_MAX, &err), -1);
+	end(&b);
+	begin(&b, 0, 1);
+	bytes(&b, 1, "a\n", 2);
+	journal_at(&b.journal, 0)->check++;
+	corrupt(&b, "journal has no valid entry at 0");
+	/* A decision that recovery did not know of is passed over. */
+	begin(&b, 0, 1);
+	(void)decide(&b, 5, 1, 1);
+	run(&b);
+	ck_assert_uint_eq(b.a.to_sink[1].data.len, 0);
+	end(&b);
+}
+END_TEST
+
+/* An empty frame only says where its sender is. */
+START_TEST(test_an_empty_frame)
+{
+	struct frame_head h = { 77, 5, 2, 0 };
+	struct bench b;
+
+	begin(&b, 0, 2);
+	entry(&b, ENTRY_FRAME, 1 << 16, 0, &h, sizeof(h), 0);
+	run(&b);
+	ck_assert_uint_eq(b.a.marks[1].lineage, 77);
+	ck_assert_uint_eq(b.a.marks[1].pos, 5);
+	ck_assert_uint_eq(b.a.marks[1].index, 2);
+	end(&b);
+}
+END_TEST
+
+/* What another worker has sent cannot be unpacked here. */
+START_TEST(test_a_message_that_cannot_be_unpacked)
+{
+	char text[] = "tora\n";
+	struct bench b[2];
+	struct entry *e;
+
+	/* A word for the other worker, which is another when it comes. */
+	begin(&b[0], 0, 2);
+	while (automaton_owner(&b[0].a, slice_of(text, 4)) == 0 ||
+	    text[3] == 'n')
+		text[3]++;
+	open_conn(&b[0], 1, 0);
+	bytes(&b[0], 1, text, 5);
+	run(&b[0]);
+	begin(&b[1], 1, 2);
+	b[1].conf.on_error = CONF_DEAD_LETTER;
+	deliver(&b[0], &b[1], 0, false);
+	e = journal_at(&b[1].journal, 0);
+	e->data[e->len - 1] = 'n';
+	run(&b[1]);
+	ck_assert_uint_eq(b[1].a.nkeys, 0);
+	/* The dead letters are worker 1's. */
+	letter_says(&b[1], "\"step\": \"count\"");
+	letter_says(&b[1], "\"input\": \"torn\", \"record\": ");
+	letter_says(&b[1], "UnpicklingError: torn");
+	end(&b[0]);
+	end(&b[1]);
+}
+END_TEST
+
+/* Not deterministic: who is named. */
+START_TEST(test_nondeterministic_sources)
+{
+	uint8_t zeros[8] = { 0 };
+	struct bench b;
+
+	generated = 0;
+	begin(&b, 0, 1);
+	entry(&b, ENTRY_FILE, 2, 0, "a\n", 2, 0);
+	entry(&b, ENTRY_GEN, 3, 0, zeros, 8, 0);
+	run(&b);
+	drift = "?";
+	generated = 0;
+	again(&b, journal_tail(&b.journal));
+	run(&b);
+	drift = "";
+	ck_assert_uint_eq(STAT_GET(b.stats, nondeterministic), 2);
+	end(&b);
+}
+END_TEST
+
+/* --- records that are put back -------------------------------------------- */
+
+static void
+put_back(struct bench *b, enum letter_kind kind, uint32_t index,
+    const char *name, const char *key, const char *value)
+{
+	struct letter l = { kind, index, slice_of(name, strlen(name)),
+	    slice_of(key, strlen(key)), 1000, 7, slice_of(value,
+	    strlen(value)) };
+	uint64_t seq = 5;
+	struct buf p = { 0 };
+
+	buf_add(&p, &seq, sizeof(seq));
+	letter_pack(&p, &l);
+	entry(b, ENTRY_LETTER, 0, 0, p.data, p.len, 0);
+	buf_fini(&p);
+}
+
+START_TEST(test_put_back)
+{
+	struct bench b;
+
+	begin(&b, 0, 1);
+	b.conf.on_error = CONF_DEAD_LETTER;
+	put_back(&b, LETTER_SOURCE, 0, "lines", "", "a b");
+	put_back(&b, LETTER_STAGE, 2, "count", "b", "b");
+	put_back(&b, LETTER_SINK, 0, "tcp", "b", "written");
+	/* By its name, where the pipeline has changed. */
+	put_back(&b, LETTER_STAGE, 0, "count", "b", "b");
+	put_back(&b, LETTER_STAGE, 77, "count", "b", "b");
+	run(&b);
+	sent(&b, 0, "a=1\nb=1\nb=2\nwritten\nb=3\nb=4\n");
+	ck_assert_uint_eq(b.a.putback, 5);
+	ck_assert_uint_eq(b.a.to_sink[1].data.len, 0);
+	/* Those that fail again are letters again. */
+	put_back(&b, LETTER_STAGE, 2, "count", "b", "raise");
+	run(&b);
+	letter_says(&b, "ValueError: raise");
+	automaton_turn_clear(&b.a);
+	put_back(&b, LETTER_SINK, 0, "tcp", "k", "torn");
+	run(&b);
+	letter_says(&b, "\"step\": \"tcp\", \"key\": \"k\", \"input\": "
+	    "\"torn\", \"record\": ");
+	automaton_turn_clear(&b.a);
+	put_back(&b, LETTER_STAGE, 2, "count", "k", "torn");
+	run(&b);
+	letter_says(&b, "UnpicklingError: torn");
+	end(&b);
+}
+END_TEST
+
+START_TEST(test_places_of_letters)
+{
+	struct letter l = { .kind = LETTER_SINK, .name = slice_of("none",
+	    4) };
+	struct bench b;
+	struct err err;
+	char key[2] = "a";
+
+	begin(&b, 0, 2);
+	ck_assert_int_eq(automaton_letter_place(&b.a, &l, &err), -1);
+	ck_assert_str_eq(err.text, "there is no sink \"none\" any more");
+	l.kind = LETTER_SOURCE;
+	l.name = slice_of("file", 4);
+	while (automaton_owner(&b.a, slice_of(key, 1)) != 0)
+		key[0]++;
+	l.key = slice_of(key, 1);
+	ck_assert_int_eq(automaton_letter_place(&b.a, &l, &err), 0);
+	ck_assert_uint_eq(l.index, 2);
+	while (automaton_owner(&b.a, slice_of(key, 1)) != 1)
+		key[0]++;
+	ck_assert_int_eq(automaton_letter_place(&b.a, &l, &err), -1);
+	ck_assert_int_eq(err.code, ERR_REFUSED);
+	end(&b);
+}
+END_TEST
+
+/* --- questions ------------------------------------------------------------ */
+
+START_TEST(test_questions)
+{
+	static const unsigned long five = 5;
+	struct buf text = { 0 };
+	struct bench b;
+	struct err err;
+	bool found;
+
+	begin(&b, 0, 1);
+	ck_assert_int_eq(automaton_load(&b.a, 2, slice_of("saved", 5),
+	    slice_of(&five, sizeof(five)), &err), 0);
+	ck_assert_int_eq(automaton_load(&b.a, 2, slice_of("old", 3),
+	    slice_of("old", 3), &err), 0);
+	open_conn(&b, 1, 0);
+	bytes(&b, 1, "live\n", 5);
+	run(&b);
+	ck_assert_int_eq(automaton_query(&b.a, slice_of("count", 5),
+	    slice_of("live", 4), &text, &found, &err), 0);
+	ck_assert(found);
+	ck_assert_str_eq(buf_str(&text), "value");
+	buf_clear(&text);
+	ck_assert_int_eq(automaton_query(&b.a, slice_of("count", 5),
+	    slice_of("saved", 5), &text, &found, &err), 0);
+	ck_assert(found);
+	ck_assert_str_eq(buf_str(&text), "value");
+	/* Asking changes nothing: it is as it was saved. */
+	ck_assert_ptr_null(keytab_find(&b.a.keys[2], slice_of("saved", 5),
+	    part_hash(slice_of("saved", 5)))->obj);
+	ck_assert_int_eq(automaton_query(&b.a, slice_of("count", 5),
+	    slice_of("none", 4), &text, &found, &err), 0);
+	ck_assert(!found);
+	ck_assert_int_eq(automaton_query(&b.a, slice_of("count", 5),
+	    slice_of("old", 3), &text, &found, &err), -1);
+	ck_assert_ptr_nonnull(strstr(err.text, "EOFError"));
+	ck_assert_int_eq(automaton_query(&b.a, slice_of("word", 4),
+	    slice_of("live", 4), &text, &found, &err), -1);
+	ck_assert_str_eq(err.text, "no step with state is called \"word\"");
+	buf_fini(&text);
+	end(&b);
+}
+END_TEST
+
 UNIT_MAIN("automaton", test_counts_words, test_streams_cut_at_every_byte,
     test_garbage_costs_its_own_connection, test_end_of_streams,
     test_generator_ends, test_policies,
@@ -912,4 +1524,12 @@ UNIT_MAIN("automaton", test_counts_words, test_streams_cut_at_every_byte,
     test_set_aside, test_set_aside_bare, test_note_of_the_call,
     test_nondeterministic,
     test_windows_fire_when_full_or_late, test_errors_in_windows,
-    test_set_aside_in_a_timeout, test_replay_of_windows)
+    test_set_aside_in_a_timeout, test_replay_of_windows,
+    test_custom_framing, test_set_aside_in_framing, test_garbage_in_files,
+    test_negative_length, test_connections_of_nowhere,
+    test_errors_of_each_call, test_errors_that_are_not_the_users,
+    test_policies_of_steps, test_saved_states, test_a_key_after_a_key,
+    test_collect, test_too_many_multi_computations,
+    test_entries_that_cannot_be, test_an_empty_frame,
+    test_a_message_that_cannot_be_unpacked, test_nondeterministic_sources,
+    test_put_back, test_places_of_letters, test_questions)
