@@ -1,7 +1,9 @@
 /* The journal: staging, publishing, laps, reopening, damage. */
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -479,6 +481,161 @@ START_TEST(test_retired_file_is_copied)
 }
 END_TEST
 
+/* --- copies ---------------------------------------------------------------- */
+
+/* Of one that goes on being written: from where it begins now to where it
+ * ended when the copy began. */
+START_TEST(test_copy)
+{
+	struct journal j, k;
+	struct err err;
+	bool missing, old_boot;
+	uint64_t head, tail;
+	char to[128];
+
+	make_path();
+	snprintf(to, sizeof(to), "%s.copy", path);
+	ck_assert_int_eq(journal_create(&j, path, RING, 3, 9, 0, &err), 0);
+	put(&j, 0, "freed");
+	put(&j, 5, "hello");
+	journal_release(&j, journal_tail(&j));
+	journal_free(&j, entry_end(journal_at(&j, 0)));
+	tail = journal_tail(&j);
+	ck_assert_int_eq(journal_copy(path, to, 3, &head, &err), 0);
+	put(&j, 10, "later");
+	journal_close(&j);
+	ck_assert_int_eq(journal_open(&k, to, 3, &missing, &old_boot, &err),
+	    0);
+	ck_assert_uint_eq(journal_head_pos(&k), head);
+	ck_assert_uint_eq(journal_tail(&k), tail);
+	ck_assert_mem_eq(journal_at(&k, head)->data, "hello", 5);
+	journal_close(&k);
+	/* Nothing that is there is written over. */
+	ck_assert_int_eq(journal_copy(path, to, 3, &head, &err), -1);
+	ck_assert_int_eq(err.code, ERR_STORAGE);
+	ck_assert_ptr_nonnull(strstr(err.text, "cannot create"));
+	unlink(to);
+	remove_path();
+}
+END_TEST
+
+static void
+no_copy(uint32_t worker, const char *why)
+{
+	struct err err;
+	uint64_t head;
+	char to[128];
+
+	snprintf(to, sizeof(to), "%s.copy", path);
+	ck_assert_int_eq(journal_copy(path, to, worker, &head, &err), -1);
+	ck_assert_msg(strstr(err.text, why) != NULL, "%s", err.text);
+	ck_assert_ptr_nonnull(strstr(err.text, dir));
+	unlink(to);
+}
+
+START_TEST(test_copies_that_fail)
+{
+	struct rlimit was, small;
+	struct journal j;
+	struct err err;
+
+	make_path();
+	no_copy(3, "cannot open");
+	ck_assert_int_eq(journal_create(&j, path, RING, 3, 9, 0, &err), 0);
+	put(&j, 0, "hello");
+	journal_close(&j);
+	no_copy(4, "belongs to worker 3, not 4");
+	/* As a full disk: half of it is written. */
+	signal(SIGXFSZ, SIG_IGN);
+	ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &was), 0);
+	small = was;
+	small.rlim_cur = 5000;
+	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &small), 0);
+	no_copy(3, "cannot write");
+	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &was), 0);
+	signal(SIGXFSZ, SIG_DFL);
+	ck_assert_int_eq(truncate(path, 5000), 0);
+	no_copy(3, "has 5000 bytes, its header says");
+	ck_assert_int_eq(truncate(path, 3), 0);
+	no_copy(3, "cannot read");
+	remove_path();
+}
+END_TEST
+
+/* --- words that disagree --------------------------------------------------- */
+
+/* Head, done and tail in the file's head, which are all `start` now. */
+static uint64_t *
+words(struct journal *j, uint64_t start)
+{
+	uint64_t *w = (uint64_t *)(void *)j->h;
+	size_t i;
+
+	for (i = 0; i < 64; i++)
+		if (w[i] == start && w[i + 1] == start && w[i + 2] == start)
+			return (&w[i]);
+	ck_abort_msg("no positions in the head");
+}
+
+START_TEST(test_positions_that_disagree)
+{
+	static const uint64_t bad[][3] = {
+		{ 1016, 1008, 1008 },		/* head above done */
+		{ 1008, 1016, 1008 },		/* done above tail */
+		{ 1008, 1008, 1008 + RING + 8 },	/* more than it holds */
+		{ 1001, 1008, 1008 },		/* no multiples of 8 */
+		{ 1008, 1008, 1009 },
+		{ (uint64_t)1 << 63, (uint64_t)1 << 63, (uint64_t)1 << 63 },
+	};
+	struct journal j;
+	struct err err;
+	bool missing, old_boot;
+	size_t i;
+
+	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		make_path();
+		ck_assert_int_eq(journal_create(&j, path, RING, 3, 42, 1008,
+		    &err), 0);
+		memcpy(words(&j, 1008), bad[i], sizeof(bad[i]));
+		journal_close(&j);
+		ck_assert_int_eq(journal_open(&j, path, 3, &missing,
+		    &old_boot, &err), -1);
+		ck_assert_int_eq(err.code, ERR_CORRUPT);
+		ck_assert(!missing);
+		ck_assert_ptr_nonnull(strstr(err.text, "positions disagree"));
+		remove_path();
+	}
+}
+END_TEST
+
+/* What failed to be cut is as it was, for another attempt. */
+START_TEST(test_cuts_that_fail)
+{
+	struct journal j;
+	struct err err;
+	bool missing, old_boot;
+	uint64_t from;
+	int fd;
+
+	make_lost(&from);
+	ck_assert_int_eq(journal_open(&j, path, 0, &missing, &old_boot, &err),
+	    0);
+	journal_prove(&j, from);
+	journal_release(&j, journal_tail(&j));
+	fd = j.fd;
+	j.fd = open(path, O_RDONLY | O_CLOEXEC);
+	ck_assert_int_eq(journal_cut(&j, path, ends[5], &err), -1);
+	ck_assert_int_eq(err.code, ERR_STORAGE);
+	close(j.fd);
+	j.fd = fd;
+	journal_close(&j);
+	ck_assert_uint_eq(prove(from), ends[ENTRIES]);
+	remove_path();
+	ck_assert_int_eq(journal_disown("/nonexistent/j", &err), -1);
+	ck_assert_int_eq(err.code, ERR_STORAGE);
+}
+END_TEST
+
 UNIT_MAIN("journal", test_entries_survive_reopening,
     test_staged_entry_is_found_until_published, test_many_laps,
     test_freeing_is_by_whole_entries_and_idempotent,
@@ -486,4 +643,5 @@ UNIT_MAIN("journal", test_entries_survive_reopening,
     test_missing_and_unfinished, test_whole_prefix_is_proven,
     test_torn_pages, test_cut_leaves_nothing_behind_it,
     test_sealed_journal_of_this_boot_is_checked,
-    test_retired_file_is_copied)
+    test_retired_file_is_copied, test_copy, test_copies_that_fail,
+    test_positions_that_disagree, test_cuts_that_fail)

@@ -129,11 +129,16 @@ change(const char *name, off_t at, const void *bytes, size_t n)
 	close(fd);
 }
 
-/* A worker that was killed between two checkpoints. */
+/* A worker that was killed between two checkpoints, with a client. */
 static void
 killed(void)
 {
+	struct in_conn *c = xcalloc(1, sizeof(*c));
+
 	started(0);
+	c->id = 1;
+	buf_add(&c->rem, "unfinished", 10);
+	HASH_ADD(hh, w.a.conns, id, sizeof(c->id), c);
 	rig_live(&w, "one");
 	rig_save(&w, "saved", false);
 	saved = w.a.pos;
