@@ -45,6 +45,13 @@ static struct options {
 } opt = { .seeds = 1000, .jobs = 1, .aim = -1 };
 static const char *program;
 
+#ifdef WALLAROO_COVERAGE
+/* A process that ends at once would not say which lines it has seen. */
+void	__gcov_dump(void);
+#else
+#define __gcov_dump()	((void)0)
+#endif
+
 struct saved {
 	uint64_t	magic;
 	uint64_t	program;	/* changes with each build */
@@ -228,6 +235,7 @@ run_batch(struct job *jobs, uint64_t first, uint64_t end)
 		pid[i] = fork();
 		if (pid[i] == 0) {
 			run_job(&jobs[i], first + i, end, opt.jobs);
+			__gcov_dump();
 			_exit(0);
 		}
 		if (pid[i] == -1) {

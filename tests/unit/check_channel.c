@@ -20,6 +20,8 @@
 #include "tests/unit/unit.h"
 
 #define WORKERS	3
+#define FIRST	1000000			/* numbers that fill() does not use */
+#define SECOND	2000000
 
 static struct supervisor s;
 static int end_of[WORKERS];		/* the workers' ends, -1 */
@@ -273,12 +275,12 @@ START_TEST(test_descriptors)
 	/* One that is dropped before it could be sent is not missed. */
 	(void)fill(0);
 	channel_send_held(&s.child[0], &b, held->id + 1);
-	say(0, 77);
+	say(0, FIRST);
 	do {
 		if (!hear(0, &h))
 			turns();
 		ck_assert_int_eq(h.fd, -1);
-	} while (h.number != 77);
+	} while (h.number != FIRST);
 	/* No process: what it would own is closed. */
 	channel_close(&s.child[0]);
 	channel_send(&s.child[0], &b, mine);
@@ -303,16 +305,16 @@ START_TEST(test_replaced_while_it_waits)
 	n = fill(0);
 	first = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	second = open("/dev/null", O_RDONLY | O_CLOEXEC);
-	put_number(&b, 1000);
+	put_number(&b, FIRST);
 	channel_send_peer(&s.child[0], &b, first, 1);
-	put_number(&b, 2000);
+	put_number(&b, SECOND);
 	channel_send_peer(&s.child[0], &b, second, 1);
 	ck_assert_int_eq(fcntl(first, F_GETFD), -1);
 	ck_assert_int_ne(fcntl(second, F_GETFD), -1);
 	while (seen < n + 1) {
 		while (hear(0, &h)) {
-			ck_assert_uint_ne(h.number, 1000);
-			ck_assert_int_eq(h.fd != -1, h.number == 2000);
+			ck_assert_uint_ne(h.number, FIRST);
+			ck_assert_int_eq(h.fd != -1, h.number == SECOND);
 			if (h.fd != -1)
 				close(h.fd);
 			seen++;
