@@ -112,13 +112,40 @@ sync_parent(const char *path, struct err *err)
 	return (r);
 }
 
+/* Under another name until it is given away: whoever finds it finds it as it
+ * must be, also after a death in between. */
+static int
+new_dir(const char *path, const struct owner *o, struct err *err)
+{
+	size_t len = strlen(path);
+	char *new;
+	int r = -1;
+
+	while (len > 1 && path[len - 1] == '/')
+		len--;
+	new = xasprintf("%.*s.new", (int)len, path);
+	(void)rmdir(new);			/* of a start that died */
+	if (mkdir(new, 0700) == -1)
+		(void)err_sys(err, errno == EROFS || errno == ENOSPC ?
+		    ERR_STORAGE : ERR_CONFIG, "cannot make directory %s",
+		    new);
+	else if (o->change && lchown(new, o->uid, o->gid) == -1)
+		(void)err_sys(err, ERR_CONFIG, "cannot give %s away", new);
+	else if (rename(new, path) == -1)
+		(void)err_sys(err, ERR_STORAGE, "cannot rename %s to %s", new,
+		    path);
+	else if ((r = sync_parent(path, err)) == -1)
+		(void)rmdir(path);		/* the next start tries again */
+	free(new);
+	return (r);
+}
+
 /* mkdir -p; only the last one is private and given away. */
 static int
 make_dir(const char *path, const struct owner *o, struct err *err)
 {
 	char *copy = xstrdup(path), *p = copy;
 	struct stat st;
-	bool made;
 
 	while ((p = strchr(p + 1, '/')) != NULL) {
 		*p = '\0';
@@ -133,16 +160,9 @@ make_dir(const char *path, const struct owner *o, struct err *err)
 		*p = '/';
 	}
 	free(copy);
-	made = mkdir(path, 0700) == 0;
-	if (!made && errno != EEXIST)
-		return (err_sys(err, errno == EROFS || errno == ENOSPC ?
-		    ERR_STORAGE : ERR_CONFIG, "cannot make directory %s",
-		    path));
-	if (made && sync_parent(path, err) == -1)
+	if (lstat(path, &st) == -1 && errno == ENOENT &&
+	    new_dir(path, o, err) == -1)
 		return (-1);
-	if (made && o->change && chown(path, o->uid, o->gid) == -1)
-		return (err_sys(err, ERR_CONFIG, "cannot give %s away",
-		    path));
 	if (stat(path, &st) == -1)
 		return (err_sys(err, ERR_CONFIG, "%s", path));
 	if (!S_ISDIR(st.st_mode))
