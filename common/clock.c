@@ -114,5 +114,6 @@ clock_boot_id(uint8_t id[16], struct err *err)
 	}
 	if (digits != 32)
 		return (err_set(err, ERR_SYSTEM, "%s: no boot id", path));
+	fault_boot(id);
 	return (0);
 }

@@ -21,6 +21,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #define CALL_KINDS	(FAULT_BIT(tear) | FAULT_BIT(twice) |		\
@@ -70,6 +71,15 @@ fault_clock_ns(void)
 	return (atomic_load_explicit(&jump_ns, memory_order_relaxed));
 }
 
+void
+fault_boot(uint8_t id[16])
+{
+	uint64_t boots = page == NULL ? 0 : atomic_load(&page->boots), i;
+
+	for (i = 0; i < sizeof(boots); i++)
+		id[i] ^= (uint8_t)(boots >> 8 * i);
+}
+
 /* --- harm -------------------------------------------------------------- */
 
 #ifdef WALLAROO_COVERAGE
@@ -113,7 +123,7 @@ take_memory(int64_t mib)
 static void
 act(struct fault_plan *p)
 {
-	static volatile uint64_t spin;
+	static const struct timespec while_ = { 0, 10000000 };
 
 	switch ((enum fault_kind)p->kind) {
 	case FAULT_KIND_kill:
@@ -129,8 +139,11 @@ act(struct fault_plan *p)
 	case FAULT_KIND_oom:
 		take_memory(p->arg);
 	case FAULT_KIND_hang:
-		for (;;)
-			spin++;
+		for (;;)	/* whose processor others may use */
+			(void)nanosleep(&while_, NULL);
+	case FAULT_KIND_reset:		/* whoever tests does it */
+	case FAULT_KIND_silent:
+	case FAULT_KIND_slow:
 	case FAULT_KIND_stop:
 		(void)kill(getpid(), SIGSTOP);
 		break;
@@ -214,19 +227,20 @@ print_kinds(unsigned int kinds)
 
 static void
 print_point(const char *name, const char *when, const char *process,
-    unsigned int kinds, const char *text)
+    const char *needs, unsigned int kinds, const char *text)
 {
-	printf("%s_%s\t%s\t", name, when, process);
-	print_kinds(strcmp(when, "before") == 0 ? kinds : 0);
+	printf("%s_%s\t%s\t%s\t", name, when, process, needs);
+	print_kinds(strcmp(when, "before") == 0 ? kinds :
+	    kinds & FAULT_ANY_NET);
 	printf("\t%s %s\n", when, text);
 }
 
 bool
 fault_listed(int argc, char *const argv[])
 {
-#define PRINT_POINT(name, process, kinds, text)				\
-	print_point(#name, "before", #process, kinds, text);		\
-	print_point(#name, "after", #process, kinds, text);
+#define PRINT_POINT(name, process, needs, kinds, text)			\
+	print_point(#name, "before", #process, #needs, kinds, text);	\
+	print_point(#name, "after", #process, #needs, kinds, text);
 #define PRINT_KIND(name, text)	printf("kind\t%s\t%s\n", #name, text);
 	if (argc != 2 || strcmp(argv[1], "--list-fault-points") != 0)
 		return (false);
@@ -309,6 +323,56 @@ pread64(int fd, void *p, size_t n, off_t off)
 	REAL(pread64);
 	return (failed(k) != 0 ? -1 : real_pread64(fd, p,
 	    k == FAULT_KIND_shortly && n > 1 ? 1 : n, off));
+}
+
+ssize_t CALL
+write(int fd, const void *p, size_t n)
+{
+	enum fault_kind k = suffers(ON_WRITE);
+
+	REAL(write);
+	return (failed(k) != 0 ? -1 : real_write(fd, p,
+	    k == FAULT_KIND_shortly && n > 1 ? 1 : n));
+}
+
+ssize_t CALL
+pwrite(int fd, const void *p, size_t n, off_t off)
+{
+	enum fault_kind k = suffers(ON_WRITE);
+
+	REAL(pwrite);
+	return (failed(k) != 0 ? -1 : real_pwrite(fd, p,
+	    k == FAULT_KIND_shortly && n > 1 ? 1 : n, off));
+}
+
+ssize_t CALL
+splice(int in, off64_t *in_off, int out, off64_t *out_off, size_t n,
+    unsigned int flags)
+{
+	enum fault_kind k = suffers(ON_WRITE);
+
+	REAL(splice);
+	return (failed(k) != 0 ? -1 : real_splice(in, in_off, out, out_off,
+	    k == FAULT_KIND_shortly && n > 1 ? 1 : n, flags));
+}
+
+ssize_t CALL
+recv(int fd, void *p, size_t n, int flags)
+{
+	enum fault_kind k = suffers(FAULT_ANY_READ);
+
+	REAL(recv);
+	return (failed(k) != 0 ? -1 : real_recv(fd, p,
+	    k == FAULT_KIND_shortly && n > 1 ? 1 : n, flags));
+}
+
+int CALL
+ftruncate(int fd, off_t size)
+{
+	enum fault_kind k = suffers(FAULT_BIT(eio));
+
+	REAL(ftruncate);
+	return (failed(k) != 0 ? -1 : real_ftruncate(fd, size));
 }
 
 ssize_t CALL

@@ -20,7 +20,7 @@
 
 #include "common/fault.def"
 
-#define FAULT_ENUM(name, process, kinds, text)				\
+#define FAULT_ENUM(name, process, needs, kinds, text)			\
 	FAULT_##name##_before, FAULT_##name##_after,
 enum fault_point {
 	FAULT_TABLE(FAULT_ENUM)
@@ -63,6 +63,7 @@ struct fault_page {
 	uint64_t		magic;
 	uint32_t		points;
 	uint32_t		kinds;
+	_Atomic uint64_t	boots;	/* of the machine, as tests say */
 	struct fault_plan	plan[FAULT_PLANS];
 	_Atomic uint64_t	passed[FAULT_POINTS];
 };
@@ -74,12 +75,15 @@ void	fault_point(enum fault_point);
 void	fault_worker(uint32_t n);
 /* How far the wall clock has jumped. */
 int64_t	fault_clock_ns(void);
+/* Changes a boot id for each boot that a test pretends. */
+void	fault_boot(uint8_t id[16]);
 /* Was --list-fault-points asked for?  Then they are printed. */
 bool	fault_listed(int argc, char *const argv[]);
 #else
 #define FAULT_POINT(name)	((void)0)
 #define fault_worker(n)		((void)(n))
 #define fault_clock_ns()	((int64_t)0)
+#define fault_boot(id)		((void)(id))
 #define fault_listed(c, v)	((void)(c), (void)(v), false)
 #endif
 

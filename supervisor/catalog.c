@@ -706,9 +706,11 @@ catalog_remove_old(const struct catalog *c, const char *dir, uint32_t workers,
 		for (k = 0; k < sizeof(ends) / sizeof(ends[0]); k++) {
 			path = xasprintf("%s/worker-%u.g%" PRIu64 ".sqlite%s",
 			    dir, i, generation, ends[k]);
+			FAULT_POINT(old_remove_before);
 			if (unlink(path) == -1 && errno != ENOENT)
 				log_warn("cannot remove %s: %s", path,
 				    strerror(errno));
+			FAULT_POINT(old_remove_after);
 			free(path);
 		}
 }

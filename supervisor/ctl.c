@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/fault.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "common/part.h"
@@ -653,8 +654,10 @@ read_some(struct ctl_conn *c)
 
 	if (c->in.len > MSG_MAX_CONTROL)
 		return (false);
+	FAULT_POINT(control_read_before);
 	n = recv(c->fd, buf_reserve(&c->in, READ_BYTES), READ_BYTES,
 	    MSG_DONTWAIT);
+	FAULT_POINT(control_read_after);
 	if (n == -1)
 		return (errno == EAGAIN || errno == EINTR);
 	if (n == 0)

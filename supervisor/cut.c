@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/fault.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "supervisor/supervisor.h"
@@ -50,6 +51,7 @@ ask(struct supervisor *s)
 	struct buf b = { 0 };
 	uint32_t i;
 
+	FAULT_POINT(cut_ask_before);
 	for (i = 0; i < s->n; i++) {
 		s->child[i].cut_answered = false;
 		line[i].lineage = s->child[i].lineage;
@@ -59,6 +61,7 @@ ask(struct supervisor *s)
 	msg_put_cut(&b, &m);
 	for (i = 0; i < s->n; i++)
 		channel_send(&s->child[i], &b, -1);
+	FAULT_POINT(cut_ask_after);
 	buf_fini(&b);
 	free(line);
 }
@@ -127,6 +130,7 @@ cut_answer(struct child *c, const struct msg_cutoff *m)
 
 	if (!s->cut_active || m->round != s->cut_round || c->cut_answered)
 		return (CUT_WAIT);		/* of before somebody died */
+	FAULT_POINT(cut_take_before);
 	c->cut_answered = true;
 	if (m->text.len > 0 && c->lineage != 0) {
 		refused(c, m->text);
@@ -136,6 +140,7 @@ cut_answer(struct child *c, const struct msg_cutoff *m)
 		c->cut = m->position;
 		s->cut_moved = true;
 	}
+	FAULT_POINT(cut_take_after);
 	if (s->cut_last)
 		log_info("journal begins again worker=%u position=%" PRIu64,
 		    c->number, m->position);

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "common/clock.h"
+#include "common/fault.h"
 #include "common/letter.h"
 #include "common/log.h"
 #include "common/mem.h"
@@ -132,6 +133,7 @@ insert(struct supervisor *s, struct slice id, uint32_t worker,
 {
 	sqlite3_stmt *st = prepare(&s->catalog, "INSERT INTO replays (id, "
 	    "worker, time_ns, record) VALUES (?, ?, ?, ?)");
+	int r;
 
 	if (st != NULL) {
 		sqlite3_bind_text(st, 1, (const char *)id.data, (int)id.len,
@@ -141,7 +143,10 @@ insert(struct supervisor *s, struct slice id, uint32_t worker,
 		sqlite3_bind_blob64(st, 4, record.data, record.len,
 		    SQLITE_STATIC);
 	}
-	if (finish(&s->catalog, st, err) == -1)
+	FAULT_POINT(letter_note_before);
+	r = finish(&s->catalog, st, err);
+	FAULT_POINT(letter_note_after);
+	if (r == -1)
 		return (-1);
 	*seq = (uint64_t)sqlite3_last_insert_rowid(s->catalog.db);
 	return (0);
@@ -214,8 +219,10 @@ dlq_done(struct child *c, const struct msg_putback_done *m)
 		sqlite3_bind_int64(st, 2, c->number);
 	}
 	/* Not noted: the next life is asked again, and knows. */
+	FAULT_POINT(letter_done_before);
 	if (finish(cat, st, &err) == -1)
 		log_error("%s", err.text);
+	FAULT_POINT(letter_done_after);
 	ctl_put_back(c->s, m);
 }
 

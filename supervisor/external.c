@@ -16,6 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/fault.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "supervisor/supervisor.h"
@@ -187,8 +188,10 @@ read_some(struct ext_conn *c)
 {
 	ssize_t n;
 
+	FAULT_POINT(external_read_before);
 	n = recv(c->fd, buf_reserve(&c->in, READ_BYTES), READ_BYTES,
 	    MSG_DONTWAIT);
+	FAULT_POINT(external_read_after);
 	if (n == -1)
 		return (errno == EAGAIN || errno == EINTR);
 	if (n == 0)
@@ -352,7 +355,9 @@ accept_one(struct external *x, int listener)
 			accept_later(x);
 		return (false);
 	}
+	FAULT_POINT(external_accept_before);
 	external_take(x, fd);
+	FAULT_POINT(external_accept_after);
 	return (true);
 }
 

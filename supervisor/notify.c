@@ -19,6 +19,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/fault.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "supervisor/supervisor.h"
@@ -134,7 +135,9 @@ notify_store(struct supervisor *s, const char *name, int fd)
 		return;
 	/* FDPOLL=0: a reset connection still has bytes to be read. */
 	text = xasprintf("FDSTORE=1\nFDNAME=%s\nFDPOLL=0", name);
+	FAULT_POINT(fd_store_before);
 	put(s, text, fd);
+	FAULT_POINT(fd_store_after);
 	free(text);
 }
 
@@ -335,9 +338,11 @@ notify_adopt(struct supervisor *s)
 		if (fits(s, &h) && is_connection(in->fd) &&
 		    hold_find(s, h.id) == NULL && (!h.is_sink ||
 		    hold_sink(s, h.worker, h.index) == NULL)) {
+			FAULT_POINT(fd_adopt_before);
 			held = hold_take(s, h.is_sink, h.id, h.worker,
 			    h.index, h.baseline, &in->fd, "");
 			held->stored = true;
+			FAULT_POINT(fd_adopt_after);
 			n++;
 			continue;
 		}

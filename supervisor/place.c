@@ -19,6 +19,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/fault.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "common/part.h"
@@ -125,6 +126,7 @@ new_dir(const char *path, const struct owner *o, struct err *err)
 		len--;
 	new = xasprintf("%.*s.new", (int)len, path);
 	(void)rmdir(new);			/* of a start that died */
+	FAULT_POINT(dir_make_before);
 	if (mkdir(new, 0700) == -1)
 		(void)err_sys(err, errno == EROFS || errno == ENOSPC ?
 		    ERR_STORAGE : ERR_CONFIG, "cannot make directory %s",
@@ -136,6 +138,7 @@ new_dir(const char *path, const struct owner *o, struct err *err)
 		    path);
 	else if ((r = sync_parent(path, err)) == -1)
 		(void)rmdir(path);		/* the next start tries again */
+	FAULT_POINT(dir_make_after);
 	free(new);
 	return (r);
 }

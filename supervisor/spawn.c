@@ -311,6 +311,7 @@ spawn_record(struct supervisor *s)
 	uint32_t i;
 	FILE *f;
 
+	FAULT_POINT(pids_write_before);
 	if ((f = fopen(tmp, "we")) != NULL) {
 		for (i = 0; i < s->n; i++)
 			if (s->child[i].pid != 0 &&
@@ -320,6 +321,7 @@ spawn_record(struct supervisor *s)
 		if (fclose(f) == 0)
 			(void)rename(tmp, path);
 	}
+	FAULT_POINT(pids_write_after);
 	free(tmp);
 	free(path);
 }

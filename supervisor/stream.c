@@ -4,6 +4,7 @@
 
 #include <errno.h>
 
+#include "common/fault.h"
 #include "supervisor/supervisor.h"
 
 int
@@ -12,8 +13,10 @@ stream_flush(int fd, struct buf *out)
 	ssize_t n;
 
 	while (out->len > 0) {
+		FAULT_POINT(answer_send_before);
 		n = send(fd, out->data, out->len, MSG_NOSIGNAL |
 		    MSG_DONTWAIT);
+		FAULT_POINT(answer_send_after);
 		if (n == -1 && errno == EINTR)
 			continue;
 		if (n == -1 && errno == EAGAIN)

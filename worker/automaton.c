@@ -283,6 +283,7 @@ note_user(struct automaton *a, const struct origin *o, uint64_t call, int fn,
 	host_where.position = a->stamp;
 	NOTE(a->note->call, call);
 	atomic_signal_fence(memory_order_seq_cst);
+	FAULT_POINT(user_call_before);
 	determ_enter(o, fn);
 }
 
@@ -309,6 +310,7 @@ static void
 leave_user(struct automaton *a)
 {
 	determ_leave();
+	FAULT_POINT(user_call_after);
 	atomic_signal_fence(memory_order_seq_cst);
 	NOTE(a->note->call, 0);
 	STAT_SET(a->stats, in_user, 0);

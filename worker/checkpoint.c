@@ -643,9 +643,11 @@ say_finished(struct worker *w, bool clean)
 	struct buf b = { 0 };
 
 	log_flush(1);
+	FAULT_POINT(finish_say_before);
 	msg_put_finished(&b, &m);
 	control_send(w, &b);
 	control_flush_blocking(w);
+	FAULT_POINT(finish_say_after);
 	buf_fini(&b);
 }
 

@@ -19,6 +19,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/fault.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "worker/mapped.h"
@@ -101,11 +102,13 @@ failed(struct worker *w, const struct sync_round *r)
 	struct outbox *o;
 	size_t i;
 
+	FAULT_POINT(files_retire_before);
 	retire(w->journal.h);
 	for (i = 0; i < worker_nboxes(w); i++)
 		if ((o = worker_box(w, i)) != NULL)
 			retire(o->h);
 	sink_distrust(w);
+	FAULT_POINT(files_retire_after);
 	worker_fatal(w, EXIT_TEMPORARY, "%s; it is not known what reached "
 	    "the disk, the next life goes on with a copy", r->err.text);
 }
@@ -117,12 +120,14 @@ finish_round(struct worker *w, struct sync_round *r)
 
 	if (!r->ok)
 		failed(w, r);
+	FAULT_POINT(round_end_before);
 	stable_synced(&w->stable, r->tail);
 	if (r->boxes)
 		w->held_synced = true;
 	for (i = 0; i < r->nfiles; i++)
 		if (!r->file[i].mapped)
 			sink_synced(w, r->file[i].sink, r->file[i].written);
+	FAULT_POINT(round_end_after);
 	free_round(r);
 }
 
@@ -149,8 +154,10 @@ begin_round(struct worker *w)
 	if (boxes_wanted(w))
 		add_boxes(w, r);
 	sink_sync(w, r);
+	FAULT_POINT(round_give_before);
 	w->syncing = true;
 	sync_give(&w->sync, r);
+	FAULT_POINT(round_give_after);
 }
 
 /* --- the stable position ------------------------------------------------- */
@@ -173,8 +180,10 @@ give_held(struct worker *w)
 		return;
 	if (j->position > w->stable.pos && !planted("STABLE5"))
 		return;
+	FAULT_POINT(held_give_before);
 	w->held = NULL;
 	store_give(&w->store, j);
+	FAULT_POINT(held_give_after);
 }
 
 /* Once per turn, before anything is sent. */

@@ -358,6 +358,7 @@ journal_cut(struct journal *j, const char *path, uint64_t pos,
 	uint64_t len = j->size - (pos - head), first;
 
 	assert(j->sealed && pos >= head && pos <= LOAD(j->h->tail));
+	FAULT_POINT(journal_cut_before);
 	STORE(j->h->tail, pos);
 	if (LOAD(j->h->done) > pos)
 		STORE(j->h->done, pos);
@@ -369,9 +370,11 @@ journal_cut(struct journal *j, const char *path, uint64_t pos,
 	/* Who was suspected may be another record now. */
 	memset(journal_note(j), 0, sizeof(struct journal_note));
 	/* Last: until here another attempt would find what this one found. */
-	if (clock_boot_id(j->h->boot, err) == -1)
+	if (clock_boot_id(j->h->boot, err) == -1 ||
+	    mapped_sync(j->fd, path, err) == -1)
 		return (-1);
-	return (mapped_sync(j->fd, path, err));
+	FAULT_POINT(journal_cut_after);
+	return (0);
 }
 
 void

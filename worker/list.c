@@ -4,6 +4,7 @@
  */
 #include <inttypes.h>
 
+#include "common/fault.h"
 #include "common/log.h"
 #include "worker/worker.h"
 
@@ -60,10 +61,12 @@ list_answer(struct worker *w, const struct msg_list *m)
 		refuse(w, m->id, "no such stage here");
 		return;
 	}
+	FAULT_POINT(keys_list_before);
 	t = &w->a.keys[m->stage];
 	r.keys = t->n;
 	if (m->names == 0) {
 		answer(w, &r);
+		FAULT_POINT(keys_list_after);
 		return;
 	}
 	if (m->from == 0) {
@@ -84,6 +87,7 @@ list_answer(struct worker *w, const struct msg_list *m)
 	r.part = slice_of(n == 0 ? (const uint8_t *)"" : w->list.data +
 	    m->from, n);
 	answer(w, &r);
+	FAULT_POINT(keys_list_after);
 	if (m->from + n < w->list.len)
 		return;
 	buf_fini(&w->list);

@@ -222,15 +222,17 @@ static void
 settle_aside(struct worker *w)
 {
 	w->a.passed = false;
+	FAULT_POINT(aside_settle_before);
 	if (w->machine) {	/* its commit needs the others: not in here */
 		if (w->a.pos >= w->a.drop)
 			w->settle_at = w->a.pos;
 		w->early = true;
-		return;
+	} else {
+		checkpoint_wait(w);
+		checkpoint_begin(w);
+		checkpoint_wait(w);
 	}
-	checkpoint_wait(w);
-	checkpoint_begin(w);
-	checkpoint_wait(w);
+	FAULT_POINT(aside_settle_after);
 }
 
 /* So many records of sources were in this turn until their outputs were in

@@ -179,9 +179,11 @@ describe(struct worker *w)
 	if (w->a.host->describe(w->a.app, &topo, &err) == -1)
 		worker_fatal(w, EXIT_PERMANENT, "%s", err.text);
 	m.topology = buf_slice(&topo);
+	FAULT_POINT(describe_say_before);
 	msg_put_topology(&b, &m);
 	control_send(w, &b);
 	control_flush_blocking(w);
+	FAULT_POINT(describe_say_after);
 	w->a.host->close(w->a.app);
 	exit(0);
 }

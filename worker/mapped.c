@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/fault.h"
 #include "common/mem.h"
 #include "worker/mapped.h"
 
@@ -123,11 +124,13 @@ mapped_sync_entry(const char *path, struct err *err)
 
 	if (slash != NULL)
 		slash[slash == dir] = '\0';
+	FAULT_POINT(entry_sync_before);
 	fd = open(slash == NULL ? "." : dir, O_RDONLY | O_DIRECTORY |
 	    O_CLOEXEC);
 	if (fd == -1 || fsync(fd) == -1)
 		r = err_sys(err, ERR_STORAGE, "cannot sync the directory of "
 		    "%s", path);
+	FAULT_POINT(entry_sync_after);
 	if (fd != -1)
 		close(fd);
 	free(dir);
@@ -200,11 +203,19 @@ mapped_renew(const char *path, struct err *err)
 		return (0);
 	}
 	other = xasprintf("%s.new", path);
+	FAULT_POINT(file_renew_before);
 	to = open(other, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	if (to == -1 || copy(from, to) == -1 || rename(other, path) == -1)
+	if (to != -1)
+		r = copy(from, to);
+	FAULT_POINT(file_renew_after);
+	FAULT_POINT(renew_swap_before);
+	if (r == 0 && rename(other, path) == -1)
+		r = -1;
+	FAULT_POINT(renew_swap_after);
+	if (r == -1)
 		(void)err_sys(err, ERR_STORAGE, "%s could not be synced "
 		    "once and cannot be copied to a new file", path);
-	else if (mapped_sync_entry(path, err) == 0)
+	else if ((r = mapped_sync_entry(path, err)) == 0)
 		r = 1;
 	close(from);
 	if (to != -1)

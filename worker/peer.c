@@ -131,6 +131,7 @@ on_hello(void *arg, const struct msg_hello *h, struct err *err)
 		return (err_set(err, ERR_CORRUPT, "worker %u says hello as "
 		    "worker %u, protocol %u, %u exchanges", p->worker,
 		    h->worker, h->protocol, h->exchanges));
+	FAULT_POINT(peer_hello_before);
 	p->greeted = true;
 	if (w->machine)
 		stable_hello(&w->stable, p->worker, h->lineage);
@@ -156,6 +157,7 @@ on_hello(void *arg, const struct msg_hello *h, struct err *err)
 		p->x[x].ack = w->machine;
 		send_resume(p, x);
 	}
+	FAULT_POINT(peer_hello_after);
 	return (0);
 }
 
@@ -458,8 +460,10 @@ put_stable(struct peer *p)
 
 	if (!p->w->machine || s.pos <= p->announced)
 		return;
+	FAULT_POINT(stable_say_before);
 	p->announced = s.pos;
 	msg_put_stable(&p->out, &s);
+	FAULT_POINT(stable_say_after);
 }
 
 static void

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/fault.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "worker/worker.h"
@@ -66,9 +67,11 @@ poison_open(struct worker *w)
 		    NOTE_NUMBER(n->suspect[i].call) != FRAMING_CALL))
 			n->suspect[i].deaths = 0;
 	if (call != 0 && w->death[0] != '\0') {
+		FAULT_POINT(suspect_note_before);
 		s = suspect(n, stamp, call);
 		(void)snprintf(s->how, sizeof(s->how), "%s", w->death);
 		s->deaths++;
+		FAULT_POINT(suspect_note_after);
 		log_warn("the last process died while it worked on a record "
 		    "step=\"%s\" position=%" PRIu64 " deaths=%" PRIu64
 		    " how=\"%s\"", place_of(w, call), stamp, s->deaths,
@@ -107,11 +110,13 @@ decide(struct worker *w, struct journal_suspect *s)
 		    "position=%" PRIu64 " how=\"%s\"", w->a.naside,
 		    place_of(w, s->call), s->stamp, s->how);
 	}
+	FAULT_POINT(aside_put_before);
 	to = journal_stage(&w->journal, ENTRY_ASIDE, 0, 0, (uint32_t)b.len,
 	    0);
 	e = journal_staged(&w->journal);
 	memcpy(to, b.data, b.len);
 	journal_publish(&w->journal, (uint32_t)b.len);
+	FAULT_POINT(aside_put_after);
 	buf_fini(&b);
 	if (automaton_aside_add(&w->a, e, &err) == -1)
 		worker_fatal_err(w, &err);

@@ -4,6 +4,7 @@
  */
 #include <string.h>
 
+#include "common/fault.h"
 #include "worker/worker.h"
 
 /* 0: it is in the journal, now or since before. */
@@ -25,11 +26,13 @@ take(struct worker *w, const struct msg_putback *m, struct err *err)
 	if (source_space(w) < entry_size(len))
 		return (err_set(err, ERR_REFUSED, "the journal is full, try "
 		    "again"));
+	FAULT_POINT(letter_put_before);
 	to = journal_stage(&w->journal, ENTRY_LETTER, 0, 0, len, 0);
 	memcpy(to, &m->seq, sizeof(m->seq));
 	memcpy(to + sizeof(m->seq), m->record.data, m->record.len);
 	journal_publish(&w->journal, len);
 	w->putback = m->seq;
+	FAULT_POINT(letter_put_after);
 	ev_idle_start(w->loop, &w->more);
 	return (0);
 }
@@ -40,8 +43,10 @@ answer(struct worker *w, uint64_t seq, bool ok, const char *text)
 	struct msg_putback_done r = { seq, ok, msg_cstr(text) };
 	struct buf b = { 0 };
 
+	FAULT_POINT(letter_say_before);
 	msg_put_putback_done(&b, &r);
 	control_send(w, &b);
+	FAULT_POINT(letter_say_after);
 	buf_fini(&b);
 }
 

@@ -584,7 +584,9 @@ static int
 start_lost(struct worker *w, struct buf *text, struct err *err)
 {
 	w->lost = true;
+	FAULT_POINT(journal_prove_before);
 	journal_prove(&w->journal, w->a.entry);
+	FAULT_POINT(journal_prove_after);
 	if (journal_tail(&w->journal) < w->a.pos) {
 		buf_addf(text, "%s is whole up to position %" PRIu64 ", but "
 		    "the checkpoint is at %" PRIu64 ": the disk does not "
@@ -595,8 +597,10 @@ start_lost(struct worker *w, struct buf *text, struct err *err)
 		    "do not belong together"));
 	}
 	journal_release(&w->journal, w->a.pos);
+	FAULT_POINT(boxes_restore_before);
 	if (open_boxes(w, text, err) == -1)
 		return (-1);
+	FAULT_POINT(boxes_restore_after);
 	w->a.drop = w->a.pos;
 	sink_lost(w);
 	forget_stdin(w);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/fault.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "common/mp.h"
@@ -526,11 +527,16 @@ respread(struct worker *w, struct err *err)
 	s.job = xcalloc(s.new_n, sizeof(*s.job));
 	for (i = 0; i < s.new_n; i++)
 		s.job[i] = xcalloc(1, sizeof(**s.job));
+	FAULT_POINT(spread_read_before);
 	r = read_old(&s, err);
 	if (r == 0)
 		give_carried(&s);
-	for (i = 0; r == 0 && i < s.new_n; i++)
+	FAULT_POINT(spread_read_after);
+	for (i = 0; r == 0 && i < s.new_n; i++) {
+		FAULT_POINT(spread_write_before);
 		r = write_new(&s, i, err);
+		FAULT_POINT(spread_write_after);
+	}
 	if (r == 0)
 		log_info("state is spread anew workers=%u before=%u keys=%"
 		    PRIu64, s.new_n, s.old_n, s.nrows);

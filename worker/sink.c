@@ -408,9 +408,11 @@ cut_file(struct sink *s, const struct stat *st, struct err *err)
 		log_info("file is cut to what was synced before the failure "
 		    "sink=\"%s\" size=%" PRIu64 " was=%" PRIu64, name(s),
 		    sure, (uint64_t)st->st_size);
+		FAULT_POINT(file_cut_before);
 		if (ftruncate(s->fd, (off_t)sure) == -1)
 			return (err_sys(err, ERR_STORAGE, "sink \"%s\": "
 			    "cannot cut the file", name(s)));
+		FAULT_POINT(file_cut_after);
 	}
 	k->cut = 0;
 	return (0);
@@ -484,6 +486,7 @@ open_file(struct sink *s, struct err *err)
 	int64_t shift;
 	struct stat st;
 
+	FAULT_POINT(file_open_before);
 	if (s->fd == -1 && (s->fd = open(path_of(s), O_WRONLY | O_CREAT |
 	    O_APPEND | O_CLOEXEC | O_NONBLOCK, 0644)) == -1)
 		return (err_sys(err, ERR_STORAGE, "sink \"%s\": cannot open "
@@ -523,6 +526,7 @@ open_file(struct sink *s, struct err *err)
 	k->file_shift = shift;
 	atomic_signal_fence(memory_order_seq_cst);
 	k->opened = 1;
+	FAULT_POINT(file_open_after);
 	if (!s->w->machine)
 		trim(s, to);
 	s->synced = kept_from(s);
@@ -534,6 +538,7 @@ open_file(struct sink *s, struct err *err)
 static void
 leave_file(struct sink *s)
 {
+	FAULT_POINT(file_leave_before);
 	if (fdatasync(s->fd) == -1) {
 		sink_distrust(s->w);
 		worker_fatal(s->w, EXIT_TEMPORARY, "sink \"%s\": cannot sync "
@@ -541,6 +546,7 @@ leave_file(struct sink *s)
 		    strerror(errno));
 	}
 	trim(s, s->written);
+	FAULT_POINT(file_leave_after);
 }
 
 /* Has the path come to mean another file (rotation)? */
@@ -859,7 +865,12 @@ sink_empty(const struct worker *w)
 static void
 settle_file(struct sink *s)
 {
-	if (fsync(s->fd) == 0) {
+	int r;
+
+	FAULT_POINT(file_sync_before);
+	r = fsync(s->fd);
+	FAULT_POINT(file_sync_after);
+	if (r == 0) {
 		trim(s, s->written);
 		return;
 	}

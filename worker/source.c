@@ -411,7 +411,9 @@ on_stdin(struct ev_loop *loop, ev_io *io, int events)
 		ev_io_stop(loop, io);
 		return;
 	}
+	FAULT_POINT(stdin_take_before);
 	n = take_stdin(s);
+	FAULT_POINT(stdin_take_after);
 	if (n > 0 || (n == -1 && (errno == EINTR || errno == EAGAIN)))
 		return;
 	ev_io_stop(loop, io);

@@ -150,8 +150,10 @@ take_ownership(struct store *s, struct err *err)
 	if (prepare(s, &st, "UPDATE meta SET owner = ?", err) == -1)
 		return (-1);
 	sqlite3_bind_int64(st, 1, (sqlite3_int64)s->owner);
+	FAULT_POINT(store_own_before);
 	if (sqlite3_step(st) != SQLITE_DONE)
 		r = db_err(s, err, "write");
+	FAULT_POINT(store_own_after);
 	sqlite3_finalize(st);
 	return (r);
 }
@@ -758,8 +760,10 @@ store_opened(struct store *s, uint64_t epoch, struct err *err)
 		return (-1);
 	sqlite3_bind_int64(st, 1, (sqlite3_int64)epoch);
 	sqlite3_bind_int64(st, 2, (sqlite3_int64)s->owner);
+	FAULT_POINT(store_epoch_before);
 	if (sqlite3_step(st) != SQLITE_DONE)
 		r = db_err(s, err, "write");
+	FAULT_POINT(store_epoch_after);
 	sqlite3_finalize(st);
 	return (r);
 }

@@ -1,29 +1,32 @@
 /* See sync.h.  Takes rounds from durable.c. */
 #include <unistd.h>
 
+#include "common/fault.h"
 #include "worker/mapped.h"
 #include "worker/sync.h"
+
+static int
+sync_one(const struct sync_file *f, struct err *err)
+{
+	if (f->mapped)
+		return (mapped_sync(f->fd, f->path, err));
+	if (fdatasync(f->fd) == 0)
+		return (0);
+	return (err_sys(err, ERR_STORAGE, "cannot sync %s", f->path));
+}
 
 void
 sync_now(struct sync_round *r)
 {
-	struct sync_file *f;
 	size_t i;
 
+	/* After one that failed no other is tried: nobody goes on from
+	 * there. */
 	r->ok = true;
-	for (i = 0; i < r->nfiles; i++) {
-		f = &r->file[i];
-		if (f->mapped) {
-			if (mapped_sync(f->fd, f->path, &r->err) == 0)
-				continue;
-		} else if (fdatasync(f->fd) == 0)
-			continue;
-		else
-			(void)err_sys(&r->err, ERR_STORAGE, "cannot sync %s",
-			    f->path);
-		/* The others are not tried: nobody goes on from here. */
-		r->ok = false;
-		return;
+	for (i = 0; i < r->nfiles && r->ok; i++) {
+		FAULT_POINT(sync_file_before);
+		r->ok = sync_one(&r->file[i], &r->err) == 0;
+		FAULT_POINT(sync_file_after);
 	}
 }
 

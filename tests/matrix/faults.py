@@ -11,16 +11,19 @@ PLANS = 16
 ANY = 0xffffffff
 IDLE, ARMED, FIRED, ACTED = range(4)
 
-HEAD = struct.Struct("=QII")
+HEAD = struct.Struct("=QIIQ")	# magic, points, kinds, boots
+BOOTS_AT = 16
 # state, point, kind, worker, after, pid, count, arg
 PLAN = struct.Struct("=IIIIIIqq")
 
 
 class Point:
-    def __init__(self, number, name, process, kinds, text):
+    def __init__(self, number, name, process, needs, kinds, text):
         self.number = number
         self.name = name
-        self.process = process		# "worker", "writer", "supervisor"
+        self.process = process		# "worker", "writer", "supervisor"...
+        self.peers = "peers" in needs	# passed with several workers
+        self.machine = "machine" in needs	# with this durability
         self.kinds = kinds		# of calls, besides those of any point
         self.text = text
 
@@ -39,9 +42,9 @@ class Listed:
         for row in rows:
             if row[0] == "kind":
                 continue
-            name, process, kinds, about = row
+            name, process, needs, kinds, about = row
             self.points[name] = Point(len(self.points), name, process,
-                                      kinds.split(",")[1:], about)
+                                      needs, kinds.split(",")[1:], about)
         if not self.points:
             raise RuntimeError("%s lists no fault points: configure it with "
                                "--enable-fault-points" % program)
@@ -56,7 +59,7 @@ class Faults:
         size = HEAD.size + PLANS * PLAN.size + 8 * len(listed.points)
         with open(path, "wb") as file:
             file.write(HEAD.pack(MAGIC, len(listed.points),
-                                 len(listed.kinds) + 1))
+                                 len(listed.kinds) + 1, 0))
             file.truncate(size)
         os.chmod(path, 0o666)		# the programs may be nobody's
         with open(path, "r+b") as file:
@@ -84,6 +87,11 @@ class Faults:
 
     def pid(self, plan):
         return self.read(plan)[5]
+
+    def boot(self):
+        """The machine has booted once more, as far as they can see."""
+        boots, = struct.unpack_from("=Q", self.map, BOOTS_AT)
+        struct.pack_into("=Q", self.map, BOOTS_AT, boots + 1)
 
     def passed(self):
         """How often each point was passed so far, by name."""

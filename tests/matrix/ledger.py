@@ -6,6 +6,7 @@ words counted must be a prefix of what it sent.
 """
 
 import collections
+import json
 
 
 class Wrong(AssertionError):
@@ -19,7 +20,7 @@ class Ledger:
         self.name = name
         self.last = {}			# word -> its last count
         self.seen = collections.Counter()	# client -> words counted
-        self.repeats_allowed = False	# a receiver reset its connection
+        self.repeats_allowed = False	# a connection ended with its machine
         self.repeats = 0
 
     def take(self, lines, where):
@@ -61,6 +62,32 @@ class Ledger:
                     raise Wrong("%s: client %d: %s is counted %d times, not "
                                 "%d" % (self.name, client.number, word,
                                         self.last.get(word, 0), number))
+
+
+class Letters:
+    """The file of dead letters: one for each message that is no use."""
+
+    def __init__(self):
+        self.wanted = {}		# key -> client
+        self.ids = {}			# key -> the letter's
+
+    def take(self, lines, where):
+        for line in lines:
+            try:
+                letter = json.loads(line)
+                key, number = letter["key"], letter["id"]
+            except (ValueError, KeyError):
+                raise Wrong("garbage in %s: %r" % (where, line)) from None
+            if key not in self.wanted:
+                raise Wrong("a letter of %s in %s: %r" % (key, where, line))
+            if key in self.ids:
+                raise Wrong("a second letter of %s in %s: %r" % (key, where,
+                                                                 line))
+            self.ids[key] = number
+
+    def lacks(self):
+        return sum(1 for key, client in self.wanted.items()
+                   if key not in self.ids and not client.dead)
 
 
 class Lines:

@@ -8,6 +8,7 @@ which points were passed.  A point that is not reached is a failure.
 """
 
 import argparse
+import ctypes
 import json
 import multiprocessing
 import os
@@ -26,115 +27,177 @@ from faults import ACTED, ANY, PLANS, Listed
 from harness import process_alive, processes_marked, wait_for
 
 WORKERS = (1, 3)
+JOBS = 3 * (os.cpu_count() or 2)	# at a time: most of a play is waiting
 CELLS_PER_SESSION = 25
-# Any point of a worker; of the supervisor, which runs no user code, less.
+# At any point of a worker; at any of the supervisor.
 OF_WORKERS = ("segv", "exit1", "exit0", "oom", "hang", "parent", "both",
               "clock")
-OF_SUPERVISOR = ("segv",)
-# At these three a process is stopped for a while, too.
+OF_SUPERVISOR = ("segv", "exit1", "oom", "hang", "clock")
+# With durability = machine where others than it do not act: a few kills, and
+# all that can happen to a disk.
+DISK = ("enospc", "eio", "efsync")
+MACHINE_KILLS = 3
+# At these three a process is stopped for a while, too: a worker alone or with
+# the supervisor, the supervisor alone; a minute in the kinds with a number.
 STOPPED_AT = ("client_read_after", "release_before", "store_commit_before")
-STOPPED = ("stop", "freeze")
-# At a proxy before clients or receivers, instead of a point, and with a
-# worker that is killed at one of these meanwhile.
+SUPERVISOR_STOPPED_AT = ("hand_over_before", "child_receive_after",
+                         "catalog_write_before")
+STOPPED = ("stop", "freeze", "stop60", "freeze60")
+LONG_STOPS = 2				# seeds, at most
+# At a proxy before clients or receivers, while a process stands at a point;
+# or instead of that, while a worker is killed at one of these.
 NETWORK = ("reset", "silent", "slow")
 SIDES = ("clients", "receivers")
 NETWORK_KILLS = ("client_read_after", "apply_after", "release_after",
                  "frame_put_after", "sink_send_after", "publish_before")
+# A file that is put back to what it was; the start is refused.
+OLDER = ("sqlite", "catalog", "journal", "outbox", "worker")
 # What is not tried, and why; the table says it.
 LEFT_OUT = {
     ("writer", "hang"): "a disk that does not answer is waited for",
+    ("syncer", "hang"): "a disk that does not answer is waited for",
+    ("supervisor", "exit0"): "it is how a stop ends, which nobody undoes",
+    ("supervisor", "parent, both, freeze"): "it is the parent",
 }
-STAGES = ("traffic", "recovery", "restart")
+LEFT_OUT.update({
+    ("tool", kind): "who describes or spreads and dies by its own doing is "
+    "not started again: exit code 100" for kind in (
+        "segv", "exit1", "exit0", "hang")})
+# Stages of a session, and how often one is chosen where it will do: most are
+# longer than the first.
+STAGES = {"traffic": 8, "recovery": 4, "operate": 2, "poison": 1,
+          "succession": 1, "restart": 2, "rotate": 1, "resize": 0.2}
+MACHINE_STAGES = {"sick": 2, "power": 2}
+# Applications of their own that read a file, or standard input, to its end.
+SOURCES = ("file", "stdin")
 LAST = PLANS - 1			# the plan of the prelude
 PRELUDE = "client_read_after"		# dies here so that others recover
+SUCCESSION = "child_receive_after"	# so that a supervisor follows another
+SICKNESS = "sync_file_before"		# fails, so that files are renewed
 
 
 class Cell:
     """One fault, or a pair, from a seed."""
 
-    def __init__(self, workers, kind, points, seed):
+    def __init__(self, workers, kind, points, seed, machine=False):
         self.workers = workers
+        self.machine = machine		# durability = machine
         self.kind = kind
         self.points = points
         self.seed = seed
 
     def id(self):
-        return "%s w%d s%d %s" % (self.kind, self.workers, self.seed,
-                                  "+".join(self.points))
+        return "%s w%d%s s%d %s" % (
+            self.kind, self.workers, "m" if self.machine else "", self.seed,
+            "+".join(self.points))
+
+    def row(self):
+        """Of the table."""
+        name = self.points[0] if len(self.points) == 1 else "pairs"
+        return name + " m" if self.machine else name
 
 
 def kinds_of(point):
     """Besides kill."""
-    if point.process == "supervisor":
-        kinds = list(OF_SUPERVISOR)
-    else:
-        kinds = [kind for kind in OF_WORKERS
-                 if (point.process, kind) not in LEFT_OUT]
+    all_kinds = OF_SUPERVISOR if point.process == "supervisor" \
+        else OF_WORKERS
+    kinds = [kind for kind in all_kinds
+             if (point.process, kind) not in LEFT_OUT]
     if point.name in STOPPED_AT:
         kinds += STOPPED
+    elif point.name in SUPERVISOR_STOPPED_AT:
+        kinds.append("stop")
     return kinds + point.kinds
 
 
-def needs_peers(name):
-    return name.startswith(("peer_", "wire_"))
+def kinds_of_machine(point):
+    """The same with durability = machine."""
+    return kinds_of(point) if point.machine else [
+        kind for kind in point.kinds if kind in DISK]
 
 
-def pairs_of(listed, rng, workers):
-    """Two points; not those that only an application passes that reads a
-    file, because the other may need clients."""
-    return rng.sample([name for name in sorted(listed.points)
-                       if not name.startswith("file_read_") and (
-                           workers > 1 or not needs_peers(name))], 2)
+def fits(point, workers, machine):
+    return (workers > 1 or not point.peers) and (machine or not point.machine)
+
+
+def pairs_of(listed, rng, workers, machine):
+    """Two points; not those that only an application passes that reads
+    something else, because the other may need clients."""
+    return rng.sample([name for name, point in sorted(listed.points.items())
+                       if fits(point, workers, machine) and not name.startswith(
+                           ("file_read_", "stdin_take_", "dir_make_"))], 2)
+
+
+def cells_of(point, workers, seeds, other_seeds):
+    """All of one point."""
+    cells = []
+    if not point.machine:
+        cells += [Cell(workers, "kill", [point.name], seed)
+                  for seed in range(seeds)]
+        cells += [Cell(workers, kind, [point.name], seed)
+                  for kind in kinds_of(point) for seed in range(
+                      min(other_seeds, LONG_STOPS) if kind.endswith("60")
+                      else other_seeds)]
+    cells += [Cell(workers, "kill", [point.name], seed, True)
+              for seed in range(seeds if point.machine
+                                else min(seeds, MACHINE_KILLS))]
+    cells += [Cell(workers, kind, [point.name], seed, True)
+              for kind in kinds_of_machine(point)
+              for seed in range(other_seeds)]
+    return cells
 
 
 def all_cells(listed, seeds=20, other_seeds=3, pairs=200):
     """The whole matrix, in an order that mixes everything."""
     cells = []
-    for name, point in listed.points.items():
+    for point in listed.points.values():
         for workers in WORKERS:
-            if workers == 1 and needs_peers(name):
-                continue
-            cells += [Cell(workers, "kill", [name], seed)
-                      for seed in range(seeds)]
-            cells += [Cell(workers, kind, [name], seed)
-                      for kind in kinds_of(point)
-                      for seed in range(other_seeds)]
+            if fits(point, workers, True):
+                cells += cells_of(point, workers, seeds, other_seeds)
     cells += [Cell(workers, kind, [side], seed) for workers in WORKERS
               for kind in NETWORK for side in SIDES
               for seed in range(other_seeds)]
+    cells += [Cell(workers, "older", [what], seed, machine)
+              for workers in WORKERS for what in OLDER
+              for machine in (False, True) for seed in range(other_seeds)]
     rng = random.Random(4)
     for seed in range(pairs):
-        workers = rng.choice(WORKERS)
-        cells.append(Cell(workers, "kill", pairs_of(listed, rng, workers),
-                          seed))
+        workers, machine = rng.choice(WORKERS), seed % 4 == 3
+        cells.append(Cell(workers, "kill", pairs_of(
+            listed, rng, workers, machine), seed, machine))
     return cells
 
 
 def sample_cells(listed, seed):
-    """Each point once with SIGKILL, and a few of everything else."""
+    """Each point once with SIGKILL, before or after, and a few of everything
+    else."""
     rng = random.Random(seed)
     cells = []
     others = {}
-    for name, point in listed.points.items():
-        workers = 3 if needs_peers(name) else rng.choice(WORKERS)
-        cells.append(Cell(workers, "kill", [name], seed))
-        for kind in kinds_of(point):
-            others.setdefault(kind, []).append(name)
-    for kind, names in sorted(others.items()):
+    points = list(listed.points.values())
+    for pair in zip(points[::2], points[1::2]):
+        point = rng.choice(pair)
+        cells.append(Cell(3, "kill", [point.name], seed, point.machine))
+        for point in pair:
+            for kind in kinds_of(point):
+                others.setdefault(kind, []).append(point)
+    for kind, points in sorted(others.items()):
         if kind in STOPPED:
             continue
-        for name in rng.sample(names, min(2, len(names))):
-            cells.append(Cell(3, kind, [name], seed))
+        for point in rng.sample(points, min(2, len(points))):
+            cells.append(Cell(3, kind, [point.name], seed, point.machine))
     cells += [Cell(3, kind, [side], seed) for kind in NETWORK
               for side in SIDES]
-    cells += [Cell(3, "kill", pairs_of(listed, rng, 3), seed + number)
+    cells += [Cell(3, "older", [rng.choice(OLDER)], seed, machine)
+              for machine in (False, True)]
+    cells += [Cell(3, "kill", pairs_of(listed, rng, 3, False), seed + number)
               for number in range(4)]
     return cells
 
 
 # -- playing ----------------------------------------------------------------
 
-FILE_WORDS = 40000
+SOURCE_WORDS = 40000
 
 
 class Failed(AssertionError):
@@ -145,20 +208,27 @@ class Player:
     """Plays cells of one group, many on one session; a session that failed
     is not used again."""
 
-    def __init__(self, listed, workers, impatient, seconds):
+    def __init__(self, listed, profiles, workers, machine, impatient,
+                 proxied, seconds):
         self.listed = listed
+        self.profiles = profiles	# of all players, by group
         self.workers = workers
+        self.machine = machine
         self.settings = {"hang-timeout": 1} if impatient else {}
+        self.proxied = proxied
         self.seconds = seconds		# that a process is stopped
         self.session = None
-        self.profile = None
+        self.stages = dict(STAGES, **(MACHINE_STAGES if machine else {}))
+        self.profile = profiles.get((workers, machine))
         self.played = 0
-        self.seed = 0
+
+    def new_session(self, seed, source=None, piped=False):
+        return Session(self.listed, self.workers, seed, self.settings,
+                       source=source, piped=piped, proxied=self.proxied,
+                       machine=self.machine)
 
     def open(self, seed):
-        self.session = Session(self.listed, self.workers, seed,
-                               self.settings)
-        self.session.limit += self.seconds
+        self.session = self.new_session(seed)
         self.played = 0
         self.session.start()
         # Now its connections are surely there.
@@ -187,22 +257,31 @@ class Player:
     def measure(self):
         """Which stage passes which points, and how often."""
         self.profile = {}
-        for stage in STAGES:
+        for stage in self.stages:
             before = self.session.faults.passed()
             self.stage(stage, [])
             after = self.session.faults.passed()
             self.profile[stage] = {name: after[name] - before[name]
                                    for name in after}
-        session = file_session(self.listed, self.workers, 0, self.settings)
-        failed = True
-        try:
-            session.start()
-            session.settle()
-            self.profile["file"] = session.faults.passed()
-            session.end()
-            failed = False
-        finally:
-            session.close(failed)
+        self.session.check_undisturbed(1)
+        for source in SOURCES:
+            session = self.source_session(source, 0)
+            failed = True
+            try:
+                session.start()
+                session.settle()
+                self.profile[source] = session.faults.passed()
+                session.end()
+                failed = False
+            finally:
+                session.close(failed)
+        self.profiles[self.workers, self.machine] = self.profile
+
+    def source_session(self, source, seed):
+        rng = random.Random(seed)
+        text = "".join("0.k%d%s" % (rng.randrange(300), rng.choice("  \n"))
+                       for _ in range(SOURCE_WORDS))
+        return self.new_session(seed, text + "\n", source == "stdin")
 
     # the stages: each does without a fault what it does with one
 
@@ -236,6 +315,40 @@ class Player:
         self.session.settle()
         self.session.faults.disarm([LAST])
 
+    def do_succession(self, plans):
+        """A supervisor dies, the next one gets its descriptors."""
+        self.session.faults.arm(LAST, SUCCESSION, "kill")
+        self.session.traffic()
+        self.session.settle()
+        wait_for(lambda: self.fired([LAST]), "a kill at " + SUCCESSION,
+                 LIMIT)
+        self.session.traffic(5)
+        self.session.settle()
+        self.session.faults.disarm([LAST])
+
+    def do_operate(self, plans):
+        self.session.operate()
+
+    def do_poison(self, plans):
+        self.session.poison()
+
+    def do_rotate(self, plans):
+        self.session.rotate()
+
+    def do_resize(self, plans):
+        self.session.resize()
+
+    def do_sick(self, plans):
+        """A sync fails; the next life goes on with copies."""
+        self.session.faults.arm(LAST, SICKNESS, "efsync")
+        self.session.traffic()
+        wait_for(lambda: self.fired([LAST]), "a failure of fsync", LIMIT)
+        self.session.settle()
+        self.session.faults.disarm([LAST])
+
+    def do_power(self, plans):
+        self.session.lose_power()
+
     def do_restart(self, plans):
         self.session.restart()
         self.session.traffic()
@@ -245,37 +358,55 @@ class Player:
 
     def play(self, cell):
         rng = random.Random(cell.id())
-        if cell.kind in NETWORK:
+        if cell.points[0] in SIDES:
             self.play_network(cell, rng)
             return
         if self.profile is None:
+            self.profile = self.profiles.get((self.workers, self.machine))
+        if self.profile is None:
             self.open(cell.seed)
-        stages = self.stages_of(cell.points[0], rng)
-        if not stages and self.profile["file"][cell.points[0]]:
-            self.play_file(cell, rng)
+        stages = [] if cell.kind == "older" else self.stages_of(cell, rng)
+        sources = [source for source in SOURCES
+                   if self.profile[source].get(cell.points[0])]
+        if not stages and sources:
+            self.play_source(cell, rng, rng.choice(sources))
             return
         if self.session is None:
             self.open(cell.seed)
         self.played += 1
         session = self.session
+        session.limit = LIMIT + self.stop_seconds(cell)
         session.armed = True
         restarts = session.service.restarts
-        self.do(cell, rng, stages)
+        if cell.kind == "older":
+            session.older(cell.points[0])
+        else:
+            self.do(cell, rng, stages)
         session.settle()
         session.armed = False
         # That it works again is to be seen, too.
         session.traffic(3)
         session.settle()
-        session.check_undisturbed(session.service.restarts - restarts)
+        session.check_undisturbed(session.service.restarts - restarts +
+                                  (cell.kind == "reset"))
         session.faults.disarm()
         if self.played >= CELLS_PER_SESSION:
             self.close()
 
-    def stages_of(self, name, rng):
-        """Those that pass it, in random order."""
-        stages = [stage for stage in STAGES if self.profile[stage][name]]
-        rng.shuffle(stages)
-        return stages
+    def stop_seconds(self, cell):
+        return 0 if cell.kind not in STOPPED else \
+            60 if cell.kind.endswith("60") else self.seconds
+
+    def stages_of(self, cell, rng):
+        """Those that pass it, in random order; where a tool does its work
+        only if it is to be killed, see LEFT_OUT."""
+        name = cell.points[0]
+        stages = {stage: rng.random() ** (1 / weight)
+                  for stage, weight in self.stages.items()
+                  if self.profile[stage][name]}
+        if len(stages) > 1 and ("tool", cell.kind) in LEFT_OUT:
+            stages.pop("resize", None)
+        return sorted(stages, key=stages.get, reverse=True)
 
     def do(self, cell, rng, stages):
         plans = list(range(len(cell.points)))
@@ -283,13 +414,14 @@ class Player:
         warden = Warden(self, cell).start()
         self.reach(cell, plans, stages)
         warden.join()
+        self.session.heal()
 
     def arm(self, cell, rng, stages):
         for plan, name in reversed(list(enumerate(cell.points))):
             some = self.profile[stages[0]][name] if plan == 0 and stages \
                 else 1
             self.session.faults.arm(
-                plan, name, cell.kind,
+                plan, name, cell.kind.replace("60", ""),
                 count=rng.randint(1, max(1, min(some, 40))),
                 after=plan - 1 if plan else ANY, arg=self.arg(cell, rng))
 
@@ -308,7 +440,8 @@ class Player:
 
     def reach(self, cell, plans, stages):
         """Stage after stage until all plans have fired."""
-        for stage in (stages or list(STAGES))[:1] + 2 * list(STAGES):
+        more = stages if len(plans) == 1 else list(self.stages)
+        for stage in stages[:1] + 3 * more:
             self.stage(stage, plans)
             if self.fired(plans):
                 return
@@ -316,19 +449,17 @@ class Player:
             cell.points[plan] for plan in plans
             if not self.fired([plan])))
 
-    def play_file(self, cell, rng):
-        """An application of its own that reads a file to its end."""
-        session = file_session(self.listed, self.workers, cell.seed,
-                               self.settings)
+    def play_source(self, cell, rng, source):
+        """An application of its own that reads something to its end."""
+        session = self.source_session(source, cell.seed)
         kept, self.session = self.session, session
         failed = True
         try:
-            session.start_begin = time.monotonic()
             session.armed = True
             for plan, name in reversed(list(enumerate(cell.points))):
                 session.faults.arm(
                     plan, name, cell.kind, count=rng.randint(
-                        1, max(1, self.profile["file"][name] - 1)),
+                        1, max(1, self.profile[source][name] - 1)),
                     after=plan - 1 if plan else ANY,
                     arg=self.arg(cell, rng) if cell.kind != "oom" else 64)
             session.start()
@@ -345,9 +476,7 @@ class Player:
 
     def play_network(self, cell, rng):
         """The network is bad on one side while a worker is killed."""
-        session = Session(self.listed, self.workers, cell.seed,
-                          self.settings, proxied=True)
-        side = session.proxies[cell.points[0] == "receivers"]
+        session = self.new_session(cell.seed)
         kept, self.session = self.session, session
         failed = True
         try:
@@ -355,14 +484,20 @@ class Player:
             session.traffic()
             session.settle()
             session.check_undisturbed(0)
-            self.harm(cell, side, rng)
+            if cell.kind == "reset" and cell.points[0] == "clients":
+                # What it had sent and nobody had read is lost with it: any
+                # part of its words, from the first on, may be counted.
+                for client in session.main:
+                    client.send(200)
+            session.harm(cell.kind, cell.points[0], rng)
             session.faults.arm(0, rng.choice(NETWORK_KILLS), "kill",
                                count=rng.randint(1, 4))
             for _ in range(20):
                 session.traffic()
                 if self.wait_fired([0], 0.2):
                     break
-            side.silent.clear()
+            for proxy in session.proxies:
+                proxy.silent.clear()
             wait_for(lambda: self.fired([0]), "the kill", LIMIT)
             session.settle()
             session.armed = False
@@ -373,29 +508,6 @@ class Player:
             self.session = kept
             session.close(failed)
 
-    def harm(self, cell, side, rng):
-        session = self.session
-        if cell.kind == "slow":
-            side.delay = rng.choice((0.01, 0.05, 0.2))
-        elif cell.kind == "silent":
-            side.silent.set()
-        elif cell.points[0] == "clients":
-            # What it had sent and nobody had read is lost with it: any
-            # part of its words, from the first on, may be counted.
-            for client in session.main:
-                client.send(200)
-                client.excused = True
-            side.reset()
-        else:
-            side.reset()
-
-
-def file_session(listed, workers, seed, settings):
-    rng = random.Random(seed)
-    text = "".join("0.k%d%s" % (rng.randrange(300), rng.choice("  \n"))
-                   for _ in range(FILE_WORDS))
-    return Session(listed, workers, seed, settings, source=text + "\n")
-
 
 class Warden:
     """Lets what was stopped go on, after it was seen that nobody takes its
@@ -405,11 +517,13 @@ class Warden:
         self.player = player
         self.session = player.session
         self.cell = cell
+        self.hangs = cell.kind == "hang" and player.listed.points[
+            cell.points[0]].process == "supervisor"
         self.thread = None
         self.failure = None
 
     def start(self):
-        if self.cell.kind in STOPPED:
+        if self.cell.kind in STOPPED + NETWORK or self.hangs:
             self.thread = threading.Thread(target=self.run, daemon=True)
             self.thread.start()
         return self
@@ -417,19 +531,36 @@ class Warden:
     def run(self):
         try:
             wait_for(lambda: self.player.fired([0]), "the stop", LIMIT * 3)
-            until = time.monotonic() + self.player.seconds
-            if self.cell.kind == "freeze":
+            if self.hangs:
+                self.watchdog()
+                return
+            if self.cell.kind in NETWORK:
+                self.harm()
+                return
+            until = time.monotonic() + self.player.stop_seconds(self.cell)
+            if self.cell.kind.startswith("freeze"):
                 self.freeze()
             while time.monotonic() < until:
                 time.sleep(0.05)
-            for pid in processes_marked(self.session.app.mark) + [
-                    self.session.app.process.pid]:
-                try:
-                    os.kill(pid, signal.SIGCONT)
-                except ProcessLookupError:
-                    pass
+            self.session.signal_all(signal.SIGCONT)
         except Exception as error:	# shown by join()
             self.failure = error
+
+    def harm(self):
+        """All stand still, so that nobody sends into what is reset."""
+        session, cell = self.session, self.cell
+        session.signal_all(signal.SIGSTOP)
+        session.harm(cell.kind, SIDES[cell.seed % 2],
+                     random.Random(cell.id()))
+        session.signal_all(signal.SIGCONT)
+        if cell.kind == "silent":
+            time.sleep(0.3)
+            session.heal()
+
+    def watchdog(self):
+        """What systemd does when it does not hear from the supervisor."""
+        time.sleep(0.5)
+        os.kill(self.session.faults.pid(0), signal.SIGABRT)
 
     def freeze(self):
         if self.cell.seed % 2:
@@ -479,22 +610,41 @@ class Warden:
 
 def group_of(cell):
     """Cells of one group can share a session."""
-    return cell.workers, cell.kind == "hang" or (
-        cell.kind == "stop" and cell.seed % 2 == 1)
+    return cell.workers, cell.machine, cell.kind == "hang" or (
+        cell.kind in ("stop", "stop60") and cell.seed % 2 == 1), \
+        cell.kind in NETWORK
 
 
-def work(number, program, tasks, results, seconds):
-    """A process of the runner."""
+def end_with_runner():
+    """Whoever interrupts the runner ends the programs that are under test,
+    too."""
+    def end(number, frame):
+        raise SystemExit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, end)
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)	# PR_SET_PDEATHSIG
+
+
+def work(program, tasks, results, profiles, seconds):
+    """A process of the runner."""
+    end_with_runner()
     listed = Listed(program)
     players = {}
+    try:
+        work_on(listed, players, tasks, results, profiles, seconds)
+    except SystemExit:
+        for player in players.values():
+            player.abandon()
+
+
+def work_on(listed, players, tasks, results, profiles, seconds):
     while True:
         task = tasks.get()
         if task is None:
             return
         group, cells = task
         if group not in players:
-            players[group] = Player(listed, *group, seconds)
+            players[group] = Player(listed, profiles, *group, seconds)
         player = players[group]
         for cell in cells:
             began = time.monotonic()
@@ -516,12 +666,14 @@ def work(number, program, tasks, results, seconds):
 
 
 class Runner:
-    def __init__(self, cells, jobs=2, state=None, revision="", seconds=10,
-                 say=print):
+    def __init__(self, cells, jobs=JOBS, state=None, revision="",
+                 any_revision=False, seconds=10, say=print):
         self.cells = cells
         self.jobs = jobs
         self.state = state
         self.revision = revision
+        self.any_revision = any_revision
+        self.others = 0			# played at another revision
         self.seconds = seconds
         self.say = say
         self.done = {}			# id -> None or why it failed
@@ -529,27 +681,29 @@ class Runner:
         self.program = harness.program("wallaroo-worker")
 
     def load(self):
-        """What an interrupted run of this revision has done."""
-        try:
-            with open(self.state) as file:
-                rows = [json.loads(line) for line in file]
-        except (OSError, ValueError, TypeError):
-            rows = []
-        if not rows or rows[0].get("revision") != self.revision:
-            if self.state:
-                with open(self.state, "w") as file:
-                    file.write(json.dumps({"revision": self.revision}) + "\n")
-            return
-        for row in rows[1:]:
+        """What an interrupted run of this revision has done.  A line that is
+        torn was being written when that run ended."""
+        wanted = {cell.id() for cell in self.cells}
+        for row in read_rows(self.state):
+            same = row["revision"] == self.revision
+            if row["id"] not in wanted or not (same or self.any_revision):
+                continue
+            self.took += row["seconds"]
             if row["why"] is None:
+                self.others += not same and row["id"] not in self.done
                 self.done[row["id"]] = None
-                self.took += row["seconds"]
+            else:
+                self.done.pop(row["id"], None)	# is played again
+        if self.state:			# behind a torn line
+            with open(self.state, "a") as file:
+                file.write("\n")
 
     def save(self, cell, why, seconds):
         if self.state:
             with open(self.state, "a") as file:
-                file.write(json.dumps({"id": cell.id(), "why": why,
-                                       "seconds": round(seconds, 2)}) + "\n")
+                file.write(json.dumps({
+                    "id": cell.id(), "why": why, "seconds": round(seconds, 2),
+                    "revision": self.revision}) + "\n")
 
     def tasks(self):
         """Groups cut into what one session takes, in mixed order."""
@@ -572,9 +726,10 @@ class Runner:
         tasks = self.tasks()
         left = sum(len(cells) for _, cells in tasks)
         queue, results = multiprocessing.Queue(), multiprocessing.Queue()
+        profiles = multiprocessing.Manager().dict()
         workers = [multiprocessing.Process(target=work, args=(
-            number, self.program, queue, results, self.seconds))
-            for number in range(self.jobs)]
+            self.program, queue, results, profiles, self.seconds))
+            for _ in range(self.jobs)]
         for worker in workers:
             worker.start()
         deadline = time.monotonic() + limit if limit else None
@@ -598,7 +753,9 @@ class Runner:
                 self.take(results)
         finally:
             for worker in workers:
-                worker.kill()
+                worker.terminate()
+            for worker in workers:
+                worker.join(LIMIT)
 
     def take(self, results):
         """1 for a cell; what a session says at its end is none."""
@@ -624,22 +781,44 @@ class Runner:
         for cell in self.cells:
             if cell.id() not in self.done:
                 continue
-            row = cell.points[0] if len(cell.points) == 1 else "pairs"
-            clean, tried = counts.get((row, cell.kind), (0, 0))
-            counts[row, cell.kind] = (
+            clean, tried = counts.get((cell.row(), cell.kind), (0, 0))
+            counts[cell.row(), cell.kind] = (
                 clean + (self.done[cell.id()] is None), tried + 1)
-        kinds = [kind for kind in list(listed.kinds) + list(NETWORK)
+        kinds = [kind for kind in [*listed.kinds, "stop60", "freeze60",
+                                   "older"]
                  if any(key[1] == kind for key in counts)]
-        lines = ["%-24s%s" % ("", " ".join("%7s" % kind for kind in kinds))]
-        for row in list(listed.points) + ["pairs", *SIDES]:
-            shown = ["%d/%d" % counts[row, kind] if (row, kind) in counts
-                     else "-" for kind in kinds]
-            if any(text != "-" for text in shown):
-                lines.append("%-24s%s" % (row, " ".join(
-                    "%7s" % text for text in shown)))
+        wide = [max(len(kind), 5) for kind in kinds]
+        lines = ["%-26s%s" % ("", " ".join(
+            kind.rjust(width) for kind, width in zip(kinds, wide)))]
+        for name in [*listed.points, "pairs", *SIDES, *OLDER]:
+            for row in (name, name + " m"):
+                shown = ["%d/%d" % counts[row, kind] if (row, kind) in counts
+                         else "-" for kind in kinds]
+                if any(text != "-" for text in shown):
+                    lines.append("%-26s%s" % (row, " ".join(
+                        text.rjust(width)
+                        for text, width in zip(shown, wide))))
+        lines.append("m: with durability = machine")
         for (process, kind), why in sorted(LEFT_OUT.items()):
             lines.append("not tried: %s in a %s: %s" % (kind, process, why))
         return lines
+
+
+def read_rows(path):
+    """Whole lines of a state."""
+    try:
+        with open(path) as file:
+            lines = file.readlines()
+    except (OSError, TypeError):
+        return
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and {"id", "why", "seconds",
+                                      "revision"} <= set(row):
+            yield row
 
 
 def revision():
@@ -656,7 +835,8 @@ def revision():
 def cell_of(text):
     """The cell that has this id."""
     kind, workers, seed, points = text.split()
-    return Cell(int(workers[1:]), kind, points.split("+"), int(seed[1:]))
+    return Cell(int(workers[1:].rstrip("m")), kind, points.split("+"),
+                int(seed[1:]), workers.endswith("m"))
 
 
 def options_of(arguments):
@@ -672,11 +852,13 @@ def options_of(arguments):
     add("--seeds", type=int, default=20, help="of a kill")
     add("--other-seeds", type=int, default=3, help="of another fault")
     add("--pairs", type=int, default=200)
-    add("--jobs", type=int, default=2, help="sessions at a time")
+    add("--jobs", type=int, default=JOBS, help="sessions at a time")
     add("--minutes", type=float, help="begin no more after these")
     add("--stop-seconds", type=float, help="how long processes are stopped "
         "[10; a sample 2]")
     add("--state", help="a file: what it says was played is not again")
+    add("--any-revision", action="store_true",
+        help="nor what was played at another revision")
     add("--build", help="a directory to build the programs in")
     add("--results", help="append the table to this file")
     return parser.parse_args(arguments)
@@ -704,13 +886,16 @@ def main(arguments):
     if not cells:
         sys.exit("no cell matches %r" % options.only)
     seconds = options.stop_seconds or (2 if options.sample else 10)
-    runner = Runner(cells, options.jobs, options.state, revision(), seconds)
+    runner = Runner(cells, options.jobs, options.state, revision(),
+                    options.any_revision, seconds)
     began = time.monotonic()
     runner.run(options.minutes and options.minutes * 60)
     bad = runner.failures()
     lines = runner.table() + [
         "failed: %s: %s" % (name, why.splitlines()[0])
-        for name, why in sorted(bad.items())]
+        for name, why in sorted(bad.items())] + [
+            "%d of them at another revision" % runner.others
+        ] * (runner.others > 0)
     last = "%d of %d faults played, %d failed, %.0f seconds of play" % (
         len(runner.done), len(cells), len(bad), runner.took)
     if not options.cell:

@@ -1,8 +1,10 @@
 """A TCP proxy that makes a network bad: slow, silent, or cut by a reset."""
 
+import fcntl
 import select
 import socket
 import struct
+import termios
 import threading
 import time
 
@@ -15,6 +17,7 @@ class Proxy:
         self.delay = 0.0		# seconds before bytes are passed on
         self.silent = threading.Event()	# set: half-open, nothing passes
         self.closed = False
+        self.passing = 0		# reads that are not yet written
         self.pairs = []
         self.lock = threading.Lock()
         self.listener = socket.socket()
@@ -52,15 +55,35 @@ class Proxy:
                     if self.silent.is_set():
                         time.sleep(0.01)
                     continue
-                data = one.recv(1 << 16)
-                if self.delay:
-                    time.sleep(self.delay)
-                if not data:
-                    other.shutdown(socket.SHUT_WR)
-                    return
-                other.sendall(data)
+                with self.lock:
+                    self.passing += 1
+                try:
+                    data = one.recv(1 << 16)
+                    if self.delay:
+                        time.sleep(self.delay)
+                    if not data:
+                        other.shutdown(socket.SHUT_WR)
+                        return
+                    other.sendall(data)
+                finally:
+                    with self.lock:
+                        self.passing -= 1
         except (OSError, ValueError):
             pass			# reset, or closed by us
+
+    def holds(self):
+        """Is there anything that came and was not passed on?"""
+        with self.lock:
+            if self.passing > 0:
+                return True
+            for sock in [sock for pair in self.pairs for sock in pair]:
+                try:
+                    if fcntl.ioctl(sock, termios.FIONREAD, b"\0" * 4) \
+                            != b"\0" * 4:
+                        return True
+                except (OSError, ValueError):
+                    pass		# closed
+        return False
 
     def reset(self):
         """Both sides of every connection see a reset."""

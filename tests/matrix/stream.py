@@ -8,7 +8,9 @@ clients that stay and one after the other that comes and goes.
 
 import os
 import random
+import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -18,14 +20,30 @@ sys.path.insert(0, os.path.join(os.path.dirname(HERE), "system"))
 
 import apps				# noqa: E402
 import harness				# noqa: E402
-from faults import Faults		# noqa: E402
+from faults import PLANS, Faults	# noqa: E402
 from fdstore import Systemd		# noqa: E402
 from harness import HarnessError, wait_for	# noqa: E402
-from ledger import Ledger, Lines, Wrong	# noqa: E402
+from ledger import Ledger, Letters, Lines, Wrong	# noqa: E402
 from proxy import Proxy		# noqa: E402
 
+from wallaroo.tools._external import Channel, ExternalError, KINDS	# noqa: E402
+
 LIMIT = harness.LIMIT
-APPLICATION = apps.WORD_FUNCTIONS + '''
+# "k!" opens the key k, "k?" raises until that was done, "k*" kills.
+APPLICATION = apps.WORD_FUNCTIONS.replace(
+    "self.count = 0", "self.count = 0\n        self.open = False").replace(
+    "    return data\n", "    return data.rstrip('!?*')\n").replace(
+    "    state.count += 1\n    return (data, ", '''\
+    if data.endswith("*"):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if data.endswith("?") and not state.open:
+        raise ValueError("not open")
+    state.open |= data.endswith("!")
+    state.count += 1
+    return (data.rstrip("!?*"), ''') + '''
+import os
+import signal
+
 from wallaroo.codecs import lines_decoder
 
 
@@ -33,6 +51,8 @@ def application_setup(args):
     kind, source, port, to_port, path = args[1:]
     if kind == "stream":
         config = wallaroo.TCPSourceConfig("words", "127.0.0.1", port, decode)
+    elif kind == "stdin":
+        config = wallaroo.StdinSourceConfig("words", lines_decoder)
     else:
         config = wallaroo.FileSourceConfig("words", source, lines_decoder)
     return wallaroo.build_application("matrix", (
@@ -47,7 +67,51 @@ def application_setup(args):
 # Small, so that a start is short; often, so that checkpoints are met.
 SETTINGS = {"journal-size": "4M", "max-message": "64K",
             "outbox-size": "16M", "checkpoint-interval": 0.05,
-            "restart-limit": 100}
+            "restart-limit": 100, "on-error": harness.Raw("dead-letter")}
+
+
+WRITTEN = "file_settle_before"		# a file just got bytes
+
+
+class Tail:
+    """A file that grows, also while its name becomes another's."""
+
+    def __init__(self, path):
+        self.path = path
+        self.file = None
+        self.data = b""
+        self.parts = Lines()
+
+    def replaced(self):
+        """Has the path come to mean another file?"""
+        try:
+            return self.file is not None and os.stat(self.path).st_ino != \
+                os.fstat(self.file.fileno()).st_ino
+        except FileNotFoundError:
+            return False
+
+    def lines(self):
+        if self.file is None:
+            try:
+                self.file = open(self.path, "rb")
+            except FileNotFoundError:
+                return []
+        self.file.seek(len(self.data))
+        new = self.file.read()
+        self.data += new
+        return self.parts.add(new)
+
+    def compare(self):
+        """What was read must still be there."""
+        if self.file is None:
+            return
+        self.file.seek(0)
+        if self.file.read(len(self.data)) != self.data:
+            raise Wrong("%s is another than before" % self.path)
+
+    def close(self):
+        if self.file is not None:
+            self.file.close()
 
 
 class Client:
@@ -63,6 +127,7 @@ class Client:
         self.done = False		# and the other side, too
         self.excused = excused		# it may be dead
         self.forgiven = False		# it was
+        self.specials = 0
         self.feeder = harness.Feeder(port)
 
     def frames(self, count):
@@ -105,6 +170,20 @@ class Client:
             self.dead = True
             return True
 
+    def special(self, mark):
+        """A key of its own, with what is done to it."""
+        self.specials += 1
+        key = "%d.x%d" % (self.number, self.specials)
+        self.mark(key, mark)
+        return key
+
+    def mark(self, key, mark):
+        try:
+            self.feeder.send(harness.frame((key + mark).encode()))
+        except OSError as error:
+            self.why = "send: %s" % error
+            self.dead = True
+
     def end(self):
         """No more words: as `nc -N` does."""
         self.ended = True
@@ -137,6 +216,22 @@ class Reader:
         pass
 
 
+def keep(app, names):
+    """What these files hold now: a function that puts them back."""
+    kept = {}
+    for name in names:
+        path = os.path.join(app.state_dir, name)
+        with open(path, "rb") as file:
+            kept[path] = file.read()
+
+    def put_back():
+        for path, data in kept.items():
+            with open(path, "wb") as file:
+                file.write(data)
+            app._own(path)
+    return put_back
+
+
 class Service:
     """systemd as far as it concerns us: starts the supervisor again
     whenever it ended otherwise than it was asked to."""
@@ -146,6 +241,7 @@ class Service:
         self.systemd = Systemd(app, watchdog=None)
         self.wanted = False
         self.refused = None		# exit code 100, and why
+        self.stdin = None		# a pipe that every supervisor gets
         self.restarts = 0
         self.sweeps = True		# as KillMode=mixed
         self.ending = threading.Event()
@@ -165,7 +261,7 @@ class Service:
             self.wanted = False
             return
         self._sweep()
-        self.systemd.start(wait=False)
+        self.systemd.start(wait=False, stdin=self.stdin)
         self.restarts += 1
 
     def _sweep(self):
@@ -183,8 +279,33 @@ class Service:
 
     def start(self):
         with self.lock:
-            self.systemd.start(wait=False)
+            self.systemd.start(wait=False, stdin=self.stdin)
             self.wanted = True
+
+    def let_die(self):
+        """It is not started again."""
+        with self.lock:
+            self.wanted = False
+
+    def kill(self):
+        """All processes, at once and for good."""
+        with self.lock:
+            self.wanted = False
+            if self.app.process.poll() is None:
+                self.app.process.kill()
+            for pid in harness.processes_marked(self.app.mark):
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            self.app.process.wait()
+            self.app.wait_gone(limit=LIMIT)
+            self.systemd._drain()
+
+    def lose_power(self):
+        """Nothing is left but files."""
+        self.kill()
+        self._forget()
 
     def stop(self):
         """Until it has stopped cleanly: as an operator would, who is told
@@ -232,7 +353,7 @@ class MemoryLimit:
     """A memory cgroup of version 1 or 2, where one can be made; else the
     fault is a SIGKILL after it has taken a little."""
 
-    TAKE, LIMIT = 4096, 512 << 20
+    TAKE, LIMIT = 4096, 256 << 20
 
     def __init__(self):
         self.dir = None
@@ -278,8 +399,9 @@ class Session:
     """An application and its surroundings, over many faults."""
 
     def __init__(self, listed, workers, seed, settings=None, source=None,
-                 proxied=False):
-        """source: text of a file that is read instead of clients."""
+                 proxied=False, machine=False, piped=False):
+        """source: text of a file that is read instead of clients, or comes
+        on standard input.  machine: the durability."""
         self.rng = random.Random(seed)
         self.listed = listed
         self.workers = workers
@@ -289,31 +411,57 @@ class Session:
         self.armed = False		# a fault may come at any time
         self.receiver = harness.Receiver()
         self.sinks = [Ledger("TCP"), Ledger("file")]
+        self.letters = Letters()
         self.streams = {}
         self.chunks = {}
-        self.file_at = 0
-        self.file_lines = Lines()
+        self.files = []			# the output and what it was before
+        self.letter_file = Tail(None)
+        self.machine = machine
         self.source = source
+        self.writer = None		# into standard input
         self.port = listening = harness.free_port()
+        self.proxied = proxied
         self.proxies = []		# of the clients, of the receiver
         if proxied:
             self.proxies = [Proxy(self.port), Proxy(self.receiver.port)]
             self.port = self.proxies[0].port
+        self.external = harness.free_port()
         self.app = harness.Cluster(
             APPLICATION, workers=workers, prefix="wallaroo-matrix-",
+            durability="machine" if machine else "process",
             settings=dict(SETTINGS, **(settings or {})))
+        if machine:			# on the disk
+            self.app.settings["runtime-directory"] = None
+        if source is not None:		# which the first start makes
+            self.app.settings["state-directory"] = os.path.join(
+                self.app.state_dir, "new")
+        self.app.settings["dead-letter-file"] = self.app.out("dead")
+        self.app.settings["external-address"] = "127.0.0.1:%d" \
+            % self.external
         self.app.write("words", source or "")
         self.app.write_conf(args=[
-            "file" if source else "stream",
+            "stdin" if piped else "file" if source else "stream",
             os.path.join(self.app.app_dir, "words"), str(listening),
             str(self.proxies[1].port if proxied else self.receiver.port),
             self.app.out("out")])
         self.faults = Faults(os.path.join(self.app.dir, "faults"), listed)
         self.app.environment["WALLAROO_FAULTS"] = self.faults.path
         self.service = Service(self.app)
+        if piped:
+            self.pipe(source.encode())
         self.memory = None
         self.known = None		# open connections to the receiver
         self.limit = LIMIT
+
+    def pipe(self, data):
+        """Whoever reads, of all lives, reads on."""
+        self.service.stdin, writer = os.pipe()
+
+        def run():
+            with open(writer, "wb") as file:
+                file.write(data)
+        self.writer = threading.Thread(target=run, daemon=True)
+        self.writer.start()
 
     # what a client or an operator does
 
@@ -347,6 +495,199 @@ class Session:
         guest.send(6)
         guest.end()
 
+    def living(self):
+        """A client that stays, if there is one."""
+        return next((client for client in self.main if not client.dead),
+                    None)
+
+    def insist(self, ask, what):
+        """An operator tries until it is done."""
+        def done():
+            if self.service.refused:
+                raise HarnessError("the start was refused\n"
+                                   + self.service.refused)
+            try:
+                return ask()
+            except (HarnessError, ExternalError, OSError, ValueError,
+                    subprocess.TimeoutExpired):
+                return False
+        wait_for(done, what, self.limit, step=0.02)
+
+    def put_back(self, key):
+        done = self.app.ctl_raw("dlq", "replay", self.letters.ids[key])
+        return done.returncode == 0 or b"already" in done.stderr
+
+    def ask_keys(self):
+        with Channel("127.0.0.1:%d" % self.external, LIMIT) as channel:
+            channel.ask(KINDS["cluster-state-entity-count-query"].id).json()
+            return channel.ask(KINDS["state-entity-query"].id).json()
+
+    def operate(self):
+        """A letter, which is repaired and put back; questions; a checkpoint
+        by hand."""
+        self.traffic(5)
+        client = self.living()
+        key = client.special("?")
+        self.letters.wanted[key] = client
+        self.settle()
+        if not client.dead:
+            client.mark(key, "!")
+            client.words.append(key)
+            self.settle()
+        if not client.dead:
+            self.insist(lambda: self.put_back(key), "a letter to be put back")
+            client.words.append(key)
+        self.insist(self.ask_keys, "an answer on the external channel")
+        self.insist(lambda: self.app.ctl_raw("checkpoint").returncode == 0,
+                    "a checkpoint")
+        self.settle()
+
+    def poison(self):
+        """A record that kills is set aside."""
+        self.traffic(5)
+        client = self.living()
+        self.letters.wanted[client.special("*")] = client
+        self.settle()
+
+    def rotate(self):
+        self.traffic(5)
+        self.settle()
+        path = self.app.out("out")
+        os.rename(path, "%s.%d" % (path, len(self.files)))
+        while not os.path.exists(path):
+            self.traffic(5)
+            self.settle()
+
+    def resize(self):
+        """With one more worker, or one less, and back."""
+        workers = self.workers
+        for self.workers in (2 if workers != 2 else 1, workers):
+            self.stop()
+            self.app.write_conf(workers=self.workers)
+            self.start()
+            self.traffic(5)
+            self.settle()
+
+    def lose_power(self):
+        """Clients and receivers see it; nothing else may.  It comes when a
+        file has got bytes of which no checkpoint knows."""
+        self.service.let_die()
+        self.faults.arm(PLANS - 1, WRITTEN, "both")
+        self.traffic()
+        try:
+            wait_for(lambda: self.app.process.poll() is not None,
+                     "the death of the supervisor", 20)
+        except HarnessError:
+            pass			# something else is wrong with it
+        self.service.lose_power()
+        self.faults.disarm([PLANS - 1])
+        for client in self.active:
+            client.dead = client.excused = True
+            client.why = "the power was lost"
+        self.sinks[0].repeats_allowed = True
+        self.faults.boot()
+        self.service.restarts += 1
+        self.start()
+        self.traffic(5)
+        self.settle()
+        self.sinks[0].repeats_allowed = False
+        for tail in self.files + [self.letter_file]:
+            tail.compare()
+
+    def older(self, what):
+        """One file is put back to what it was some checkpoints ago."""
+        self.traffic()
+        self.settle()
+        self.checkpoints(2)
+        self.service.kill()
+        older = keep(self.app, self.files_of(what))
+        self.start_again()
+        self.checkpoints(4)
+        self.service.kill()
+        newer = keep(self.app, self.files_of(what))
+        self.remove_logs(what)
+        older()
+        self.start_refused()
+        self.remove_logs(what)
+        newer()
+        for client in self.main:	# they were told
+            client.excused = True
+        self.start_again()
+
+    def signal_all(self, number):
+        for pid in harness.processes_marked(self.app.mark) + [
+                self.app.process.pid]:
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                pass
+
+    def harm(self, kind, side, rng):
+        """To the network on one side, while the programs stand still."""
+        proxy = self.proxies[side == "receivers"]
+        if kind == "slow":
+            proxy.delay = rng.choice((0.01, 0.05, 0.2))
+        elif kind == "silent":
+            proxy.silent.set()
+        else:
+            if side == "clients":
+                for client in self.main:
+                    client.excused = True
+            else:			# what it has it must pass on
+                wait_for(lambda: not proxy.holds(), "a proxy", LIMIT)
+            proxy.reset()
+
+    def heal(self):
+        for proxy in self.proxies:
+            proxy.delay = 0.0
+            proxy.silent.clear()
+
+    def checkpoints(self, count):
+        for _ in range(count):
+            self.traffic(5)
+            self.settle()
+            self.insist(lambda: self.app.ctl_raw(
+                "checkpoint").returncode == 0, "a checkpoint")
+
+    def files_of(self, what):
+        """Below the state directory, or absolute."""
+        if what == "catalog":
+            return ["catalog.sqlite"]
+        names = [name for name in os.listdir(self.app.state_dir)
+                 if name.startswith("worker-0.") and ".sqlite" in name
+                 and not name.endswith("-shm")]
+        run = os.path.join(self.app.state_dir, "run") if self.machine \
+            else self.app.run_dir
+        mapped = [os.path.join(run, name) for name in sorted(os.listdir(run))
+                  if name.startswith("worker-0.")]
+        return {"sqlite": names,
+                "journal": [name for name in mapped if "journal" in name],
+                "outbox": [name for name in mapped if "outbox" in name][:1],
+                "worker": names + mapped}[what]
+
+    def remove_logs(self, what):
+        """SQLite's, of another time than the file that comes."""
+        if what not in ("sqlite", "worker"):
+            return
+        for name in os.listdir(self.app.state_dir):
+            if name.startswith("worker-0.") and name.endswith(
+                    ("-wal", "-shm")):
+                os.unlink(os.path.join(self.app.state_dir, name))
+
+    def start_again(self):
+        self.service.restarts += 1
+        self.service.start()
+        wait_for(self.service.running, "the application to run", LIMIT)
+
+    def start_refused(self):
+        self.service.start()
+        wait_for(lambda: self.service.refused, "the start to be refused",
+                 LIMIT)
+        text, self.service.refused = self.app.log(), None
+        if not re.search(r"is an older copy: .*\d+, .*\d+", text):
+            raise Wrong("the refusal does not name both generations: %s"
+                        % text)
+
     def stop(self):
         self.settle()
         for client in self.main:
@@ -375,14 +716,13 @@ class Session:
             for _, data in new:
                 self.sinks[0].take(stream.add(data), "connection %d"
                                    % connection.index)
-        try:
-            with open(self.app.out("out"), "rb") as file:
-                file.seek(self.file_at)
-                data = file.read()
-        except FileNotFoundError:
-            data = b""
-        self.file_at += len(data)
-        self.sinks[1].take(self.file_lines.add(data), "the file")
+        if not self.files or self.files[-1].replaced():
+            self.files.append(Tail(self.app.out("out")))
+        self.sinks[1].take([line for tail in self.files
+                            for line in tail.lines()], "the file")
+        if self.letter_file.path is None:
+            self.letter_file = Tail(self.app.out("dead"))
+        self.letters.take(self.letter_file.lines(), "the letters")
 
     def settled(self):
         if self.service.refused:
@@ -392,7 +732,8 @@ class Session:
         for client in self.active:
             if client.look() and client.ended:
                 client.done = True
-        return not any(sink.lacks(self.active) for sink in self.sinks)
+        return self.letters.lacks() == 0 and not any(
+            sink.lacks(self.active) for sink in self.sinks)
 
     def settle(self):
         """Until both sinks have every word."""
@@ -401,7 +742,8 @@ class Session:
         except HarnessError as error:
             raise HarnessError("%s: %s" % (error, "; ".join(
                 "%s lacks %d" % (sink.name, sink.lacks(self.active))
-                for sink in self.sinks))) from None
+                for sink in self.sinks) + "; the letters lack %d"
+                % self.letters.lacks())) from None
         for sink in self.sinks:
             sink.check(client for client in self.active if not client.dead)
         for client in self.active:
@@ -460,6 +802,10 @@ class Session:
         finally:
             self.app.close(failed=failed)
             self.receiver.close()
+            for tail in self.files + [self.letter_file]:
+                tail.close()
+            if self.service.stdin is not None:
+                os.close(self.service.stdin)
             for proxy in self.proxies:
                 proxy.close()
             self.faults.close()

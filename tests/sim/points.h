@@ -23,7 +23,7 @@
 	P(catalog_commit) P(automaton_run)
 
 #define POINT_ENUM(name)	PT_##name,
-#define POINT_FAULT(name, process, kinds, text)	PT_fault_##name,
+#define POINT_FAULT(name, process, needs, kinds, text)	PT_fault_##name,
 enum { POINT_CALLS(POINT_ENUM) POINT_CHANGES(POINT_ENUM) POINT_OWN,
 	POINT_BEFORE_FAULTS = POINT_OWN - 1, FAULT_TABLE(POINT_FAULT)
 	POINT_KINDS };

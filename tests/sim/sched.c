@@ -28,7 +28,7 @@ bool failed;
 const char *const phase_names[PHASES] = { "opening", "opened", "replaying",
     "running", "draining", "finishing" };
 #define POINT_NAME(name)	#name,
-#define POINT_FAULT(name, process, kinds, text)	"fault " #name,
+#define POINT_FAULT(name, process, needs, kinds, text)	"fault " #name,
 const char *const point_names[] = { POINT_CALLS(POINT_NAME)
     POINT_CHANGES(POINT_NAME) FAULT_TABLE(POINT_FAULT) };
 

@@ -146,7 +146,7 @@ class Systemd:
 
     # the service
 
-    def start(self, wait=True):
+    def start(self, wait=True, stdin=None):
         self._drain()
         with self.lock:
             names = ":".join(entry[0] for entry in self.stored)
@@ -157,7 +157,8 @@ class Systemd:
             env["WATCHDOG_USEC"] = str(int(self.watchdog * 1e6))
         self.cluster.wrapper = [sys.executable, "-c", LAUNCHER,
                                 ",".join(map(str, fds)), names]
-        self.cluster.launch(pass_fds=fds, env=env)
+        self.cluster.launch(pass_fds=fds, env=env, **(
+            {} if stdin is None else {"stdin": stdin}))
         self.cluster.wrapper = []
         if wait:
             self.wait_ready(before)

@@ -23,7 +23,8 @@ def play(build, *options):
 
 @pytest.mark.level("all")
 def test_sample(special_build, report):
-    """A kill at each point, two faults of every other kind, four pairs."""
+    """A kill before or after each thing, two faults of every other kind,
+    two older files, four pairs."""
     seed = random.randrange(1 << 16)
     code, output = play(special_build, "--sample", "--seed", str(seed))
     assert code == 0, output[-8000:]

@@ -209,6 +209,79 @@ START_TEST(test_calls_fail_between_their_points)
 }
 END_TEST
 
+/* The next call within this row suffers this. */
+static void
+begin(enum fault_point point, enum fault_kind kind)
+{
+	(void)arm(0, point, kind, 1);
+	fault_point(point);
+}
+
+START_TEST(test_calls_on_files)
+{
+	int fd = memfd_create("x", 0);
+
+	begin(FAULT_journal_cut_before, FAULT_KIND_enospc);
+	ck_assert_int_eq(pwrite(fd, "abc", 3, 0), -1);
+	ck_assert_int_eq(errno, ENOSPC);
+	ck_assert_int_eq(pwrite(fd, "abc", 3, 0), 3);
+	begin(FAULT_stdin_take_before, FAULT_KIND_shortly);
+	ck_assert_int_eq(write(fd, "abc", 3), 1);
+	begin(FAULT_file_cut_before, FAULT_KIND_eio);
+	ck_assert_int_eq(ftruncate(fd, 1), -1);
+	ck_assert_int_eq(errno, EIO);
+	ck_assert_int_eq(ftruncate(fd, 1), 0);
+	close(fd);
+	disarm();
+}
+END_TEST
+
+START_TEST(test_calls_on_pipes_and_sockets)
+{
+	int fd = memfd_create("x", 0), pair[2], ends[2];
+	char got[8];
+
+	ck_assert_int_eq(pipe(ends), 0);
+	ck_assert_int_eq(write(ends[1], "abc", 3), 3);
+	begin(FAULT_stdin_take_before, FAULT_KIND_eintr);
+	ck_assert_int_eq(splice(ends[0], NULL, fd, NULL, 3, 0), -1);
+	ck_assert_int_eq(errno, EINTR);
+	begin(FAULT_stdin_take_before, FAULT_KIND_shortly);
+	ck_assert_int_eq(splice(ends[0], NULL, fd, NULL, 3, 0), 1);
+	ck_assert_int_eq(splice(ends[0], NULL, fd, NULL, 3, 0), 2);
+
+	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+	ck_assert_int_eq(send(pair[0], "abc", 3, 0), 3);
+	begin(FAULT_external_read_before, FAULT_KIND_shortly);
+	ck_assert_int_eq(recv(pair[1], got, sizeof(got), 0), 1);
+	begin(FAULT_control_read_before, FAULT_KIND_eintr);
+	ck_assert_int_eq(recv(pair[1], got, sizeof(got), 0), -1);
+	ck_assert_int_eq(errno, EINTR);
+	ck_assert_int_eq(recv(pair[1], got, sizeof(got), 0), 2);
+	close(fd);
+	close(ends[0]);
+	close(ends[1]);
+	close(pair[0]);
+	close(pair[1]);
+	disarm();
+}
+END_TEST
+
+START_TEST(test_another_boot)
+{
+	uint8_t before[16], after[16];
+	struct err err;
+
+	ck_assert_int_eq(clock_boot_id(before, &err), 0);
+	atomic_fetch_add(&page->boots, 1);
+	ck_assert_int_eq(clock_boot_id(after, &err), 0);
+	ck_assert_mem_ne(before, after, sizeof(before));
+	atomic_fetch_sub(&page->boots, 1);
+	ck_assert_int_eq(clock_boot_id(after, &err), 0);
+	ck_assert_mem_eq(before, after, sizeof(before));
+}
+END_TEST
+
 /* [1], data [42, 1], data [42, 2], [2] */
 static const uint8_t messages[] = {
 	0, 0, 0, 2, 0x91, 1,	0, 0, 0, 3, 0x92, 42, 1,
@@ -268,5 +341,6 @@ END_TEST
 UNIT_MAIN("fault", test_fires_once_at_its_count_over_lives,
     test_only_its_worker, test_one_after_the_other,
     test_kinds_that_end_a_process, test_clock_jumps,
-    test_calls_fail_between_their_points, test_data_messages_twice,
-    test_half_a_message)
+    test_calls_fail_between_their_points, test_calls_on_files,
+    test_calls_on_pipes_and_sockets, test_another_boot,
+    test_data_messages_twice, test_half_a_message)
