@@ -3,8 +3,12 @@ run is not run again."""
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+
+import pytest
 
 TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -20,6 +24,10 @@ def run(source, *arguments, **more):
          *arguments], env=env, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True)
     return done.returncode, done.stdout.splitlines()
+
+
+def ran(source):
+    return (source / "tests" / "system" / "ran").read_text()
 
 
 def tree(tmp_path, **suites):
@@ -107,3 +115,73 @@ def test_long_goes_on(tmp_path):
     state.write_text(json.dumps(dict(old, revision="other")))
     run(source, "long")
     assert (system / "ran").read_text() == "abbab"
+
+
+# The second of three tests: tests/run dies, the test is interrupted and
+# cleans up.
+INTERRUPTED = """
+import os, time, pytest
+HERE = os.path.dirname(__file__)
+def note(text):
+    with open(os.path.join(HERE, "ran"), "a") as file:
+        file.write(text)
+@pytest.mark.parametrize("name", ["a", "b", "c"])
+def test(name, record_property):
+    note(name)
+    record_property("measured", "%s took long" % name)
+    if name == "b" and not os.path.exists(os.path.join(HERE, "fixed")):
+        try:
+            os.kill(os.getppid(), int(os.environ["SIGNAL"]))
+            time.sleep(100)
+        finally:
+            note("!")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_long_is_interrupted(tmp_path, number):
+    source = tree(tmp_path, system=INTERRUPTED)
+    scratch = tmp_path / "scratch"	# one that was killed leaves it
+    scratch.mkdir()
+    code, _ = run(source, "long", SIGNAL=str(int(number)),
+                  TMPDIR=str(scratch))
+    assert code != 0 and ran(source) == "ab!"
+    assert not (source / "tests" / "RESULTS").exists()
+    (source / "tests" / "system" / "fixed").write_text("")
+    code, out = run(source, "long")
+    assert (code, out[-1]) == (0, "3 passed, 0 failed")
+    assert ran(source) == "ab!bc"
+    results = (source / "tests" / "RESULTS").read_text().splitlines()
+    assert "3 passed, 0 failed" in results[0]
+    assert [line.split(": ")[1] for line in results[1:]] == [
+        "%s took long" % name for name in "abc"]
+
+
+def test_long_chosen(tmp_path):
+    source = tree(tmp_path, system=LONG)
+    code, out = run(source, "long", WALLAROO_LONG="not b")
+    assert (code, out[-1]) == (0, "1 passed, 0 failed")
+    results = (source / "tests" / "RESULTS").read_text()
+    assert "only not b: 1 passed, 0 failed" in results
+
+
+def test_revision(tmp_path):
+    """Writing the results down changes nothing, changing a test does."""
+    if shutil.which("git") is None:
+        pytest.skip("there is no git on this system")
+    source = tree(tmp_path, system=LONG)
+    (source / "tests" / "system" / "fixed").write_text("")
+    (source / "tests" / "RESULTS").write_text("")
+    for command in (["init", "-q"], ["add", "-A"],
+                    ["-c", "user.name=t", "-c", "user.email=t@localhost",
+                     "commit", "-q", "-m", "all"]):
+        subprocess.run(["git", "-C", str(source), *command], check=True)
+    for _ in range(2):
+        assert run(source, "long")[0] == 0
+        assert ran(source) == "ab"
+    with open(source / "tests" / "system" / "test_system.py", "a") as file:
+        file.write("# changed\n")
+    assert run(source, "long")[0] == 0
+    assert ran(source) == "abab"
+    results = (source / "tests" / "RESULTS").read_text().splitlines()
+    assert ["-dirty" in line for line in results] == [False, False, True]
