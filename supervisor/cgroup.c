@@ -111,20 +111,46 @@ cgroup_count(const char *text)
 	return (0);
 }
 
+static int
+open_counter(const struct child *c)
+{
+	size_t i;
+	int fd = -1;
+
+	for (i = 0; i < 2 && fd == -1; i++)
+		fd = open_file(c, count_files[i], O_RDONLY);
+	return (fd);
+}
+
+/* Without it every record that takes all memory is tried forever. */
+void
+cgroup_check(const struct child *c)
+{
+	char *path;
+	int fd;
+
+	if (!wanted(c))
+		return;
+	if ((fd = open_counter(c)) != -1) {
+		close(fd);
+		return;
+	}
+	path = path_of(c, "");
+	log_warn("the cgroup counts no kills for want of memory cgroup=%s: "
+	    "enable the memory controller in cgroup.subtree_control above "
+	    "it, or no record that takes all memory is set aside", path);
+	free(path);
+}
+
 /* How many processes of this worker were killed for want of memory, ever. */
 uint64_t
 cgroup_oom_kills(const struct child *c)
 {
 	char text[1024];
-	size_t i;
 	ssize_t n;
-	int fd = -1;
+	int fd;
 
-	if (!wanted(c))
-		return (0);
-	for (i = 0; i < 2 && fd == -1; i++)
-		fd = open_file(c, count_files[i], O_RDONLY);
-	if (fd == -1)
+	if (!wanted(c) || (fd = open_counter(c)) == -1)
 		return (0);
 	n = read(fd, text, sizeof(text) - 1);
 	close(fd);

@@ -212,8 +212,10 @@ check_cgroup(struct supervisor *s, struct err *err)
 	if (s->conf.worker_memory != 0 && s->conf.cgroup[0] == '\0')
 		return (err_set(err, ERR_CONFIG, "worker-memory needs cgroup, "
 		    "a directory for the workers' cgroups"));
-	if ((fd = cgroup_open(&c, err)) != -1)
+	if ((fd = cgroup_open(&c, err)) != -1) {
 		close(fd);
+		cgroup_check(&c);
+	}
 	return (fd == -1 && err->code != ERR_NONE ? -1 : 0);
 }
 

@@ -231,6 +231,7 @@ int	spawn_leftovers(struct supervisor *, struct err *);
 /* --- cgroup.c: a worker's own, if the operator gave a place --------------- */
 
 int	cgroup_open(struct child *, struct err *);
+void	cgroup_check(const struct child *);
 uint64_t cgroup_oom_kills(const struct child *);
 uint64_t cgroup_count(const char *text);	/* what its file says.  Pure */
 void	cgroup_close(struct child *);

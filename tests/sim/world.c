@@ -622,6 +622,12 @@ cgroup_open(struct child *c, struct err *err)
 	return (-1);			/* none is asked for */
 }
 
+void
+cgroup_check(const struct child *c)
+{
+	(void)c;
+}
+
 uint64_t
 cgroup_oom_kills(const struct child *c)
 {

@@ -293,42 +293,116 @@ def limited():
         os.rmdir(path)
 
 
-@more
-def test_memory(cluster, receiver, feeder, report, limited):
-    """A record that eats all memory; where no cgroup can be made for this,
-    the counter is a file that this test writes."""
-    how = "memory" if limited else "hang"
-    path = limited
-    run = Poisoned(cluster, receiver, feeder, how, privileged=True,
-                   **{"restart-limit": 1, "hang-timeout": 600})
-    run.app.write_conf(user=pwd.getpwuid(os.geteuid()).pw_name)
-    if limited:
-        run.app.write_conf(cgroup=path, worker_memory="256M")
-    else:
-        path = run.app.out("cgroup")
+# What the kernel writes, to be read where it makes no cgroups for us.
+STAND_INS = {
+    1: ("memory.oom_control", "oom_kill_disable 0\nunder_oom 0\n"
+        "oom_kill %d\n"),
+    2: ("memory.events", "low 0\nhigh 0\nmax 71\noom 9\noom_kill %d\n"
+        "oom_group_kill 0\n"),
+}
+
+
+class StandIn:
+    """A directory like those of cgroups of one version."""
+
+    def __init__(self, run, version):
+        self.run = run
+        self.name, self.text = STAND_INS[version]
+        self.path = run.app.out("cgroup")
         for worker in range(2):
-            os.makedirs("%s/t-worker-%d" % (path, worker))
-            for name in ("cgroup.procs", "memory.events"):
-                with open("%s/t-worker-%d/%s" % (path, worker, name),
-                          "w") as file:
-                    file.write("low 0\noom_kill 3\n")
-        run.app.write_conf(cgroup=path)
-    report("memory: %s" % ("killed by the kernel" if limited else
-                           "no cgroup can be made here, counters are ours"))
-    run.app.start()
-    client = feeder(run.port)
-    run.send(client, "one two three", "four poison five", "six")
-    for times in range(2) if not limited else ():
-        harness.wait_for(lambda: len(run.calls()) > times, "the call")
-        pid = int(run.calls()[-1])
-        worker, = [w for w, p in run.app.pids().items() if p == pid]
-        with open("%s/t-worker-%d/memory.events" % (path, worker),
-                  "w") as file:
-            file.write("low 0\noom_kill %d\n" % (4 + times))
+            os.makedirs("%s/t-worker-%d" % (self.path, worker))
+            self.write(worker, "cgroup.procs", "")
+            self.count(worker, 3)
+
+    def write(self, worker, name, text):
+        """At once, as a reader of the kernel's file sees it."""
+        path = "%s/t-worker-%d/%s" % (self.path, worker, name)
+        with open(path + "~", "w") as file:
+            file.write(text)
+        os.rename(path + "~", path)
+
+    def count(self, worker, kills):
+        self.write(worker, self.name, self.text % kills)
+
+    def kill(self, times):
+        """As the kernel does for want of memory."""
+        harness.wait_for(lambda: len(self.run.calls()) > times, "the call")
+        pid = int(self.run.calls()[-1])
+        worker, = [w for w, p in self.run.app.pids().items() if p == pid]
+        self.count(worker, 4 + times)
         os.kill(pid, signal.SIGKILL)
-    run.finish(1)
+
+
+def check_memory(run):
+    """The letter says so, and the record can be put back."""
+    run.wait_letters(1)
     assert len(run.calls()) == 2
     assert "want of memory" in run.letters()[0]["error"]
+    listed, = run.app.ctl("dlq", "list")["letters"]
+    assert (listed["step"], listed["replayed"]) == ("Count", "no")
+    shown = run.app.ctl_raw("dlq", "show", "1").stdout.decode()
+    assert "want of memory" in shown and "key: poison\n" in shown
+    run.sink.wait_lines(len(run.words))
+    run.app.stop()
+    run.sink.wait_ends()
+    oracle.check_word_counts(run.sink.lines(), run.words)
+    run.app.environment["PLACE"] = ""
+    run.app.start()
+    assert run.app.ctl("dlq", "replay", "1") == {
+        "replayed": 1, "already": 0, "failed": 0}
+    run.words.append("poison")
+    run.sink.wait_lines(len(run.words))
+    run.app.stop()
+    run.sink.wait_ends()
+    assert b"poison 1" in run.sink.all_lines()
+
+
+@more
+def test_memory(cluster, receiver, feeder, limited):
+    """A record that eats all memory."""
+    if limited is None:
+        pytest.skip("no cgroup with a limit of memory can be made here; "
+                    "test_memory_counted reads what a kernel would write")
+    run = Poisoned(cluster, receiver, feeder, "memory", privileged=True,
+                   **{"restart-limit": 1, "hang-timeout": 600})
+    run.app.write_conf(user=pwd.getpwuid(os.geteuid()).pw_name,
+                       cgroup=limited, worker_memory="256M")
+    run.app.start()
+    assert not run.app.log_contains("counts no kills")
+    run.send(feeder(run.port), "one two three", "four poison five", "six")
+    check_memory(run)
+
+
+@more
+@pytest.mark.parametrize("version", sorted(STAND_INS))
+def test_memory_counted(cluster, receiver, feeder, version):
+    """The counter of either version confirms it."""
+    run = Poisoned(cluster, receiver, feeder, "hang", privileged=True,
+                   **{"restart-limit": 1, "hang-timeout": 600})
+    kernel = StandIn(run, version)
+    run.app.write_conf(user=pwd.getpwuid(os.geteuid()).pw_name,
+                       cgroup=kernel.path)
+    run.app.start()
+    assert not run.app.log_contains("counts no kills")
+    run.send(feeder(run.port), "one two three", "four poison five", "six")
+    kernel.kill(0)
+    kernel.kill(1)
+    check_memory(run)
+
+
+@more
+def test_no_counter(cluster, receiver, feeder):
+    """A place for cgroups without memory is named at the start."""
+    run = Poisoned(cluster, receiver, feeder, "hang", privileged=True)
+    kernel = StandIn(run, 2)
+    for worker in range(2):
+        os.unlink("%s/t-worker-%d/memory.events" % (kernel.path, worker))
+    run.app.write_conf(user=pwd.getpwuid(os.geteuid()).pw_name,
+                       cgroup=kernel.path)
+    run.app.start()
+    assert run.app.log_contains("cgroup counts no kills for want of memory "
+                                r"cgroup=\S+/t-worker-0: ")
+    run.app.stop()
 
 
 @more
