@@ -35,7 +35,9 @@
 	T(proc)		/* lines of /proc, cgroups and workers.pids */	\
 	T(catalog)	/* the supervisor's SQLite file */		\
 	T(ctl)		/* what wallarooctl may send */			\
-	T(external)	/* what programs of operators may send */
+	T(external)	/* what programs of operators may send */	\
+	T(json)		/* what wallarooctl is answered */		\
+	T(letters)	/* files of dead letters */
 
 #define FUZZ_PROTOTYPE(name)	void fuzz_##name(const uint8_t *, size_t);
 FUZZ_TABLE(FUZZ_PROTOTYPE)
