@@ -273,26 +273,12 @@ replay_copy(int argc, char **argv)
 
 /* --- --replay ------------------------------------------------------------ */
 
-struct about {
-	struct buf	 bytes;		/* the slices borrow it */
-	uint64_t	 module;
-	struct slice	 conf, topology;
-};
-
-static void
-read_about(struct worker *w, const char *dir, struct about *about)
+bool
+replay_unpack(struct worker *w, struct replay_about *about)
 {
-	char *path = xasprintf("%s/replay", dir);
 	struct slice name;
 	struct mp c;
-	FILE *f;
 
-	if ((f = fopen(path, "re")) == NULL)
-		give_up(EXIT_PERMANENT, "%s: %s: not a copy of a worker, made "
-		    "by wallarooctl copy", path, strerror(errno));
-	about->bytes.len = fread(buf_reserve(&about->bytes, COPY_MAX), 1,
-	    COPY_MAX, f);
-	fclose(f);
 	mp_init(&c, buf_slice(&about->bytes));
 	if (mp_get_array(&c) != 10)
 		c.bad = true;
@@ -308,7 +294,22 @@ read_about(struct worker *w, const char *dir, struct about *about)
 	about->module = mp_get_uint(&c, UINT64_MAX);
 	about->conf = mp_get_bin(&c);
 	about->topology = mp_get_bin(&c);
-	if (!mp_end(&c) || w->me >= w->n)
+	return (mp_end(&c) && w->me < w->n);
+}
+
+static void
+read_about(struct worker *w, const char *dir, struct replay_about *about)
+{
+	char *path = xasprintf("%s/replay", dir);
+	FILE *f;
+
+	if ((f = fopen(path, "re")) == NULL)
+		give_up(EXIT_PERMANENT, "%s: %s: not a copy of a worker, made "
+		    "by wallarooctl copy", path, strerror(errno));
+	about->bytes.len = fread(buf_reserve(&about->bytes, COPY_MAX), 1,
+	    COPY_MAX, f);
+	fclose(f);
+	if (!replay_unpack(w, about))
 		give_up(EXIT_PERMANENT, "%s is not of this version of "
 		    "wallaroo, or damaged", path);
 	free(path);
@@ -331,7 +332,8 @@ replace_path(struct conf_app *conf, const char *dir)
 
 /* The module's file must be the one that ran. */
 static void
-check_module(const struct worker *w, const struct about *about, bool force)
+check_module(const struct worker *w, const struct replay_about *about,
+    bool force)
 {
 	uint64_t mine = module_digest(&w->conf);
 
@@ -448,7 +450,7 @@ replay_run(struct worker *w, int argc, char **argv)
 		{ "force", no_argument, NULL, 'f' },
 		{ NULL, 0, NULL, 0 }
 	};
-	struct about about = { 0 };
+	struct replay_about about = { 0 };
 	const char *path = NULL;
 	bool force = false;
 	struct err err;

@@ -262,6 +262,14 @@ void	worker_make(struct worker *);
 /* replay.c: what the program does with --copy and --replay. */
 int	replay_copy(int argc, char **argv);
 int	replay_run(struct worker *, int argc, char **argv);
+/* What a copy says of itself; the slices borrow bytes, which are set.  false:
+ * it is none. */
+struct replay_about {
+	struct buf	 bytes;
+	uint64_t	 module;
+	struct slice	 conf, topology;
+};
+bool	replay_unpack(struct worker *, struct replay_about *);
 
 /* checkpoint.c */
 #define AUTOMATON_VERSION	3	/* of what checkpoint_pack packs */

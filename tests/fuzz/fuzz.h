@@ -27,6 +27,9 @@
 	T(outbox)	/* an outbox's file */				\
 	T(checkpoint)	/* the automaton in a checkpoint */		\
 	T(store)	/* the SQLite file */				\
+	T(snapshot)	/* what a checkpoint says of an outbox */	\
+	T(spread)	/* files of another number of workers */	\
+	T(copy)		/* what a copy for a replay says of itself */	\
 	T(peer)		/* what another worker sends */			\
 	T(letter)	/* what a dead letter keeps of its record */	\
 	T(hold)		/* names in the descriptor store */		\

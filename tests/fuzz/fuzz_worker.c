@@ -35,6 +35,14 @@ worker_fatal_err(struct worker *w, const struct err *err)
 	worker_fatal(w, EXIT_PERMANENT, "%s", err->text);
 }
 
+/* main.c's, for a replay, which nothing here begins. */
+void
+worker_make(struct worker *w)
+{
+	(void)w;
+	abort();
+}
+
 /* --- a host whose values are strings ------------------------------------ */
 
 static int
@@ -182,7 +190,7 @@ static struct topo_sink sinks[] = {
 	{ .name = "dead-letters", .kind = SINK_DEAD, .exchange = 1 },
 };
 static int exchange_stage[] = { 2, -1 }, exchange_sink[] = { -1, 1 };
-static const struct topo topo = { .sources = sources, .nsources = 3,
+const struct topo fuzz_pipeline = { .sources = sources, .nsources = 3,
 	.stages = stages, .nstages = 4, .sinks = sinks, .nsinks = 2,
 	.nexchanges = 2, .exchange_stage = exchange_stage,
 	.exchange_sink = exchange_sink };
@@ -304,7 +312,7 @@ client(const struct topo_source *src, struct slice stream,
     const uint8_t *pieces, size_t npieces, bool ends)
 {
 	struct topo_source all[3];
-	struct worker *w = fuzz_begin(&topo, 1);
+	struct worker *w = fuzz_begin(&fuzz_pipeline, 1);
 	uint32_t source = 0;
 	uint64_t off = 0;
 	size_t n, i = 0;
@@ -383,7 +391,7 @@ void
 fuzz_entry(const uint8_t *data, size_t n)
 {
 	struct fuzz_in in = { data, n };
-	struct worker *w = fuzz_begin(&topo, 2);
+	struct worker *w = fuzz_begin(&fuzz_pipeline, 2);
 	struct frame_head h = { 7, 1, 0, 1 };
 	uint64_t off[256] = { 0 };
 	unsigned int type, flags;
@@ -537,10 +545,10 @@ fuzz_outbox(const uint8_t *data, size_t n)
 /* --- checkpoint, store --------------------------------------------------- */
 
 /* A worker that has something of everything that a checkpoint holds. */
-static void
-pack_some(struct buf *b)
+void
+fuzz_pack_some(struct buf *b)
 {
-	struct worker *w = fuzz_begin(&topo, 2);
+	struct worker *w = fuzz_begin(&fuzz_pipeline, 2);
 	uint32_t source = 0;
 	struct aside *s;
 
@@ -558,9 +566,8 @@ pack_some(struct buf *b)
 	fuzz_end(w);
 }
 
-/* Write pieces of the input over it: u8 offset, u8 length, bytes. */
-static void
-patch(struct buf *b, struct fuzz_in *in)
+void
+fuzz_patch_buf(struct buf *b, struct fuzz_in *in)
 {
 	size_t off, n;
 
@@ -583,16 +590,16 @@ fuzz_checkpoint(const uint8_t *data, size_t n)
 {
 	struct fuzz_in in = { data, n };
 	bool whole = fuzz_number(&in, 1) & 1, good = !whole && n <= 1;
-	struct worker *w = fuzz_begin(&topo, 2), *v = fuzz_begin(&topo, 2);
+	struct worker *w = fuzz_begin(&fuzz_pipeline, 2), *v = fuzz_begin(&fuzz_pipeline, 2);
 	struct buf bytes = { 0 }, one = { 0 }, two = { 0 };
 	struct err err;
 
 	if (whole)
 		buf_add(&bytes, in.p, in.n);
 	else
-		pack_some(&bytes);
+		fuzz_pack_some(&bytes);
 	if (!whole)
-		patch(&bytes, &in);
+		fuzz_patch_buf(&bytes, &in);
 	if (checkpoint_unpack(w, buf_slice(&bytes), &err) == 0) {
 		checkpoint_pack(w, &one);
 		fuzz_check(checkpoint_unpack(v, buf_slice(&one), &err) == 0);
@@ -703,7 +710,7 @@ open_boxes(struct worker *w)
 	struct err err;
 	uint32_t x;
 
-	for (x = 0; x < topo.nexchanges; x++) {
+	for (x = 0; x < fuzz_pipeline.nexchanges; x++) {
 		struct outbox *o = &w->peer_box[channel_of(w, x, 1)];
 
 		fuzz_check(outbox_create(o, NULL, 65536, w->lineage, 0,
@@ -719,7 +726,7 @@ fuzz_peer(const uint8_t *data, size_t n)
 	static struct ev_loop *loop;
 	struct fuzz_in in = { data, n };
 	size_t first = fuzz_number(&in, 2);
-	struct worker *w = fuzz_begin(&topo, 2);
+	struct worker *w = fuzz_begin(&fuzz_pipeline, 2);
 	struct slice s = fuzz_rest(&in);
 	uint32_t x;
 	int fd[2], i;
@@ -749,7 +756,7 @@ fuzz_peer(const uint8_t *data, size_t n)
 	w->running = false;
 	peer_attach(w, 1, -1);
 	close(fd[1]);
-	for (x = 0; x < topo.nexchanges; x++)
+	for (x = 0; x < fuzz_pipeline.nexchanges; x++)
 		outbox_close(&w->peer_box[channel_of(w, x, 1)]);
 	fuzz_end(w);
 }

@@ -8,6 +8,8 @@
 
 extern const struct host fuzz_host;
 
+extern const struct topo fuzz_pipeline;
+
 /* Worker 0 of n. */
 struct worker *fuzz_begin(const struct topo *, uint32_t n);
 void	fuzz_end(struct worker *);
@@ -16,5 +18,9 @@ bool	fuzz_put(struct worker *, unsigned int type, uint64_t channel,
 	    uint64_t off, struct slice data, unsigned int flags);
 /* Whether all was processed. */
 bool	fuzz_process(struct worker *);
+/* A checkpoint with something of everything. */
+void	fuzz_pack_some(struct buf *);
+/* Write pieces of the input over it: u8 offset, u8 length, bytes. */
+void	fuzz_patch_buf(struct buf *, struct fuzz_in *);
 
 #endif
