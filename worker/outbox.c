@@ -191,6 +191,25 @@ find_segments(struct outbox *o, struct err *err)
 	return (0);
 }
 
+bool
+frame_fits(const struct frame *f, struct slice s)
+{
+	uint64_t sum = 0;
+	uint32_t i, len;
+
+	if ((uint64_t)f->len + f->lens != s.len)
+		return (false);
+	if (f->lens == 0)
+		return (true);
+	if (f->lens != (uint64_t)f->records * sizeof(len))
+		return (false);
+	for (i = 0; i < f->records; i++) {
+		memcpy(&len, s.data + f->len + i * sizeof(len), sizeof(len));
+		sum += len;
+	}
+	return (sum == f->len);
+}
+
 /* Never 0, which is what an unsealed frame has. */
 static uint64_t
 frame_seal(const struct outbox *o, uint64_t off, const struct frame *f,

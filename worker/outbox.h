@@ -41,6 +41,10 @@ struct frame {
 };
 #define FRAME_HEADER	((uint64_t)sizeof(struct frame))
 
+/* Is this what follows the header: the body, then, if there are any, the
+ * lengths of its records? */
+bool	frame_fits(const struct frame *, struct slice);
+
 /* Where a sink stands; lives in the outbox's file. */
 struct outbox_sink {
 	uint64_t	conn;		/* id of the connection, 0 = none */

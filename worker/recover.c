@@ -294,8 +294,7 @@ restore_frame(void *arg, uint32_t number, struct slice head,
 		return (err_set(&r->err, ERR_CORRUPT,
 		    "saved outputs cannot be read"));
 	memcpy(&f, head.data, sizeof(f));
-	if ((uint64_t)f.len + f.lens != body.len ||
-	    (f.lens != 0 && f.lens / 4 != f.records))
+	if (!frame_fits(&f, body))
 		return (err_set(&r->err, ERR_CORRUPT,
 		    "saved outputs cannot be read"));
 	if (outbox_reserve(r->to, FRAME_HEADER + body.len, &r->err) == -1)

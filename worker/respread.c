@@ -332,7 +332,7 @@ on_box_frame(struct slice head, struct slice body, struct err *err)
 		return (err_set(err, ERR_CORRUPT,
 		    "saved outputs cannot be read"));
 	memcpy(&f, head.data, sizeof(f));
-	if ((uint64_t)f.len + f.lens != body.len || f.lens / 4 != f.records)
+	if (!frame_fits(&f, body) || f.lens == 0)
 		return (err_set(err, ERR_CORRUPT,
 		    "saved outputs cannot be read"));
 	lens = body.data + f.len;
