@@ -31,6 +31,7 @@
 	T(spread)	/* files of another number of workers */	\
 	T(copy)		/* what a copy for a replay says of itself */	\
 	T(peer)		/* what another worker sends */			\
+	T(value)	/* Python values as bytes */			\
 	T(letter)	/* what a dead letter keeps of its record */	\
 	T(hold)		/* names in the descriptor store */		\
 	T(inherit)	/* systemd's variables at the start */		\
