@@ -2,7 +2,8 @@
 
 A frame is a 4-byte length, a tag and a body, everything big-endian; encode()
 and decode() of a message are about its body.  Short texts have 2 bytes of
-length in front.  Bodies that are cut off or too long raise FrameError.
+length in front.  Bodies that are cut off and texts that are too long raise
+FrameError; what stands behind a body is passed over.
 """
 
 from __future__ import annotations
