@@ -590,7 +590,8 @@ fuzz_checkpoint(const uint8_t *data, size_t n)
 {
 	struct fuzz_in in = { data, n };
 	bool whole = fuzz_number(&in, 1) & 1, good = !whole && n <= 1;
-	struct worker *w = fuzz_begin(&fuzz_pipeline, 2), *v = fuzz_begin(&fuzz_pipeline, 2);
+	struct worker *w = fuzz_begin(&fuzz_pipeline, 2);
+	struct worker *v = fuzz_begin(&fuzz_pipeline, 2);
 	struct buf bytes = { 0 }, one = { 0 }, two = { 0 };
 	struct err err;
 

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 
 C_DIRS = ("common", "supervisor", "worker", "py", "tests/unit", "tests/fake",
-          "tests/system", "tests/bench", "tests/sim")
+          "tests/system", "tests/bench", "tests/sim", "tests/fuzz")
 LINTS = {}
 
 
@@ -482,6 +482,25 @@ def same_packages(root):
     elif sorted(readme.group(1).split()) != sorted(script.group(1).split()):
         yield "README:1: other packages than .ci/run: %s" % " ".join(sorted(
             set(readme.group(1).split()) ^ set(script.group(1).split())))
+
+
+# Called by a parser that is fuzzed: checkpoint_unpack(), host_python.unpack().
+PARTS_OF_PARSERS = ("windows_unpack", "py_unpack")
+
+
+@lint
+def parsers_fuzzed(root):
+    """What makes something of bytes is called by a fuzz target."""
+    fuzzed = "".join(code_only(read(root, path)) for path in
+                     files(root, ".c", ("tests/fuzz",)))
+    for path in files(root, ".h", ("common", "supervisor", "worker", "py")):
+        for number, line in lines(code_only(read(root, path))):
+            for name in re.findall(
+                    r"\b(\w+_(?:unpack|parse|parse_\w+|restore))\(", line):
+                if name not in PARTS_OF_PARSERS and not re.search(
+                        r"\b%s\(" % name, fuzzed):
+                    yield "%s:%d: %s has no fuzz target" % (
+                        path, number, name)
 
 
 @lint

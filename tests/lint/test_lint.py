@@ -107,6 +107,8 @@ PLANTED = [
     ("own_clock", "worker/w.c", "+\nx = time(NULL);\n", "time"),
     ("own_clock", "common/a.c", "+\nclock_gettime(0, &ts);\n",
      "clock_gettime"),
+    ("parsers_fuzzed", "common/a.h", "+int\ta_unpack(struct slice);\n",
+     "a_unpack"),
     ("printf_attributes", "worker/w.c",
      "+\nstatic void\nsay(int x, const char *fmt, ...)\n{\n}\n", "say"),
     ("printf_attributes", "common/a.c",
