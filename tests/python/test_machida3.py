@@ -42,7 +42,8 @@ def test_every_option(name):
     """Each is known by its exact name, and not passed on."""
     option = machida3.LONG[name]
     value = {machida3.take_number: "1_0", machida3.take_address: "h:1",
-             machida3.take_text: "x", None: None}[option.take]
+             machida3.take_unused: "h:0", machida3.take_text: "x",
+             None: None}[option.take]
     args = ["--" + name] + ([value] if value else [])
     parsed = line(*args, "--in", "y")
     assert parsed.rest == ["machida3", "--in", "y"]
@@ -83,7 +84,9 @@ def test_pony_options_are_passed_to_nobody():
     (["-w", "two"], "'two' is no number"),
     (["--worker-count=-1"], "no number"),
     (["--external", "5050"], "is no address"),
+    (["--external", "h:0"], "is no address"),
     (["-c", "host:http"], "is no address"),
+    (["--my-data", "host"], "is no address"),
     (["-tq"], "there is no option -q"),
 ])
 def test_malformed(args, says):

@@ -87,6 +87,14 @@ def take_address(text: str) -> str:
     return text
 
 
+def take_unused(text: str) -> str:
+    """An address that nobody listens on here; port 0 is any."""
+    host, _, port = text.rpartition(":")
+    if port != "0":
+        split_address(text)
+    return text
+
+
 Take = Callable[[str], Union[str, int]]
 
 
@@ -101,10 +109,10 @@ OPTIONS = (
     Option("cluster-initializer", "t"),
     Option("worker-count", "w", take_number),
     Option("name", "n", take_text),
-    Option("control", "c", take_address),
-    Option("data", "d", take_address),
-    Option("my-control", "x", take_address),
-    Option("my-data", "y", take_address),
+    Option("control", "c", take_unused),
+    Option("data", "d", take_unused),
+    Option("my-control", "x", take_unused),
+    Option("my-data", "y", take_unused),
     Option("external", "e", take_address),
     Option("external-access", "", take_text),
     Option("metrics", "m", take_address),
