@@ -28,7 +28,10 @@ def test_version_is_that_of_the_whole():
     assert ours == whole
 
 
-def test_wheel(tmp_path):
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, as it is made of the tree."""
+    tmp_path = tmp_path_factory.mktemp("wheel")
     tools = (
         "import setuptools, pip; n = setuptools.__version__.split('.')[0]\n"
         "assert int(n) >= 61\n"
@@ -44,15 +47,23 @@ def test_wheel(tmp_path):
     for directory in (source, source / "wallaroo",
                       source / "wallaroo" / "tools"):  # may be read-only
         directory.chmod(0o755)
+    pip("wheel", "--no-build-isolation", "--wheel-dir", tmp_path, source)
+    [name] = [p for p in os.listdir(tmp_path) if p.endswith(".whl")]
+    return tmp_path / name
+
+
+def pip(command, *args):
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps",
-         "--no-index", "--no-build-isolation", "--disable-pip-version-check",
-         "--wheel-dir", str(tmp_path), str(source)],
-        check=True, cwd=tmp_path,
+        [sys.executable, "-m", "pip", command, "--quiet", "--no-deps",
+         "--no-index", "--disable-pip-version-check", *map(str, args)],
+        check=True, cwd="/",
     )
-    [wheel] = [p for p in os.listdir(tmp_path) if p.endswith(".whl")]
-    assert re.fullmatch(r"wallaroo_streams-[\d.]+-py3-none-any\.whl", wheel)
-    with zipfile.ZipFile(tmp_path / wheel) as archive:
+
+
+def test_wheel(wheel):
+    assert re.fullmatch(
+        r"wallaroo_streams-[\d.]+-py3-none-any\.whl", wheel.name)
+    with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         metadata = archive.read([
             n for n in names if n.endswith("METADATA")][0]).decode()
@@ -66,3 +77,23 @@ def test_wheel(tmp_path):
     assert "Name: wallaroo-streams" in metadata
     assert "Requires-Python: >=3.9" in metadata
     assert "Requires-Dist" not in metadata
+
+
+def test_console_scripts(wheel, tmp_path):
+    """Installed, each tool of the build is a program of pip's."""
+    pip("install", "--target", tmp_path, wheel)
+    scripts = {
+        "cluster_shrinker": "cluster_shrinker", "machida3": "machida3",
+        "cluster_shutdown": "cluster_shutdown", "sender": "sender",
+        "external_sender": "external_sender",
+        "data_receiver": "data_receiver", "machida3-resilience": "machida3",
+    }
+    assert set(os.listdir(tmp_path / "bin")) == set(scripts)
+    for script, program in scripts.items():
+        out = subprocess.run(
+            [str(tmp_path / "bin" / script), "--help"], check=True,
+            stdout=subprocess.PIPE, text=True, cwd="/",
+            env=dict(os.environ, PYTHONPATH=str(tmp_path),
+                     PYTHONDONTWRITEBYTECODE="1"),
+        ).stdout
+        assert out.startswith("usage: %s " % program)

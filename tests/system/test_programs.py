@@ -3,13 +3,17 @@ states and send, and in which form they say it, by machida3's command line."""
 
 import os
 import re
+import shutil
 import socket
 import struct
+import subprocess
+import sys
 
 import pytest
 
 import machida_apps as apps
-from harness import wait_for
+from harness import SOURCE_TREE, wait_for
+from harness import program as program_path
 from machida import Machida
 
 ALL = pytest.mark.level("all")
@@ -61,6 +65,7 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import sys
 import threading
 import time
@@ -471,4 +476,37 @@ def test_nobody_takes_the_outputs_yet(program):
     m.wait_lines(9)
     assert "|~~ INIT PHASE III: Application is ready to work! ~~|\n" \
         "Application has successfully initialized.\n" in m.out()
+    m.end()
+
+
+@ALL
+def test_installed_by_pip(program, tmp_path):
+    """The program of pip's finds the supervisor in PATH."""
+    python = [sys.executable, "-m", "pip", "install", "--quiet",
+              "--no-deps", "--no-index", "--no-build-isolation", "--target",
+              str(tmp_path / "site")]
+    needed = ("import setuptools as s, pip\n"
+              "if int(s.__version__.split('.')[0]) < 71: import wheel")
+    if subprocess.run([sys.executable, "-c", needed],
+                      stderr=subprocess.DEVNULL).returncode != 0:
+        pytest.skip("needs pip, setuptools and wheel")
+    shutil.copytree(os.path.join(SOURCE_TREE, "py"), tmp_path / "py",
+                    ignore=shutil.ignore_patterns("__pycache__"))
+    for place, _, _ in os.walk(tmp_path / "py"):
+        os.chmod(place, 0o755)		# of a source that is read-only
+    subprocess.run(python + [str(tmp_path / "py")], check=True)
+    m = program(UNSAVED, 9, resilient=False)
+    m.command[0] = str(tmp_path / "site" / "bin" / "machida3")
+    env = m.env
+
+    def environment():
+        e = dict(env(), PATH=os.pathsep.join([
+            os.path.dirname(program_path("wallaroo-supervisord")),
+            os.environ["PATH"]]))
+        e["PYTHONPATH"] += os.pathsep + str(tmp_path / "site")
+        return e
+    m.receive()
+    m.env = environment
+    m.start()
+    m.wait_lines(9)
     m.end()
