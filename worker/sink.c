@@ -476,6 +476,14 @@ leave_renamed(struct sink *s, bool cut, uint64_t *to, struct err *err)
 	return (r);
 }
 
+static bool
+is_pipe(const char *path)
+{
+	struct stat st;
+
+	return (stat(path, &st) == 0 && S_ISFIFO(st.st_mode));
+}
+
 /* The file continues at its size; another file than before begins anew. */
 static int
 open_file(struct sink *s, struct err *err)
@@ -487,6 +495,10 @@ open_file(struct sink *s, struct err *err)
 	struct stat st;
 
 	FAULT_POINT(file_open_before);
+	if (s->fd == -1 && is_pipe(path_of(s)))
+		return (err_set(err, ERR_CONFIG, "sink \"%s\": %s is a named "
+		    "pipe: what it took cannot be known; let standard output "
+		    "be one", name(s), path_of(s)));
 	if (s->fd == -1 && (s->fd = open(path_of(s), O_WRONLY | O_CREAT |
 	    O_APPEND | O_CLOEXEC | O_NONBLOCK, 0644)) == -1)
 		return (err_sys(err, ERR_STORAGE, "sink \"%s\": cannot open "
@@ -865,17 +877,19 @@ sink_empty(const struct worker *w)
 static void
 settle_file(struct sink *s)
 {
-	int r;
+	int r, error;
 
 	FAULT_POINT(file_sync_before);
 	r = fsync(s->fd);
+	error = errno;
 	FAULT_POINT(file_sync_after);
-	if (r == 0) {
+	/* EINVAL: a device, as /dev/null, which has no disk. */
+	if (r == 0 || error == EINVAL) {
 		trim(s, s->written);
 		return;
 	}
 	log_error("cannot sync, the next start goes back in the file "
-	    "sink=\"%s\" why=\"%s\"", name(s), strerror(errno));
+	    "sink=\"%s\" why=\"%s\"", name(s), strerror(error));
 	if (s->w->machine)
 		outbox_sink(&s->box)->cut = 1;
 }

@@ -301,7 +301,9 @@ open_file(struct worker *w, size_t i)
 	struct source *s = &w->sources[i];
 	struct stat st;
 
-	if ((s->fd = open(src->path, O_RDONLY | O_CLOEXEC | O_NOCTTY)) == -1 ||
+	/* O_NONBLOCK: not to wait in here for the writer of a named pipe. */
+	if ((s->fd = open(src->path, O_RDONLY | O_CLOEXEC | O_NOCTTY |
+	    O_NONBLOCK)) == -1 ||
 	    fstat(s->fd, &st) == -1)
 		worker_fatal(w, EXIT_PERMANENT, "source \"%s\": cannot open "
 		    "%s: %s", src->name, src->path, strerror(errno));

@@ -278,3 +278,20 @@ def test_python_run_gives_the_same(cluster):
                      "the output")
     app.stop()
     assert app.read_out("output") == app.read_out("plain") == numbered(lines)
+
+
+@pytest.mark.level("all")
+@pytest.mark.parametrize("what", ["source", "sink"])
+def test_named_pipe(cluster, what):
+    """Nobody can go back in one: refused by name, and without waiting for
+    somebody at its other end."""
+    app = cluster(apps.FILE_NUMBER)
+    paths = {"source": app.write("input", "a\n"), "sink": app.out("output")}
+    paths[what] += ".pipe"
+    os.mkfifo(paths[what], 0o666)
+    os.chmod(paths[what], 0o666)
+    app.write_conf(args=[paths["source"], paths["sink"]])
+    code, log = app.run_to_exit()
+    assert code == harness.EXIT_PERMANENT
+    assert {"source": paths[what] + " is not a regular file",
+            "sink": paths[what] + " is a named pipe"}[what] in log
