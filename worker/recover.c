@@ -986,6 +986,7 @@ settle(struct worker *w, struct err *err)
 		w->journal.clock_ns = w->saved_clock_ns;
 	w->replay_to = journal_tail(&w->journal);
 	w->committed = w->a.pos;
+	STAT_SET(w->stats, journal_done, w->a.pos);
 	if (w->machine)
 		stable_init(&w->stable, w->n, w->topo.nexchanges, w->a.entry,
 		    w->a.marks);

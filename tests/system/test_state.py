@@ -20,6 +20,10 @@ def test_stop_and_start(cluster, receiver, feeder):
     run = WordCount(cluster, receiver, feeder)
     for seed in range(3):
         run.app.start()
+        # Nothing is left to do, and the counters say so.
+        harness.wait_for(lambda: all(
+            w["journal_done"] == w["journal_tail"] >= (seed > 0)
+            for w in run.app.workers().values()), "idle workers' counters")
         run.feed_and_wait(seed)
         run.app.stop()
     run.sink.wait_ends()
