@@ -310,6 +310,21 @@ module_type_name(PyObject *type)
 	return (xstrdup("an exception of unknown type"));
 }
 
+/* A copy as a C string; a NUL byte, which may be in a message, as "?". */
+static char *
+module_text(PyObject *bytes)
+{
+	size_t i, n = (size_t)PyBytes_GET_SIZE(bytes);
+	char *text = xmalloc(n + 1);
+
+	memcpy(text, PyBytes_AS_STRING(bytes), n);
+	for (i = 0; i < n; i++)
+		if (text[i] == '\0')
+			text[i] = '?';
+	text[n] = '\0';
+	return (text);
+}
+
 char *
 py_err_text(struct host_app *app)
 {
@@ -321,11 +336,7 @@ py_err_text(struct host_app *app)
 	PyErr_NormalizeException(&type, &value, &tb);
 	tb = module_user_frames(app, tb);
 	bytes = module_format(app, type, value, tb);
-	if (bytes == NULL)
-		text = module_type_name(type);
-	else
-		text = xstrndup(PyBytes_AS_STRING(bytes),
-		    (size_t)PyBytes_GET_SIZE(bytes));
+	text = bytes == NULL ? module_type_name(type) : module_text(bytes);
 	Py_XDECREF(bytes);
 	/* Not only released: a frame would keep the values it works on. */
 	if (value != NULL && PyExceptionInstance_Check(value))

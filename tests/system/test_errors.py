@@ -586,6 +586,28 @@ def test_print_and_logging(cluster, receiver, feeder):
     app.stop()
 
 
+@more
+def test_text_of_an_exception(cluster, receiver, feeder):
+    """Whatever characters it has, it is logged and written to the letter."""
+    source = apps.WORD_COUNT.replace(
+        "    state.count += 1\n",
+        "    if data == 'poison':\n"
+        "        raise ValueError('\\u20ac \\udc80 before\\0behind')\n"
+        "    state.count += 1\n")
+    sink, port = receiver(), harness.free_port()
+    app = cluster(source, args=apps.word_count_args(port, sink.port),
+                  settings={"on-error": harness.Raw("dead-letter")})
+    app.settings["dead-letter-file"] = app.out("dead")
+    app.write_conf()
+    app.start()
+    feeder(port).send_frames([b"poison one"])
+    sink.wait_lines(1)
+    app.wait_log(r"ValueError: \S+ \\udc80 before\?behind")
+    app.stop()
+    letter = json.loads(app.read_out("dead"))
+    assert letter["error"].endswith("before?behind"), letter
+
+
 # -- what cannot be serialized ----------------------------------------------
 
 @more
