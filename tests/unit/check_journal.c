@@ -481,7 +481,7 @@ START_TEST(test_retired_file_is_copied)
 }
 END_TEST
 
-/* --- copies ---------------------------------------------------------------- */
+/* --- copies --------------------------------------------------------------- */
 
 /* Of one that goes on being written: from where it begins now to where it
  * ended when the copy began. */
@@ -562,7 +562,7 @@ START_TEST(test_copies_that_fail)
 }
 END_TEST
 
-/* --- words that disagree --------------------------------------------------- */
+/* --- words that disagree -------------------------------------------------- */
 
 /* Head, done and tail in the file's head, which are all `start` now. */
 static uint64_t *
