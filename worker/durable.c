@@ -118,8 +118,10 @@ finish_round(struct worker *w, struct sync_round *r)
 {
 	size_t i;
 
-	if (!r->ok)
+	if (!r->ok && !planted("STABLE10"))	/* tried again */
 		failed(w, r);
+	if (planted("STABLE1"))		/* of its end, not its beginning */
+		r->tail = journal_tail(&w->journal);
 	FAULT_POINT(round_end_before);
 	stable_synced(&w->stable, r->tail);
 	if (r->boxes)
@@ -151,7 +153,9 @@ begin_round(struct worker *w)
 	    !boxes_wanted(w) && !sink_unsynced(w))
 		return;
 	r = new_round(w);
-	if (boxes_wanted(w))
+	if (boxes_wanted(w) && planted("STABLE2"))
+		r->boxes = true;		/* unsynced */
+	else if (boxes_wanted(w))
 		add_boxes(w, r);
 	sink_sync(w, r);
 	FAULT_POINT(round_give_before);
@@ -233,7 +237,7 @@ durable_holds(const struct worker *w)
 uint64_t
 durable_sink_limit(const struct worker *w)
 {
-	if (w->after_checkpoint)
+	if (w->after_checkpoint && !planted("AFTER1"))
 		return (w->committed);
 	if (w->machine && planted("STABLE3"))	/* synced is not enough */
 		return (w->stable.synced);
@@ -243,7 +247,8 @@ durable_sink_limit(const struct worker *w)
 uint64_t
 durable_peer_limit(const struct worker *w)
 {
-	return (w->after_checkpoint ? w->committed : UINT64_MAX);
+	return (w->after_checkpoint && !planted("AFTER2") ? w->committed :
+	    UINT64_MAX);
 }
 
 /* Is everything that was journaled safe at this level? */

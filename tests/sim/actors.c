@@ -12,6 +12,7 @@
 
 #define WATCH_NS	(50 * MS)
 #define STALL_NS	(120 * SEC)
+#define RECEIVERS	256
 #define ALONE_NS	(1200 * MS)	/* a worker without its supervisor */
 
 struct client {
@@ -21,14 +22,21 @@ struct client {
 	uint32_t	 begin;		/* the first on this connection */
 	struct bytes	 frame;		/* begun, not all sent */
 	bool		 fin;		/* has said it */
+	bool		 stepping;	/* its next step is on its way */
+	/* After a power loss: how much of what went this way is left? */
+	struct tcp	*last;
+	bool		 asks;
+	uint32_t	 answered;	/* of its inputs: a sink has them */
+	uint32_t	 waits_for;	/* so many before it connects */
 };
 struct receiver {
 	struct bytes	 part;		/* of a record */
 	bool		 again;		/* may get what another had */
+	uint32_t	 next;		/* oracle.c */
 };
 
 static struct client client[CLIENTS];
-static struct receiver receiver[64];
+static struct receiver receiver[RECEIVERS];
 static unsigned int nreceivers;
 static struct tcp *waiting[CLIENTS * 4];
 static unsigned int nwaiting;
@@ -41,14 +49,17 @@ static bool holding;			/* clients wait for the stop */
 static bool stopping;			/* the operator has said so */
 static bool middle_due, middle;		/* the stop half way */
 static bool late_kill;
-static bool dark;			/* the power has failed */
+static bool dark;			/* the power has failed, for good */
+static bool outage;			/* it has, and comes back */
+static bool recovering;			/* from that */
+static bool file_stale;			/* it is not yet cut */
 
 /* --- clients ------------------------------------------------------------- */
 
 static void
 client_connect(struct client *c)
 {
-	c->tcp = tcp_new(false, c->number);
+	c->tcp = c->last = tcp_new(false, c->number);
 	c->tcp->actor = c;
 	c->begin = c->next;
 	waiting[nwaiting++] = c->tcp;
@@ -75,6 +86,27 @@ actor_accept(void)
 	return (t);
 }
 
+static void client_step(void *, uint64_t);
+
+static void
+client_later(struct client *c, uint64_t ns)
+{
+	if (!c->stepping)
+		sched_at(now_ns + ns, client_step, c, 0);
+	c->stepping = true;
+}
+
+/* Another connection may come to another worker, and order is promised in
+ * one connection only: what is left of the last one shall be through. */
+static bool
+client_waits(struct client *c)
+{
+	while (c->answered < c->waits_for && oracle_has(
+	    plan.from[c->number][c->answered]))
+		c->answered++;
+	return (c->answered < c->waits_for);
+}
+
 static void
 client_step(void *arg, uint64_t number)
 {
@@ -85,11 +117,18 @@ client_step(void *arg, uint64_t number)
 	size_t n = 0;
 
 	(void)number;
+	c->stepping = false;
+	if (c->asks)
+		return;
 	if (c->next == plan.nfrom[c->number] && c->frame.len == 0) {
 		if (t != NULL && !c->fin && (c->number & 1) != 0) {
 			c->fin = true;
 			tcp_fin_by_peer(t);
 		}
+		return;
+	}
+	if (t == NULL && client_waits(c)) {
+		client_later(c, MS);
 		return;
 	}
 	if (t == NULL && !holding)
@@ -107,8 +146,76 @@ client_step(void *arg, uint64_t number)
 			trace("client %u sends %zu", c->number, n);
 		bytes_skip(&c->frame, n);
 	}
-	sched_at(now_ns + rng_below(&plan.sched, plan.pace) +
-	    (n > 0 ? 2 * US : 100 * US), client_step, c, 0);
+	client_later(c, rng_below(&plan.sched, plan.pace) + (n > 0 ? 2 * US :
+	    c->tcp != NULL && c->tcp->established ? 200 * US : MS));
+}
+
+/*
+ * What a machine had accepted and not synced is lost with its power, and a
+ * client sends it again; from where, somebody tells it who looks into the
+ * journals when these are cut.  What a receiver was shown of it must come of
+ * what is left: the ledger sees to that.
+ */
+static void
+client_goes_on(struct client *c, uint64_t bytes)
+{
+	uint8_t frame[FRAME_MAX];
+	uint64_t end = 0;
+
+	for (c->next = c->begin; c->next < plan.nfrom[c->number]; c->next++) {
+		end += plan_frame(plan.from[c->number][c->next], frame);
+		if (end > bytes)
+			break;
+	}
+	trace("client %u: %llu bytes are left, it goes on at its input %u",
+	    c->number, (unsigned long long)bytes, c->next);
+	c->asks = false;
+	c->last = NULL;
+	c->waits_for = c->next;
+	client_later(c, rng_below(&plan.sched, 5 * MS));
+}
+
+void
+actor_recovers(uint32_t worker, uint64_t tail)
+{
+	struct client *c;
+
+	for (c = client; c < client + plan.nclients; c++)
+		if (c->asks && c->last->given_id != 0 && c->last->worker ==
+		    worker && c->last->forgotten != 0 &&
+		    c->last->forgotten <= tail)
+			client_goes_on(c, UINT64_MAX);
+}
+
+void
+actor_has(uint64_t id, uint64_t bytes)
+{
+	struct client *c;
+
+	for (c = client; c < client + plan.nclients; c++)
+		if (c->asks && c->last->given_id == id)
+			client_goes_on(c, bytes);
+}
+
+void
+actor_has_no_more(uint32_t worker)
+{
+	struct client *c;
+
+	for (c = client; c < client + plan.nclients; c++)
+		if (c->asks && c->last->worker == worker)
+			client_goes_on(c, 0);
+}
+
+static void
+client_power_loss(struct client *c)
+{
+	bytes_skip(&c->frame, c->frame.len);
+	c->tcp = NULL;
+	c->fin = false;
+	c->asks = c->last != NULL;
+	if (c->asks && c->last->given_id == 0)
+		client_goes_on(c, 0);
 }
 
 void
@@ -142,7 +249,7 @@ lost_at_once(struct client *c)
 	bytes_skip(&c->frame, c->frame.len);
 	c->tcp = NULL;
 	c->fin = false;
-	sched_at(now_ns + MS, client_step, c, 0);
+	client_later(c, MS);
 	return (true);
 }
 
@@ -171,12 +278,14 @@ actor_sent(struct tcp *t, const uint8_t *data, size_t n)
 	if (!t->sink)
 		return;
 	if (r == NULL) {
-		if (nreceivers == 64) {
-			fail("more than 64 connections to receivers");
+		if (nreceivers == RECEIVERS) {
+			fail("more than %d connections to receivers",
+			    RECEIVERS);
 			return;
 		}
 		r = t->actor = &receiver[nreceivers++];
 		r->again = repeats;
+		r->next = 0;
 		r->part.len = r->part.head = 0;
 	}
 	bytes_put(&r->part, data, n);
@@ -188,7 +297,8 @@ actor_sent(struct tcp *t, const uint8_t *data, size_t n)
 		}
 		if (r->part.len < len)
 			return;
-		oracle_output(false, r->part.p + r->part.head, len, r->again);
+		oracle_received(t->worker, r->part.p + r->part.head, len,
+		    r->again, &r->next);
 		bytes_skip(&r->part, len);
 	}
 }
@@ -264,6 +374,7 @@ plan_file_written(struct inode *i)
 
 	if (strcmp(i->path, "/data/output") != 0)
 		return;
+	file_stale = false;
 	while (i->size - file_read >= sizeof(len)) {
 		memcpy(&len, i->base + file_read, sizeof(len));
 		if (len < sizeof(struct output) || len > FRAME_MAX) {
@@ -278,6 +389,17 @@ plan_file_written(struct inode *i)
 	}
 }
 
+/* It is going back in its file, to be sure. */
+void
+plan_file_cut(struct inode *i)
+{
+	if (strcmp(i->path, "/data/output") != 0 || i->size >= file_read)
+		return;
+	file_read = 0;
+	oracle_file_again();
+	plan_file_written(i);
+}
+
 /* --- the init system ----------------------------------------------------- */
 
 static void
@@ -285,6 +407,9 @@ start_event(void *arg, uint64_t number)
 {
 	(void)arg;
 	(void)number;
+	/* Two reasons may have come together. */
+	if (outage || supervisor != NULL)
+		return;
 	if ((supervisor = world_start()) == NULL)
 		fail("there is no room for another process");
 	else
@@ -322,7 +447,7 @@ let_clients_go(void)
 			fail("client %u: %zu bytes were accepted and never "
 			    "read", i, t->in.len);
 		t->actor = NULL;
-		client[i].tcp = NULL;
+		client[i].tcp = client[i].last = NULL;
 	}
 }
 
@@ -357,6 +482,75 @@ black_out(void)
 	world_forget_store();
 	plan.boot++;
 	sched_at(now_ns + SEC, start_event, NULL, 0);
+}
+
+bool
+actors_dark(void)
+{
+	return (outage);
+}
+
+static void
+power_back(void *arg, uint64_t number)
+{
+	(void)arg;
+	(void)number;
+	outage = false;
+	start_event(NULL, 0);
+}
+
+/* When the last process is gone. */
+static void
+disk_loses(void *arg, uint64_t number)
+{
+	(void)arg;
+	(void)number;
+	disk_lose();
+	store_sim_power_loss();
+	if (plan.file_sink)
+		oracle_file_again();
+	file_stale = plan.file_sink;
+	file_read = 0;
+}
+
+/*
+ * With durability = machine it goes on after that as if nothing had been,
+ * also when it happens again before that is done.  p is at work just now.
+ */
+void
+actors_power_loss(struct proc *p)
+{
+	unsigned int i;
+
+	trace("THE POWER FAILS");
+	counts.losses++;
+	counts.relosses += recovering;
+	outage = recovering = true;
+	supervisor = NULL;
+	stopping = false;
+	middle_due = middle;
+	repeats = true;
+	nwaiting = 0;
+	tcp_power_loss();
+	for (i = 0; i < PROCS; i++)
+		if (procs[i].life == PROC_LIVE && &procs[i] != p)
+			proc_kill(&procs[i], SIGKILL);
+	for (i = 0; i < plan.nclients; i++)
+		client_power_loss(&client[i]);
+	world_power_loss();
+	sched_at(now_ns, disk_loses, NULL, 0);
+	sched_at(now_ns + rng_range(&plan.sched, MS, 200 * MS), power_back,
+	    NULL, 0);
+}
+
+static void
+write_back_event(void *arg, uint64_t number)
+{
+	(void)arg;
+	(void)number;
+	disk_write_back();
+	sched_at(now_ns + rng_range(&plan.sched, 50 * US, 4 * MS),
+	    write_back_event, NULL, 0);
 }
 
 static void
@@ -445,6 +639,12 @@ watch_event(void *arg, uint64_t number)
 
 	(void)arg;
 	(void)number;
+	if (supervisor != NULL && supervisor->phase == PHASE_RUNNING) {
+		recovering = false;
+		/* What was not sure is cut off by now. */
+		if (file_stale)
+			plan_file_written(inode_find("/data/output"));
+	}
 	if (counts.outputs != seen_outputs) {
 		seen_outputs = counts.outputs;
 		progress_ns = now_ns;
@@ -492,7 +692,8 @@ actors_reset(void)
 	supervisor = NULL;
 	progress_ns = now_ns;
 	seen_outputs = first_outputs = counts.outputs;
-	repeats = holding = stopping = middle = dark = false;
+	repeats = holding = stopping = middle = dark = outage = false;
+	recovering = file_stale = false;
 	file_read = 0;
 }
 
@@ -500,7 +701,7 @@ void
 actors_start(void)
 {
 	uint8_t frame[FRAME_MAX];
-	struct inode *file;
+	struct inode *file = NULL;
 	uint64_t off = 0;
 	uint32_t i;
 	size_t n;
@@ -509,9 +710,10 @@ actors_start(void)
 		client[i].number = i;
 		client[i].tcp = NULL;
 		client[i].next = 0;
-		client[i].fin = false;
-		sched_at(now_ns + rng_below(&plan.sched, 20 * MS),
-		    client_step, &client[i], 0);
+		client[i].fin = client[i].asks = client[i].stepping = false;
+		client[i].last = NULL;
+		client[i].answered = client[i].waits_for = 0;
+		client_later(&client[i], rng_below(&plan.sched, 20 * MS));
 	}
 	if (plan.file_source && (file = inode_new("/data/input")) != NULL)
 		for (i = 0; i < plan.nfrom[FROM_FILE]; i++) {
@@ -519,12 +721,17 @@ actors_start(void)
 			inode_write(file, frame, n, off);
 			off += n;
 		}
+	disk_sync_names("/data");
+	if (file != NULL)
+		disk_sync(file);
 	middle_due = plan.middle;
 	resets_left = plan.resets ? 3 : 0;
 	late_kill = plan.faults && rng_one_in(&plan.sched, 2);
 	if (resets_left > 0)
 		sched_at(now_ns + rng_below(&plan.sched, 100 * MS),
 		    reset_event, NULL, 0);
+	if (disks)
+		write_back_event(NULL, 0);
 	start_event(NULL, 0);
 	plan_arm();
 	sched_at(now_ns + WATCH_NS, watch_event, NULL, 0);

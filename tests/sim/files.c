@@ -10,11 +10,13 @@
 #include "tests/sim/sim.h"
 #include "tests/sim/sim_sys.h"
 
+#define FIRST_INO	1000
 #define HEAD	4096			/* a journal's, before its ring */
 
-static struct inode inodes[INODES];
+struct inode inodes[INODES];
 static int pool_fd = -1;
 static uint8_t *pool;
+static uint8_t *disk;			/* what is on it, by slot */
 static uint64_t next_ino;
 
 static int
@@ -32,13 +34,17 @@ make_pool(void)
 	pool_fd = memfd_create("sim", 0);
 	if (pool_fd == -1 || ftruncate(pool_fd, (off_t)(INODES *
 	    INODE_MAX)) == -1 || (pool = mmap(NULL, INODES * INODE_MAX,
-	    PROT_READ | PROT_WRITE, MAP_SHARED, pool_fd, 0)) == MAP_FAILED) {
+	    PROT_READ | PROT_WRITE, MAP_SHARED, pool_fd, 0)) == MAP_FAILED ||
+	    (disk = mmap(NULL, INODES * INODE_MAX, PROT_READ | PROT_WRITE,
+	    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)) ==
+	    MAP_FAILED) {
 		perror("sim: memory for files");
 		exit(2);
 	}
 	for (i = 0; i < INODES; i++) {
 		inodes[i].slot = i;
 		inodes[i].base = pool + i * INODE_MAX;
+		inodes[i].disk = disk + i * INODE_MAX;
 	}
 }
 
@@ -72,6 +78,13 @@ free_slot(const char *path)
 	return (found);
 }
 
+/* The number of some file, that may be gone. */
+uint64_t
+inode_any(void)
+{
+	return (rng_range(&plan.sched, FIRST_INO, next_ino));
+}
+
 struct inode *
 inode_new(const char *path)
 {
@@ -88,14 +101,23 @@ inode_new(const char *path)
 	i->ino = next_ino++;
 	i->size = i->dirty_to = 0;
 	i->locked_by = 0;
+	disk_new(i);
 	return (i);
+}
+
+/* Has nobody any use for it?  A power loss may bring a name back. */
+void
+inode_settle(struct inode *i)
+{
+	if (i->refs == 0 && i->path[0] == '\0' && i->disk_path[0] == '\0')
+		i->used = false;
 }
 
 void
 inode_unref(struct inode *i)
 {
-	if (--i->refs == 0 && i->path[0] == '\0')
-		i->used = false;
+	i->refs--;
+	inode_settle(i);
 }
 
 /* A process that closes any descriptor of a file loses its lock. */
@@ -121,10 +143,23 @@ grow(struct inode *i, uint64_t size)
 void
 inode_write(struct inode *i, const void *p, size_t n, uint64_t off)
 {
-	if (grow(i, off + n) == -1)
+	if (grow(i, off + n) == -1) {
 		fail("the simulated file %s is too large", i->path);
-	else
-		memcpy(i->base + off, p, n);
+		return;
+	}
+	memcpy(i->base + off, p, n);
+	disk_written(i, off, off + n);
+}
+
+/* What is cut off is gone; zeros come when it grows again. */
+static void
+cut(struct inode *i, uint64_t size)
+{
+	if (size < i->size) {
+		memset(i->base + size, 0, i->size - size);
+		disk_written(i, size, i->size);
+	}
+	i->size = size;
 }
 
 void
@@ -148,7 +183,7 @@ files_reset(void)
 		make_pool();
 	for (i = 0; i < INODES; i++)
 		inodes[i].used = false;
-	next_ino = 1000;
+	next_ino = FIRST_INO;
 }
 
 /* A file system in memory after a power loss; nobody has it open. */
@@ -165,6 +200,16 @@ files_lost(const char *below)
 
 /* --- calls --------------------------------------------------------------- */
 
+/* All that it is good for is to be synced. */
+static int
+open_directory(const char *path)
+{
+	struct file *f = file_new(FILE_DIR);
+
+	(void)snprintf(f->dir, sizeof(f->dir), "%s", path);
+	return (fd_install(current, f, 0));
+}
+
 int
 sim_open(const char *path, int flags, ...)
 {
@@ -175,6 +220,8 @@ sim_open(const char *path, int flags, ...)
 	point(PT_open, false);
 	if (strcmp(path, "/dev/null") == 0)
 		return (fd_install(current, file_new(FILE_NULL), 0));
+	if (flags & O_DIRECTORY)
+		return (open_directory(path));
 	if ((i = inode_find(path)) == NULL) {
 		if (!(flags & O_CREAT))
 			return (no(ENOENT));
@@ -184,6 +231,8 @@ sim_open(const char *path, int flags, ...)
 			return (no(ENOSPC));
 	} else if (flags & O_EXCL)
 		return (no(EEXIST));
+	if (flags & O_TRUNC)
+		cut(i, 0);
 	f = file_new(FILE_REG);
 	f->inode = i;
 	f->append = (flags & O_APPEND) != 0;
@@ -220,8 +269,7 @@ sim_unlink(const char *path)
 	if (i == NULL)
 		return (no(ENOENT));
 	i->path[0] = '\0';
-	if (i->refs == 0)
-		i->used = false;
+	inode_settle(i);
 	point(PT_unlink, true);
 	return (0);
 }
@@ -236,8 +284,7 @@ sim_rename(const char *from, const char *to)
 		return (no(ENOENT));
 	if (old != NULL) {
 		old->path[0] = '\0';
-		if (old->refs == 0)
-			old->used = false;
+		inode_settle(old);
 	}
 	(void)snprintf(i->path, sizeof(i->path), "%s", to);
 	point(PT_unlink, true);
@@ -424,12 +471,20 @@ sim_fallocate(int fd, int mode, off_t off, off_t len)
 	return (0);
 }
 
-/* What is in the file now is there after a power loss. */
-void
-inode_sync(struct inode *i)
+int
+sim_ftruncate(int fd, off_t size)
 {
-	if (i != NULL)
-		i->synced = true;
+	struct file *f;
+
+	point(PT_ftruncate, false);
+	if ((f = fd_get(fd)) == NULL)
+		return (-1);
+	cut(f->inode, (uint64_t)size);
+	plan_file_cut(f->inode);
+	trace("ftruncate %s size=%llu", f->inode->path,
+	    (unsigned long long)size);
+	point(PT_ftruncate, true);
+	return (0);
 }
 
 int
@@ -440,7 +495,13 @@ sim_fsync(int fd)
 	point(PT_fsync, false);
 	if ((f = fd_get(fd)) == NULL)
 		return (-1);
-	inode_sync(f->inode);
+	if (f->kind == FILE_DIR)
+		disk_sync_names(f->dir);
+	else if (sometimes(plan.sync_errors)) {
+		disk_sync_failed(f->inode);
+		return (no(EIO));
+	} else
+		disk_sync(f->inode);
 	point(PT_fsync, true);
 	return (0);
 }

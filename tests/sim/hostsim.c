@@ -146,12 +146,8 @@ value_of(uint32_t seq)
 static bool
 pad_is_right(uint32_t seq, const uint8_t *pad, size_t n)
 {
-	uint8_t want[FRAME_MAX];
-
-	if (n != plan.input[seq].pad)
-		return (false);
-	plan_pad(seq, want, (uint32_t)n);
-	return (memcmp(pad, want, n) == 0);
+	return (n == plan.input[seq].pad && memcmp(pad, plan_pad(seq), n) ==
+	    0);
 }
 
 static int
@@ -174,6 +170,7 @@ h_decode(struct host_app *app, int fn, struct slice s, host_val *out,
 		fail("the decoder got %zu bytes that nobody has sent", s.len);
 		return (0);
 	}
+	trace("decodes input %u", seq);
 	if (!plan.input[seq].dropped)
 		*out = value_of(seq);
 	return (0);
@@ -220,6 +217,13 @@ h_key(struct host_app *app, int fn, host_val v, struct buf *b,
 	return (0);
 }
 
+/* Outputs that wait for their checkpoint may come of anything. */
+static uint64_t
+nonce(void)
+{
+	return (plan.after ? rng_next(&plan.sched) : 0);
+}
+
 static int
 h_step(struct host_app *app, int fn, bool multi, void *state, host_val in,
     struct host_out *out, struct err *err)
@@ -235,14 +239,20 @@ h_step(struct host_app *app, int fn, bool multi, void *state, host_val in,
 	if (fn == FN_SECOND) {
 		copy = xmalloc(sizeof(*copy));
 		*copy = *o;
+		copy->nonce2 = nonce();
 		state_second(st, copy);
 		copy->v2 = st->version;
 		copy->d2 = st->digest;
 		copy->balance2 = st->balance;
+		trace("second step input=%u.%u key2=%u version=%llu", o->seq,
+		    o->sub, o->key2, (unsigned long long)st->version);
 		host_out_add(out, copy);
 		return (0);
 	}
-	state_first(st, o->seq);
+	o->nonce1 = nonce();
+	state_first(st, o->seq, o->nonce1);
+	trace("first step input=%u key1=%u version=%llu", o->seq, o->key1,
+	    (unsigned long long)st->version);
 	for (i = 0; i < plan.input[o->seq].fan; i++) {
 		copy = xmalloc(sizeof(*copy));
 		*copy = *o;
@@ -258,11 +268,8 @@ h_step(struct host_app *app, int fn, bool multi, void *state, host_val in,
 static void
 put_value(const struct output *v, struct buf *b)
 {
-	uint32_t pad = plan.input[v->seq].pad;
-
 	buf_add(b, v, sizeof(*v));
-	plan_pad(v->seq, buf_reserve(b, pad), pad);
-	b->len += pad;
+	buf_add(b, plan_pad(v->seq), plan.input[v->seq].pad);
 }
 
 static int

@@ -7,6 +7,7 @@
 #include <ev.h>
 
 #define SIM_KERNEL
+#include "common/mp.h"
 #include "tests/sim/plan.h"
 #include "tests/sim/sim.h"
 #include "tests/sim/sim_sys.h"
@@ -183,6 +184,7 @@ file_events(struct file *f)
 	case FILE_LISTEN:
 		return (actor_waiting() ? EV_READ : 0);
 	case FILE_REG:
+	case FILE_DIR:
 	case FILE_NULL:
 		return (EV_READ | EV_WRITE);
 	case FILE_NOTIFY:
@@ -260,16 +262,39 @@ kernel_reset(void)
 
 /* --- a worker's phase, from the messages on its channel ------------------ */
 
-enum { RUN = 6, DRAIN = 7, FINISH = 8, OPENED = 20, READY = 21, FATAL = 28 };
+enum { CONN = 3, SINKCONN = 4, RUN = 6, DRAIN = 7, FINISH = 8, CUT = 14,
+	OPENED = 20, READY = 21, FATAL = 28 };
+
+static void
+gives_up(const uint8_t *data, size_t len)
+{
+	struct slice text;
+	struct mp c;
+
+	mp_init(&c, slice_of(data + 6, len - 6));
+	(void)mp_get_uint(&c, UINT32_MAX);
+	text = mp_get_str(&c);
+	fail("a worker gives up: %.*s", (int)text.len,
+	    (const char *)text.data);
+}
 
 static void
 note_phase(struct proc *p, int fd, const uint8_t *data, size_t len)
 {
 	enum phase was = p->phase;
 
+	if (p->kind == PROC_SUPERVISOR && len >= 6) {
+		if (data[5] == CUT && was == PHASE_OPENING)
+			p->phase = PHASE_CUTTING;
+		else if (data[5] == RUN && was == PHASE_CUTTING)
+			p->phase = PHASE_OPENING;
+	}
 	if (p->kind != PROC_WORKER || fd != CHANNEL_FD || len < 6)
 		return;
 	switch (data[5]) {
+	case CUT:
+		p->phase = PHASE_CUTTING;
+		break;
 	case OPENED:
 		p->phase = PHASE_OPENED;
 		break;
@@ -290,13 +315,31 @@ note_phase(struct proc *p, int fd, const uint8_t *data, size_t len)
 	case FATAL:
 		/* Nothing that was done to it is a reason. */
 		if (plan.db_errors == 0 && plan.space_to == 0 &&
-		    !plan.blind && len > 10)
-			fail("a worker gives up: %.*s", (int)(len - 10),
-			    (const char *)data + 10);
+		    plan.sync_errors == 0 && !plan.blind)
+			gives_up(data, len);
 		break;
 	}
 	if (p->phase != was)
 		trace("phase %s", phase_names[p->phase]);
+}
+
+/* A connection gets its number, and a worker. */
+static void
+note_given(const struct file *to, const struct file *passed,
+    const uint8_t *data, size_t len)
+{
+	struct mp c;
+	unsigned int i;
+
+	if (passed->tcp == NULL || len < 6 || (data[5] != CONN &&
+	    data[5] != SINKCONN))
+		return;
+	mp_init(&c, slice_of(data + 6, len - 6));
+	passed->tcp->given_id = mp_get_uint(&c, UINT64_MAX);
+	for (i = 0; i < PROCS; i++)
+		if (procs[i].life == PROC_LIVE && procs[i].fd[CHANNEL_FD] ==
+		    to)
+			passed->tcp->worker = procs[i].number;
 }
 
 /* --- socket pairs -------------------------------------------------------- */
@@ -386,6 +429,8 @@ seq_write(struct file *f, const struct msghdr *h, int fd)
 	m->len = len;
 	memcpy(m->data, h->msg_iov[0].iov_base, len);
 	note_phase(current, fd, m->data, len);
+	if (passed != NULL)
+		note_given(f->peer, passed, m->data, len);
 	*f->peer->last = m;
 	f->peer->last = &m->next;
 	f->peer->nmsgs++;

@@ -21,11 +21,16 @@
 
 static struct {
 	bool		 seen[INPUTS][FANS];
+	bool		 ever[INPUTS][FANS];
 	struct output	 got[INPUTS][FANS];
 	struct state	 key[KEYS2];	/* second step, as seen */
 	uint32_t	 n;
 } sink[SINKS];
 static uint32_t expected;
+static struct {				/* TCP: of each worker in order */
+	uint32_t	 n;
+	uint16_t	 at[INPUTS][FANS];
+} stream[WORKERS];
 
 /* --- what steps do to a state -------------------------------------------- */
 
@@ -39,11 +44,11 @@ share(uint32_t seq, uint32_t sub)
 }
 
 void
-state_first(struct state *st, uint32_t seq)
+state_first(struct state *st, uint32_t seq, uint64_t nonce)
 {
 	st->version++;
-	st->digest = plan_mix(st->digest, seq * UINT64_C(1000) +
-	    plan.input[seq].amount);
+	st->digest = plan_mix(st->digest, (seq * UINT64_C(1000) +
+	    plan.input[seq].amount) ^ nonce);
 	st->balance -= plan.input[seq].amount;
 }
 
@@ -52,7 +57,7 @@ state_second(struct state *st, const struct output *o)
 {
 	st->version++;
 	st->digest = plan_mix(st->digest, plan_mix(o->d1, o->seq *
-	    UINT64_C(16) + o->sub));
+	    UINT64_C(16) + o->sub) ^ o->nonce2);
 	st->balance += share(o->seq, o->sub);
 }
 
@@ -64,6 +69,7 @@ output_sum(const struct output *o)
 	sum = plan_mix(sum, (uint64_t)o->seq << 32 | o->sub);
 	sum = plan_mix(sum, (uint64_t)o->key1 << 32 | o->key2);
 	sum = plan_mix(sum, o->v1 ^ o->d1);
+	sum = plan_mix(sum, o->nonce1 ^ o->nonce2 << 1);
 	sum = plan_mix(sum, (uint64_t)o->balance1);
 	sum = plan_mix(sum, o->v2 ^ o->d2);
 	return (plan_mix(sum, (uint64_t)o->balance2));
@@ -78,19 +84,30 @@ oracle_reset(void)
 
 	for (i = 0; i < SINKS; i++) {
 		memset(sink[i].seen, 0, sizeof(sink[i].seen));
+		memset(sink[i].ever, 0, sizeof(sink[i].ever));
 		memset(sink[i].key, 0, sizeof(sink[i].key));
 		sink[i].n = 0;
 	}
+	for (i = 0; i < WORKERS; i++)
+		stream[i].n = 0;
 	expected = 0;
 	for (i = 0; i < plan.ninputs; i++)
 		if (!plan.input[i].dropped)
 			expected += plan.input[i].fan;
 }
 
+/* What it has shown is not forgotten. */
+void
+oracle_file_again(void)
+{
+	memset(sink[1].seen, 0, sizeof(sink[1].seen));
+	memset(sink[1].key, 0, sizeof(sink[1].key));
+	sink[1].n = 0;
+}
+
 static bool
 is_whole(const struct output *o, const uint8_t *p, size_t n)
 {
-	uint8_t pad[FRAME_MAX];
 	const struct input *in;
 
 	if (o->magic != OUTPUT_MAGIC || o->seq >= plan.ninputs ||
@@ -100,8 +117,7 @@ is_whole(const struct output *o, const uint8_t *p, size_t n)
 	if (in->dropped || o->sub >= in->fan || o->key1 != in->key1 ||
 	    o->key2 != in->key2 || n != sizeof(*o) + in->pad)
 		return (false);
-	plan_pad(o->seq, pad, in->pad);
-	return (memcmp(p + sizeof(*o), pad, in->pad) == 0);
+	return (memcmp(p + sizeof(*o), plan_pad(o->seq), in->pad) == 0);
 }
 
 static void
@@ -109,8 +125,8 @@ check_first(const char *where, const struct output *o)
 {
 	const struct input *in = &plan.input[o->seq];
 
-	if (o->v1 == in->v1 && o->d1 == in->d1 && o->balance1 ==
-	    in->balance1)
+	if (o->v1 == in->v1 && (o->d1 == in->d1 || plan.after) &&
+	    o->balance1 == in->balance1)
 		return;
 	fail("%s: first step, key %u, input %u: version %llu, the reference "
 	    "says %llu%s", where, o->key1, o->seq, (unsigned long long)o->v1,
@@ -135,6 +151,40 @@ check_second(const char *where, struct state *st, const struct output *o)
 			    "of another history", where, o->key2, o->seq,
 			    (unsigned long long)o->v2);
 	}
+}
+
+/*
+ * What one worker sends is one stream.  A connection begins somewhere in what
+ * was seen of it, or right behind; from there on nothing is left out, and
+ * nothing comes again.
+ */
+static void
+check_stream(uint32_t worker, const struct output *o, uint32_t *next)
+{
+	uint32_t at = stream[worker].n;
+
+	if (sink[0].ever[o->seq][o->sub])
+		at = stream[worker].at[o->seq][o->sub];
+	else
+		stream[worker].at[o->seq][o->sub] =
+		    (uint16_t)stream[worker].n++;
+	if (*next != 0 && at + 1 != *next)
+		fail("TCP sink: worker %u sends its record %u (input %u.%u) "
+		    "after the one before %u", worker, at, o->seq, o->sub,
+		    *next - 1);
+	*next = at + 2;
+}
+
+void
+oracle_received(uint32_t worker, const uint8_t *p, size_t n, bool again,
+    uint32_t *next)
+{
+	struct output o;
+
+	memcpy(&o, p, sizeof(o));
+	if (is_whole(&o, p, n))
+		check_stream(worker, &o, next);
+	oracle_output(false, p, n, again);
 }
 
 void
@@ -166,11 +216,29 @@ oracle_output(bool file, const uint8_t *p, size_t n, bool again)
 			    "else", where, o.seq, o.sub);
 		return;
 	}
+	if (sink[file].ever[o.seq][o.sub] &&
+	    memcmp(&o, &sink[file].got[o.seq][o.sub], sizeof(o)) != 0)
+		fail("%s: input %u.%u was something else before the power "
+		    "was lost", where, o.seq, o.sub);
 	sink[file].seen[o.seq][o.sub] = true;
+	sink[file].ever[o.seq][o.sub] = true;
 	sink[file].got[o.seq][o.sub] = o;
 	sink[file].n++;
 	check_first(where, &o);
 	check_second(where, &sink[file].key[o.key2], &o);
+}
+
+/* All outputs of an input were at a sink. */
+bool
+oracle_has(uint32_t seq)
+{
+	const struct input *in = &plan.input[seq];
+	uint32_t k;
+
+	for (k = 0; k < in->fan && !in->dropped; k++)
+		if (!sink[!plan.tcp_sink].ever[seq][k])
+			return (false);
+	return (true);
 }
 
 bool
@@ -244,12 +312,34 @@ check_saved(const char *step, size_t key, const struct state *saved,
 		    (unsigned long long)right->version);
 }
 
+/* The first step's histories, from what each input's outputs say. */
+static void
+check_chains(uint32_t from, uint32_t s, struct state *right)
+{
+	const struct output *o;
+	struct state *st;
+	uint32_t i, k, seq;
+
+	for (i = 0; i < plan.nfrom[from]; i++) {
+		seq = plan.from[from][i];
+		if (plan.input[seq].dropped)
+			continue;
+		st = &right[plan.input[seq].key1];
+		state_first(st, seq, sink[s].got[seq][0].nonce1);
+		for (k = 0; k < plan.input[seq].fan; k++) {
+			o = &sink[s].got[seq][k];
+			if (o->v1 != st->version || o->d1 != st->digest)
+				fail("first step, key %u, input %u.%u: of "
+				    "another history", o->key1, seq, k);
+		}
+	}
+}
+
 void
 oracle_final(void)
 {
 	static struct found f;
 	struct state right[FROMS * KEYS];
-	const struct input *in;
 	uint32_t i, s = plan.tcp_sink ? 0 : 1;
 	char text[256];
 
@@ -269,12 +359,8 @@ oracle_final(void)
 			fail("worker %u was not stopped cleanly", i);
 		store_sim_rows(i, on_row, &f);
 	}
-	for (i = 0; i < plan.ninputs; i++) {
-		in = &plan.input[i];
-		if (!in->dropped && in->v1 > right[in->key1].version)
-			right[in->key1] = (struct state){ in->v1, in->d1,
-			    in->balance1 };
-	}
+	for (i = 0; i < FROMS; i++)
+		check_chains(i, s, right);
 	for (i = 0; i < FROMS * KEYS; i++)
 		check_saved("first", i, &f.first[i], &right[i]);
 	for (i = 0; i < KEYS2; i++) {
@@ -294,7 +380,7 @@ oracle_digest(void)
 	uint64_t d = 0;
 	uint32_t i, s = plan.tcp_sink ? 0 : 1;
 
-	for (i = 0; plan.single && i < KEYS2; i++)
+	for (i = 0; plan.single && !plan.after && i < KEYS2; i++)
 		d = plan_mix(d, sink[s].key[i].digest);
 	for (i = 0; i < KEYS2; i++)
 		d = plan_mix(d, (uint64_t)sink[s].key[i].balance);

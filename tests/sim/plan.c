@@ -88,7 +88,7 @@ make_reference(void)
 			in = &plan.input[seq];
 			if (in->dropped)
 				continue;
-			state_first(&st[in->key1], seq);
+			state_first(&st[in->key1], seq, 0);
 			in->v1 = st[in->key1].version;
 			in->d1 = st[in->key1].digest;
 			in->balance1 = st[in->key1].balance;
@@ -101,13 +101,17 @@ struct frame_head {
 	uint32_t	pad;
 };
 
-void
-plan_pad(uint32_t seq, uint8_t *to, uint32_t n)
+/* Byte i is seq * 31 + i * 7 + 1: one line of bytes for all, entered where it
+ * is seq * 31 + 1, since 183 * 7 is 1 modulo 256. */
+const uint8_t *
+plan_pad(uint32_t seq)
 {
+	static uint8_t line[256 + FRAME_MAX];
 	uint32_t i;
 
-	for (i = 0; i < n; i++)
-		to[i] = (uint8_t)(seq * 31 + i * 7 + 1);
+	for (i = 0; line[0] == 0 && i < sizeof(line); i++)
+		line[i] = (uint8_t)(i * 7 + 1);
+	return (line + (seq * 31 * 183) % 256);
 }
 
 size_t
@@ -121,7 +125,7 @@ plan_frame(uint32_t seq, uint8_t *to)
 	to[3] = (uint8_t)len;
 	memcpy(to + 4, &seq, 4);
 	memcpy(to + 8, &pad, 4);
-	plan_pad(seq, to + 12, pad);
+	memcpy(to + 12, plan_pad(seq), pad);
 	return (12 + pad);
 }
 
@@ -142,8 +146,8 @@ choose_points(struct rng *r, struct killer *h, enum phase phase)
 	h->salt = rng_next(r);
 	h->number = -1;
 	h->countdown = rng_below(r, 2);
-	/* The supervisor has three phases only. */
-	if (h->kind == PROC_SUPERVISOR)
+	/* The supervisor has four phases only. */
+	if (h->kind == PROC_SUPERVISOR && phase != PHASE_CUTTING)
 		h->phase = phase < PHASE_RUNNING ? PHASE_OPENING :
 		    phase > PHASE_RUNNING ? PHASE_DRAINING : PHASE_RUNNING;
 }
@@ -161,6 +165,7 @@ make_kill(struct rng *r, struct kill *k, bool again)
 	h->phase = -1;
 	h->both = rng_one_in(r, 15);
 	h->countdown = few(r, again ? 8 : 12);
+	h->power = plan.machine && rng_one_in(r, again ? 2 : 3);
 	if (again || !rng_one_in(r, 3))
 		choose_points(r, h, PHASE_RUNNING);
 	k->again = again;
@@ -201,7 +206,20 @@ make_faults(struct rng *r)
 	plan.resets = plan.tcp_sink && rng_one_in(r, 5);
 	plan.middle = rng_one_in(r, 8);
 	plan.blind = rng_one_in(r, 4);
-	plan.blackout = rng_one_in(r, 24);
+	plan.blackout = !plan.machine && rng_one_in(r, 24);
+	plan.sync_errors = plan.machine && rng_one_in(r, 8) ? 300 : 0;
+}
+
+/* Does it ever matter what is on the disk? */
+static bool
+loses_power(void)
+{
+	uint32_t i;
+
+	for (i = 0; i < plan.nkills; i++)
+		if (plan.kill[i].how.power)
+			return (true);
+	return (plan.sync_errors != 0);
 }
 
 void
@@ -245,11 +263,17 @@ plan_make(uint64_t seed, const char *plant, bool faults)
 	plan.network = (few(&r, 11) + 1) * US;
 	plan.channel = rng_range(&r, 500, 20000);
 	plan.slow = rng_one_in(&r, 5);
+	plan.machine = rng_below(&r, 5) < 2;
+	plan.after = rng_one_in(&r, plan.machine ? 4 : 16);
+	plan.sync_ns = rng_one_in(&r, 2) ? 300 * US : 3 * MS;
 	next_kill = 0;
 	arm_number = 0;
 	recovering = false;
 	if (faults)
 		make_faults(&r);
+	disks = loses_power();
+	counts.machines += plan.machine;
+	counts.afters += plan.after;
 }
 
 void
@@ -257,15 +281,23 @@ plan_aim(unsigned int place)
 {
 	struct kill *k = &plan.kill[1];
 	unsigned int ph = place / (POINT_KINDS * 2) % PHASES;
+	unsigned int end = place / (POINT_KINDS * 2) / PHASES;
+	bool power = end == END_POWER || ph == PHASE_CUTTING ||
+	    plan.seed % 2 != 0;
 
 	/* The first one makes somebody recover. */
 	make_kill(&plan.work, &plan.kill[0], false);
 	plan.kill[0].stop_ns = 0;
+	plan.kill[0].how.power = power;
+	plan.machine |= power;
+	plan.blackout &= !plan.machine;
 	memset(k, 0, sizeof(*k));
-	k->how = (struct killer){ .armed = true, .kind = place / (POINT_KINDS
-	    * 2) / PHASES, .number = -1, .phase = (int)ph, .one_in = EXACTLY,
+	k->how = (struct killer){ .armed = true, .kind = end == END_POWER ?
+	    PROC_WORKER : end, .power = end == END_POWER, .number = -1,
+	    .phase = (int)ph, .one_in = EXACTLY,
 	    .salt = place % (POINT_KINDS * 2) };
 	plan.nkills = 2;
+	disks = loses_power();
 }
 
 bool
@@ -299,6 +331,8 @@ plan_arm(void)
 	if (next_kill < plan.nkills)
 		sched_at(now_ns + plan.kill[next_kill].after, arm_event,
 		    NULL, 0);
+	else if (plan.sync_errors == 0)
+		disks = false;		/* the power fails no more */
 }
 
 /* Stopped as by SIGSTOP, then goes on. */
@@ -327,6 +361,11 @@ phase_of_somebody(enum proc_kind kind)
 {
 	unsigned int i;
 
+	if (kind == PROC_SUPERVISOR && plan.machine)
+		return (rng_one_in(&plan.sched, 2) ? PHASE_OPENING :
+		    PHASE_CUTTING);
+	if (actors_dark())
+		return ((int)rng_below(&plan.sched, PHASE_RUNNING));
 	for (i = 0; i < PROCS; i++)
 		if (procs[i].life == PROC_LIVE && procs[i].kind == kind &&
 		    !procs[i].tool && procs[i].phase < PHASE_RUNNING)
@@ -350,7 +389,8 @@ arm_event(void *arg, uint64_t number)
 	killer = k->how;
 	if (k->again)
 		killer.phase = phase_of_somebody(killer.kind);
-	trace("armed: %s %d %s points, phase %s, countdown %llu",
+	trace("armed:%s %s %d %s points, phase %s, countdown %llu",
+	    killer.power ? " power," : "",
 	    killer.kind == PROC_WORKER ? "worker" : "supervisor",
 	    killer.number, killer.one_in == 0 ? "all" : "some",
 	    killer.phase == -1 ? "any" : phase_names[killer.phase],
@@ -359,7 +399,8 @@ arm_event(void *arg, uint64_t number)
 	arm_number++;
 	if (killer.one_in != EXACTLY && (killer.phase < PHASE_DRAINING ||
 	    next_kill < plan.nkills))
-		sched_at(now_ns + 30 * MS, overdue, NULL, arm_number);
+		sched_at(now_ns + (actors_dark() ? 400 : 30) * MS, overdue,
+		    NULL, arm_number);
 }
 
 void
@@ -369,7 +410,8 @@ plan_arm_late(void)
 		return;
 	killer = (struct killer){ .armed = true, .kind =
 	    rng_one_in(&plan.sched, 2) ? PROC_SUPERVISOR : PROC_WORKER,
-	    .number = -1, .phase = -1, .countdown = few(&plan.sched, 9) };
+	    .number = -1, .phase = -1, .countdown = few(&plan.sched, 9),
+	    .power = disks && rng_one_in(&plan.sched, 3) };
 	if (rng_one_in(&plan.sched, 2))
 		choose_points(&plan.sched, &killer, rng_one_in(&plan.sched,
 		    2) ? PHASE_DRAINING : PHASE_FINISHING);
@@ -387,16 +429,24 @@ overdue(void *arg, uint64_t number)
 	plan_arm();
 }
 
+static void
+passed(unsigned int end, enum phase phase, unsigned int id)
+{
+	static uint64_t last[ENDS][PHASES][POINT_KINDS * 2];
+
+	if (last[end][phase][id] == counts.seeds + 1)
+		return;
+	last[end][phase][id] = counts.seeds + 1;
+	counts.passed[end][phase][id]++;
+}
+
 /* In how many seeds a process came there. */
 void
 plan_passed(const struct proc *p, unsigned int id)
 {
-	static uint64_t last[2][PHASES][POINT_KINDS * 2];
-
-	if (last[p->kind][p->phase][id] == counts.seeds + 1)
-		return;
-	last[p->kind][p->phase][id] = counts.seeds + 1;
-	counts.passed[p->kind][p->phase][id]++;
+	passed(p->kind, p->phase, id);
+	if (disks && p->kind == PROC_WORKER)
+		passed(END_POWER, p->phase, id);
 }
 
 static void
@@ -416,13 +466,17 @@ void
 plan_killed(struct proc *p, unsigned int id)
 {
 	counts.killed[p->kind][p->phase][id]++;
+	if (killer.power && p->kind == PROC_WORKER)
+		counts.killed[END_POWER][p->phase][id]++;
 	counts.crashes++;
 	if (p->kind == PROC_SUPERVISOR)
 		counts.supervisor_crashes++;
 	else if (p->phase < PHASE_RUNNING && p->lives > 0)
 		counts.recrashes++;
 	killer.armed = false;
-	if (killer.both) {
+	if (killer.power)
+		actors_power_loss(p);
+	else if (killer.both) {
 		counts.alls++;
 		sched_at(now_ns, kill_all, NULL, 0);
 	}
@@ -458,7 +512,8 @@ plan_conf(struct conf_app *c)
 	c->module = module;
 	c->workers = plan.workers;
 	c->state_directory = state;
-	c->durability = CONF_PROCESS;
+	c->durability = plan.machine ? CONF_MACHINE : CONF_PROCESS;
+	c->outputs = plan.after ? CONF_AFTER_CHECKPOINT : CONF_AT_ONCE;
 	c->runtime_directory = run;
 	c->partitions = 16;
 	c->journal_size = c->outbox_size = 1 << 20;

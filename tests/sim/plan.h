@@ -75,24 +75,33 @@ struct plan {
 	bool		 slow;		/* receivers are slow */
 	bool		 middle;	/* a clean stop half way */
 	bool		 blackout;	/* the power fails, and ends the seed */
+	bool		 machine;	/* durability */
+	bool		 after;		/* outputs after the checkpoint */
+	uint64_t	 sync_ns;	/* that a round takes, at most */
+	uint32_t	 sync_errors;
 	struct kill	 kill[KILLS];
 	uint32_t	 nkills;
 };
 extern struct plan plan;
 
+/* How it may end for somebody at a point: a worker or the supervisor is
+ * killed (enum proc_kind), or the power fails when a worker is there. */
+#define END_POWER	2
+#define ENDS		3
+
 /* What happened, for the summary. */
 struct counts {
 	uint64_t seeds, inputs, crashes, recrashes, supervisor_crashes, alls,
 	    stops, lives, outputs, repeats, checkpoints, middle, goldens,
-	    virtual_ms, blackouts;
-	uint64_t passed[2][PHASES][POINT_KINDS * 2];
-	uint64_t killed[2][PHASES][POINT_KINDS * 2];
+	    virtual_ms, blackouts, machines, afters, losses, relosses;
+	uint64_t passed[ENDS][PHASES][POINT_KINDS * 2];
+	uint64_t killed[ENDS][PHASES][POINT_KINDS * 2];
 };
 extern struct counts counts;
 
 void	plan_make(uint64_t seed, const char *plant, bool faults);
 /* The seed that was made has one kill more, at this place. */
-#define PLACES		(2 * PHASES * POINT_KINDS * 2)
+#define PLACES		(ENDS * PHASES * POINT_KINDS * 2)
 #define PLACE(kind, ph, id)	\
 	(((unsigned int)(kind) * PHASES + (ph)) * POINT_KINDS * 2 + (id))
 void	plan_aim(unsigned int place);
@@ -102,7 +111,8 @@ void	plan_killed(struct proc *, unsigned int id);
 void	plan_death(struct proc *);
 bool	plan_no_space(void);
 bool	plan_refuses(void);
-void	plan_file_written(struct inode *);
+void	plan_file_written(struct inode *);	/* actors.c */
+void	plan_file_cut(struct inode *);
 void	plan_arm(void);			/* the next kill */
 void	plan_arm_late(void);		/* one during the stop */
 bool	plan_over(void);		/* no more faults */
@@ -110,14 +120,17 @@ uint64_t plan_mix(uint64_t, uint64_t);
 /* Bytes of an input as a client sends them; returns how many. */
 #define FRAME_MAX	1400
 size_t	plan_frame(uint32_t seq, uint8_t *to);
-void	plan_pad(uint32_t seq, uint8_t *to, uint32_t n);
+const uint8_t *plan_pad(uint32_t seq);	/* what stands behind its head */
 
 /* actors.c */
 void	actors_start(void);
 void	actors_reset(void);
 void	actors_death(struct proc *);
+void	actors_power_loss(struct proc *);
+bool	actors_dark(void);		/* nothing has been started since */
 struct proc *world_start(void);
 void	world_forget_store(void);
+void	world_power_loss(void);
 bool	world_clean(void);
 
 /* oracle.c */
@@ -125,9 +138,9 @@ struct output {				/* what a sink gets, then pad */
 	uint32_t	len;		/* of all of it */
 	uint32_t	magic;
 	uint32_t	seq, sub, key1, key2;
-	uint64_t	v1, d1;
+	uint64_t	v1, d1, nonce1;
 	int64_t		balance1;
-	uint64_t	v2, d2;
+	uint64_t	v2, d2, nonce2;
 	int64_t		balance2;
 	uint64_t	sum;
 };
@@ -137,12 +150,19 @@ struct state {				/* of a key, in either step */
 	uint64_t	digest;
 	int64_t		balance;
 };
-void	state_first(struct state *, uint32_t seq);
+/* The nonce is what code that is not deterministic may add, else 0. */
+void	state_first(struct state *, uint32_t seq, uint64_t nonce);
 void	state_second(struct state *, const struct output *);
 uint64_t output_sum(const struct output *);
 void	oracle_reset(void);
+/* The file is read again from its beginning. */
+void	oracle_file_again(void);
 /* A whole record at a sink; again: it may be one that came before. */
 void	oracle_output(bool file, const uint8_t *, size_t, bool again);
+/* One from a worker's connection, whose *next is 0 at first. */
+void	oracle_received(uint32_t worker, const uint8_t *, size_t, bool again,
+	    uint32_t *next);
+bool	oracle_has(uint32_t seq);
 bool	oracle_complete(void);
 void	oracle_final(void);		/* after a clean stop */
 uint64_t oracle_digest(void);		/* of everything whose order is known */

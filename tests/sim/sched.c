@@ -25,8 +25,8 @@ uint64_t now_ns;
 struct killer killer;
 bool failed;
 
-const char *const phase_names[PHASES] = { "opening", "opened", "replaying",
-    "running", "draining", "finishing" };
+const char *const phase_names[PHASES] = { "opening", "opened", "cutting",
+    "replaying", "running", "draining", "finishing" };
 #define POINT_NAME(name)	#name,
 #define POINT_FAULT(name, process, needs, kinds, text)	"fault " #name,
 const char *const point_names[] = { POINT_CALLS(POINT_NAME)

@@ -174,7 +174,7 @@ run_seed(uint64_t seed)
 	ok = run_once(seed, true);
 	counts.seeds++;
 	counts.inputs += plan.ninputs;
-	if (ok && seed % 16 == 0 && plan.boot == 0) {
+	if (ok && seed % 16 == 0 && !plan.blackout) {
 		faulty = oracle_digest();
 		counts.goldens++;
 		ok = run_once(seed, false);
@@ -280,12 +280,13 @@ show_failures(const struct job *jobs, uint64_t before)
 /* --- the summary --------------------------------------------------------- */
 
 static void
-show_coverage(const struct counts *c, enum proc_kind kind)
+show_coverage(const struct counts *c, unsigned int end)
 {
+	static const char *const what[ENDS] = { "a worker was killed at",
+	    "the supervisor was killed at", "power failed, a worker being at" };
 	unsigned int id, ph;
 
-	printf("\n%s was killed at          ", kind == PROC_WORKER ?
-	    "a worker" : "the supervisor");
+	printf("\n%-33s", what[end]);
 	for (ph = 0; ph < PHASES; ph++)
 		printf(" %10s", phase_names[ph]);
 	printf("\n");
@@ -293,16 +294,16 @@ show_coverage(const struct counts *c, enum proc_kind kind)
 		uint64_t passed = 0;
 
 		for (ph = 0; ph < PHASES; ph++)
-			passed += c->passed[kind][ph][id];
+			passed += c->passed[end][ph][id];
 		if (passed == 0)
 			continue;
 		printf("%-7s %-24s ", id % 2 ? "after" : "before",
 		    point_names[id / 2]);
 		for (ph = 0; ph < PHASES; ph++)
-			if (c->passed[kind][ph][id] == 0)
+			if (c->passed[end][ph][id] == 0)
 				printf(" %10s", "-");
 			else
-				printf(" %10" PRIu64, c->killed[kind][ph][id]);
+				printf(" %10" PRIu64, c->killed[end][ph][id]);
 		printf("\n");
 	}
 }
@@ -333,6 +334,8 @@ try_place(struct saved *s, struct job *jobs, unsigned int place)
 static unsigned int
 try_untried(struct saved *s, struct job *jobs)
 {
+	static const char *const ends[ENDS] = { "worker killed",
+	    "supervisor killed", "power failed" };
 	const uint64_t *passed = &s->counts.passed[0][0][0];
 	unsigned int place, id, n = 0;
 
@@ -342,9 +345,8 @@ try_untried(struct saved *s, struct job *jobs)
 		    try_place(s, jobs, place))
 			continue;
 		id = place % (POINT_KINDS * 2);
-		printf("%s, %s: never killed %s %s, where %" PRIu64
-		    " seeds came\n", place / (POINT_KINDS * 2) / PHASES ==
-		    PROC_WORKER ? "worker" : "supervisor", phase_names[
+		printf("%s, %s: never %s %s, where %" PRIu64 " seeds came\n",
+		    ends[place / (POINT_KINDS * 2) / PHASES], phase_names[
 		    place / (POINT_KINDS * 2) % PHASES], id % 2 ? "after" :
 		    "before", point_names[id / 2], passed[place]);
 		n++;
@@ -362,6 +364,10 @@ show_counts(const struct counts *c, double seconds)
 	    ", of the supervisor %" PRIu64 ", of everybody %" PRIu64
 	    ")  processes that were stopped %" PRIu64 "\n", c->crashes,
 	    c->recrashes, c->supervisor_crashes, c->alls, c->stops);
+	printf("durability = machine %" PRIu64 "  outputs = after-checkpoint "
+	    "%" PRIu64 "  power losses %" PRIu64 " (of these while recovering "
+	    "from one %" PRIu64 ")\n", c->machines, c->afters, c->losses,
+	    c->relosses);
 	printf("power losses that were refused %" PRIu64 "  ", c->blackouts);
 	printf("clean stops half way %" PRIu64 "  runs without faults %" PRIu64
 	    "  repeats where a receiver went away %" PRIu64 "\n", c->middle,
@@ -463,6 +469,7 @@ run_many(void)
 	show_counts(&s.counts, s.seconds);
 	show_coverage(&s.counts, PROC_WORKER);
 	show_coverage(&s.counts, PROC_SUPERVISOR);
+	show_coverage(&s.counts, END_POWER);
 	printf("\n- no process came there; 0 where fewer than %d seeds came, "
 	    "or than 1 in 50\n", OFTEN);
 	printf("\n%" PRIu64 " seeds passed, %" PRIu64 " failed\n",

@@ -9,6 +9,7 @@
  *	kernel.c	descriptors, sockets between processes
  *	tcp.c		connections to the world outside
  *	files.c		files and mappings
+ *	disk.c		what a power loss leaves of them
  *	evsim.c		libev over these
  *	world.c		clock, log, what the supervisor asks of its machine
  *	storesim.c	the worker's database
@@ -76,15 +77,15 @@ rng_one_in(struct rng *r, uint64_t n)
 #define PROCS		16
 #define FDS		128
 #define WORKERS		4
-#define INODES		128
+#define INODES		256
 
 enum proc_kind { PROC_WORKER, PROC_SUPERVISOR };
 enum proc_life { PROC_FREE, PROC_LIVE, PROC_ZOMBIE };
 
 /* Where a worker stands on its way to ordinary work, seen from outside by the
  * messages on its channel; a supervisor by what it has said to systemd. */
-enum phase { PHASE_OPENING, PHASE_OPENED, PHASE_REPLAYING, PHASE_RUNNING,
-	PHASE_DRAINING, PHASE_FINISHING, PHASES };
+enum phase { PHASE_OPENING, PHASE_OPENED, PHASE_CUTTING, PHASE_REPLAYING,
+	PHASE_RUNNING, PHASE_DRAINING, PHASE_FINISHING, PHASES };
 extern const char *const phase_names[PHASES];
 
 struct file;
@@ -174,6 +175,7 @@ struct killer {
 	uint64_t	 salt;		/* or EXACTLY this one */
 #define EXACTLY		UINT32_MAX
 	bool		 both;		/* everybody dies with it */
+	bool		 power;		/* the power fails */
 };
 extern struct killer killer;
 
@@ -206,7 +208,7 @@ void	bytes_skip(struct bytes *, size_t);
 void	bytes_free(struct bytes *);
 
 enum file_kind { FILE_STREAM, FILE_SEQ, FILE_TCP, FILE_LISTEN, FILE_REG,
-	FILE_NOTIFY, FILE_CTL, FILE_NULL };
+	FILE_NOTIFY, FILE_CTL, FILE_NULL, FILE_DIR };
 struct seq_msg {
 	struct seq_msg	*next;
 	struct file	*passed;
@@ -228,6 +230,7 @@ struct file {
 	struct inode	*inode;
 	bool		 append;
 	uint64_t	 off;
+	char		 dir[16];	/* DIR */
 	struct file	*next;		/* all files */
 };
 struct file *file_new(enum file_kind);
@@ -248,7 +251,11 @@ size_t	some_of(size_t n);
 struct tcp {
 	unsigned int	 id;
 	bool		 sink;
-	unsigned int	 which;		/* client number, or sink's worker */
+	unsigned int	 which;		/* client number */
+	/* what the supervisor has made of it */
+	uint64_t	 given_id;	/* told a worker, 0: none */
+	uint32_t	 worker;
+	uint64_t	 forgotten;	/* position of that entry, 0: none */
 	struct file	*file;		/* our end; NULL when all closed */
 	int		 state;		/* as tcp_info says it */
 	int		 error;		/* SO_ERROR */
@@ -283,6 +290,8 @@ void	tcp_fin_by_peer(struct tcp *);
 size_t	tcp_arrive(struct tcp *, const void *, size_t);
 void	tcp_last_close(struct tcp *);
 void	tcp_reset(void);
+void	tcp_power_loss(void);		/* nothing of ours is left */
+struct tcp *tcp_given(uint64_t id);	/* by the supervisor */
 ssize_t	tcp_write(struct file *, const void *, size_t);
 ssize_t	tcp_read(struct file *, void *, size_t);
 int	tcp_events(const struct tcp *);
@@ -293,6 +302,11 @@ void	actor_closed(struct tcp *, bool reset);	/* by us */
 bool	actor_expects_end(void);	/* of connections: a stop */
 struct tcp *actor_accept(void);		/* a client waits, or NULL */
 bool	actor_waiting(void);
+/* A worker recovers: its journal ends there, and has so many bytes of a
+ * connection, and of others nothing. */
+void	actor_recovers(uint32_t worker, uint64_t tail);
+void	actor_has(uint64_t id, uint64_t bytes);
+void	actor_has_no_more(uint32_t worker);
 extern struct file *listener;
 
 /* --- files (files.c) ----------------------------------------------------- */
@@ -309,19 +323,38 @@ struct inode {
 	uint8_t		*ring;		/* bytes after the head, twice */
 	uint64_t	 ring_size;
 	int		 locked_by;	/* pid, 0 */
-	bool		 synced;	/* once */
+
+	/* after a power loss: disk.c */
+	char		 disk_path[96];	/* as its directory was synced */
+	uint64_t	 disk_size;
+	uint8_t		*disk;		/* zeros behind disk_to */
+	uint64_t	 disk_to;
+	bool		 stale;		/* pages are wrongly called clean */
 };
 #define INODE_MAX	(UINT64_C(1) << 20)
+extern struct inode inodes[INODES];
 struct inode *inode_find(const char *path);
+uint64_t inode_any(void);
 struct inode *inode_new(const char *path);
 void	inode_unref(struct inode *);
 void	inode_close(struct inode *, struct proc *);	/* locks */
 void	inode_write(struct inode *, const void *, size_t, uint64_t off);
-void	inode_sync(struct inode *);
+void	inode_settle(struct inode *);
 void	maps_close(struct proc *);
 void	files_reset(void);
 void	files_lost(const char *below);
 ssize_t	reg_read(struct file *, void *, size_t, uint64_t off);
+
+/* --- what a power loss leaves (disk.c) ----------------------------------- */
+
+extern bool disks;			/* of this seed; else nothing is kept */
+void	disk_new(struct inode *);
+void	disk_sync(struct inode *);
+void	disk_sync_failed(struct inode *);
+void	disk_sync_names(const char *dir);
+void	disk_written(struct inode *, uint64_t from, uint64_t to);
+void	disk_write_back(void);
+void	disk_lose(void);
 
 /* --- the rest ------------------------------------------------------------ */
 
@@ -338,6 +371,7 @@ void	notify_message(const uint8_t *, size_t, struct file *);
 /* storesim.c */
 void	store_sim_reset(void);
 void	store_sim_death(struct proc *);
+void	store_sim_power_loss(void);
 /* Each saved row of a worker: for the oracle. */
 void	store_sim_rows(uint32_t worker, void (*)(void *, size_t,
 	    struct slice, struct slice), void *);

@@ -61,6 +61,7 @@ int	 sim_unlink(const char *);
 int	 sim_rename(const char *, const char *);
 int	 sim_fallocate(int, int, off_t, off_t);
 int	 sim_posix_fallocate(int, off_t, off_t);
+int	 sim_ftruncate(int, off_t);
 int	 sim_fsync(int);
 int	 sim_fdatasync(int);
 int	 sim_msync(void *, size_t, int);
@@ -149,6 +150,7 @@ sighandler_t sim_signal(int, sighandler_t);
 #define rename		sim_rename
 #define fallocate	sim_fallocate
 #define posix_fallocate	sim_posix_fallocate
+#define ftruncate	sim_ftruncate
 #define fsync		sim_fsync
 #define fdatasync	sim_fdatasync
 #define msync		sim_msync

@@ -19,7 +19,7 @@ struct row {
 	uint32_t	 room;		/* of value */
 	uint8_t		*data;
 };
-static struct db {
+struct db {
 	bool		 exists, clean;
 	uint64_t	 owner, lineage, position, epoch, commits;
 	struct bytes	 automaton;
@@ -27,11 +27,14 @@ static struct db {
 	size_t		 nrows, rows_cap;
 	struct row	*box;
 	size_t		 nboxes, boxes_cap;
+	/* As of the last commit that was synced, when others came since. */
+	struct db	*synced;
 	/* The writer thread of the process that has it open. */
 	int		 pid;
 	struct store	*store;
 	struct store_job *job, *done;
-} dbs[WORKERS];
+};
+static struct db dbs[WORKERS];
 
 /* --- what is saved ------------------------------------------------------- */
 
@@ -42,6 +45,88 @@ drop_rows(struct row *row, size_t *n)
 		free(row[--*n].data);
 }
 
+static void
+drop_db(struct db *d)
+{
+	drop_rows(d->row, &d->nrows);
+	drop_rows(d->box, &d->nboxes);
+	free(d->row);
+	free(d->box);
+	bytes_free(&d->automaton);
+	free(d);
+}
+
+static struct row *
+copy_rows(const struct row *from, size_t n)
+{
+	struct row *r = calloc(n + 1, sizeof(*r));
+	size_t i, len;
+
+	for (i = 0; i < n; i++) {
+		r[i] = from[i];
+		len = (size_t)from[i].first + from[i].second + 1;
+		r[i].data = malloc(len);
+		memcpy(r[i].data, from[i].data, len);
+	}
+	return (r);
+}
+
+static struct db *
+copy_db(const struct db *d)
+{
+	struct db *c = malloc(sizeof(*c));
+
+	*c = *d;
+	c->row = copy_rows(d->row, d->nrows);
+	c->rows_cap = d->nrows + 1;
+	c->box = copy_rows(d->box, d->nboxes);
+	c->boxes_cap = d->nboxes + 1;
+	memset(&c->automaton, 0, sizeof(c->automaton));
+	bytes_put(&c->automaton, d->automaton.p + d->automaton.head,
+	    d->automaton.len);
+	c->synced = NULL;
+	return (c);
+}
+
+/* d becomes what was kept of it. */
+static void
+put_back(struct db *d, struct db *kept)
+{
+	drop_rows(d->row, &d->nrows);
+	drop_rows(d->box, &d->nboxes);
+	free(d->row);
+	free(d->box);
+	bytes_free(&d->automaton);
+	*d = *kept;
+	free(kept);
+}
+
+static void
+all_synced(struct db *d)
+{
+	if (d->synced != NULL)
+		drop_db(d->synced);
+	d->synced = NULL;
+}
+
+/* Commits that were not synced may be there or not. */
+void
+store_sim_power_loss(void)
+{
+	uint32_t i;
+
+	for (i = 0; i < WORKERS; i++) {
+		struct db *d = &dbs[i];
+
+		if (d->synced != NULL && rng_one_in(&plan.sched, 2)) {
+			trace("worker %u: commits that were not synced are "
+			    "lost", i);
+			put_back(d, d->synced);
+		}
+		all_synced(d);
+	}
+}
+
 void
 store_sim_reset(void)
 {
@@ -50,6 +135,7 @@ store_sim_reset(void)
 	for (i = 0; i < WORKERS; i++) {
 		drop_rows(dbs[i].row, &dbs[i].nrows);
 		drop_rows(dbs[i].box, &dbs[i].nboxes);
+		all_synced(&dbs[i]);
 		bytes_free(&dbs[i].automaton);
 		dbs[i].exists = dbs[i].clean = false;
 		dbs[i].owner = dbs[i].lineage = 0;
@@ -128,6 +214,10 @@ commit(struct db *d, const struct store_job *j)
 	struct store_item it;
 	struct row *r;
 
+	if (disks && !j->sync && d->synced == NULL)
+		d->synced = copy_db(d);
+	else if (j->sync)
+		all_synced(d);
 	d->exists = true;
 	d->clean = j->clean;
 	d->lineage = j->lineage;

@@ -1,6 +1,7 @@
 /*
- * The thread that syncs files, with sync.h's interface: a round takes its
- * time, and is done in one moment.
+ * The thread that syncs files, with sync.h's interface.  A round takes its
+ * time: some files are on the disk as they are when it begins, what is written
+ * meanwhile is not; the others are when it ends, nothing of them before.
  */
 #include <string.h>
 
@@ -23,31 +24,72 @@ sync_now(struct sync_round *r)
 		    sim_fdatasync(r->file[i].fd) == 0;
 }
 
+/* As sync_now, but no point is passed: the thread is not the process's own. */
 static void
-do_round(void *arg)
+sync_files(struct sync_round *r, size_t from, size_t to)
 {
-	struct handoff *h = arg;
-	struct sync_round *r = h->job;
-	size_t i;
+	static const uint64_t yes = 1;
+	struct inode *i;
+	size_t k;
 
-	if (!h->busy)
-		return;
-	/* No point is passed here: the thread is not the process's own. */
-	for (i = 0; i < r->nfiles; i++)
-		inode_sync(fd_get(r->file[i].fd)->inode);
-	r->ok = true;
-	h->busy = false;
-	h->done = true;
-	h->notify(h->arg);
+	for (k = from; k < to && r->ok; k++) {
+		i = fd_get(r->file[k].fd)->inode;
+		if (!sometimes(plan.sync_errors)) {
+			disk_sync(i);
+			continue;
+		}
+		r->ok = false;
+		(void)err_set(&r->err, ERR_STORAGE, "cannot sync %s: EIO",
+		    r->file[k].path);
+		disk_sync_failed(i);
+		if (r->file[k].mapped)
+			inode_write(i, &yes, sizeof(yes), MAPPED_RETIRED);
+	}
+}
+
+/* By process; what h points to is there only while that runs. */
+struct under_way {
+	struct handoff	*h;
+	size_t		 late;		/* files from here on */
+	int		 pid;
+	bool		 ended;
+};
+static struct under_way under_way[PROCS];
+
+static void
+end_round(void *arg)
+{
+	struct under_way *u = arg;
+	struct sync_round *r = u->h->job;
+
+	if (!u->h->busy)
+		return;			/* sync_stop has done it */
+	u->ended = true;
+	sync_files(r, u->late, r->nfiles);
+	u->h->busy = false;
+	u->h->done = true;
+}
+
+static void
+tell(void *arg)
+{
+	struct under_way *u = arg;
+
+	u->h->notify(u->h->arg);
 }
 
 static void
 round_event(void *arg, uint64_t pid)
 {
+	struct under_way *u = arg;
 	struct proc *p = proc_find((int)pid);
 
-	if (p != NULL && p->life == PROC_LIVE)
-		proc_call(p, do_round, arg);
+	if (p == NULL || p->life != PROC_LIVE || u->pid != (int)pid ||
+	    point_of(p, PT_sync_round, false))
+		return;
+	proc_call(p, end_round, u);
+	if (u->ended && !point_of(p, PT_sync_round, true))
+		proc_call(p, tell, u);
 }
 
 int
@@ -65,11 +107,17 @@ sync_start(struct sync *s, void (*notify)(void *), void *arg,
 void
 sync_give(struct sync *s, struct sync_round *r)
 {
+	struct under_way *u = &under_way[current->slot];
+
 	s->syncer.job = r;
 	s->syncer.busy = true;
 	s->syncer.done = false;
-	sched_at(now_ns + rng_range(&plan.sched, 20 * US, 3 * MS),
-	    round_event, &s->syncer, (uint64_t)current->pid);
+	r->ok = true;
+	*u = (struct under_way){ &s->syncer, sometimes(2) ? r->nfiles :
+	    rng_below(&plan.sched, r->nfiles + 1), current->pid, false };
+	sync_files(r, 0, u->late);
+	sched_at(now_ns + rng_range(&plan.sched, 20 * US, plan.sync_ns),
+	    round_event, u, (uint64_t)current->pid);
 }
 
 struct sync_round *
@@ -90,7 +138,9 @@ sync_stop(struct sync *s)
 	struct handoff *h = &s->syncer;
 
 	if (h->running && h->busy) {
-		sync_now(h->job);
+		/* What has failed already stays so. */
+		if (((struct sync_round *)h->job)->ok)
+			sync_now(h->job);
 		h->busy = false;
 		h->done = true;
 	}

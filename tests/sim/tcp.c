@@ -60,6 +60,31 @@ tcp_reset(void)
 	next_id = 0;
 }
 
+/* Connections end here without a word to the other side. */
+void
+tcp_power_loss(void)
+{
+	struct tcp *t;
+
+	for (t = conns; t != NULL; t = t->next) {
+		t->dead = true;
+		t->state = CLOSED;
+		bytes_skip(&t->in, t->in.len);
+		bytes_skip(&t->out, t->out.len);
+	}
+}
+
+struct tcp *
+tcp_given(uint64_t id)
+{
+	struct tcp *t;
+
+	for (t = conns; t != NULL; t = t->next)
+		if (t->given_id == id)
+			return (t);
+	return (NULL);
+}
+
 static void
 changed(struct tcp *t)
 {

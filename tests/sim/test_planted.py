@@ -30,6 +30,23 @@ PLANTS = {
     "RULE8C": "a checkpoint without the lineages of its marks",
     "RULE9": "two owners: neither lock nor end with the supervisor",
     "RULE9B": "two owners: no lock",
+    "STABLE1": "a sync counts for what was written while it ran",
+    "STABLE2": "a checkpoint commits with outboxes that are not synced",
+    "STABLE3": "what is synced here leaves, whatever it came from",
+    "STABLE4": "acknowledged before it is synced",
+    "STABLE5": "a checkpoint commits before it is stable",
+    "STABLE6": "what the last checkpoint needs of an outbox is written over",
+    "STABLE7": "behind the cut the old journal stays",
+    "STABLE8": "each worker goes back for itself",
+    "STABLE9": "a file is written before a checkpoint knows it",
+    "STABLE10": "a sync that has failed is tried again",
+    "STABLE11": "after a power loss a journal's seals are not looked at",
+    "STABLE12": "after a power loss a file goes on at its size",
+    "STABLE13": "a checkpoint commits without a sync",
+    "STABLE14": "names of new files are not synced",
+    "AFTER1": "sinks do not wait for the checkpoint",
+    "AFTER2": "other workers do not wait for the checkpoint",
+    "AFTER3": "a replay drops outputs that never left",
 }
 
 

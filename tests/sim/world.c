@@ -769,6 +769,15 @@ world_start(void)
 	return (p);
 }
 
+/* Its clock may have been wrong. */
+void
+world_power_loss(void)
+{
+	world_forget_store();
+	plan.boot++;
+	plan.wall_skew = rng_below(&plan.sched, 2 * SEC) - SEC;
+}
+
 void
 world_reset(void)
 {
