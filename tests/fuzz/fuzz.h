@@ -40,6 +40,7 @@
 	T(catalog)	/* the supervisor's SQLite file */		\
 	T(ctl)		/* what wallarooctl may send */			\
 	T(external)	/* what programs of operators may send */	\
+	T(worker)	/* what a worker may say to its supervisor */	\
 	T(json)		/* what wallarooctl is answered */		\
 	T(letters)	/* files of dead letters */
 

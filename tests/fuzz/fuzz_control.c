@@ -1,9 +1,9 @@
 /*
- * Targets of the supervisor's sockets for others than workers: wallarooctl's
- * and the external channel.  A supervisor of two workers that have no
- * processes; the input says what the other end sends, in which pieces, and
- * what workers answer meanwhile.  Whatever comes back must be what the
- * protocol has, and text in it that is said to be JSON must be JSON.
+ * Targets of the supervisor's sockets: wallarooctl's, the external channel's
+ * and the workers'.  A supervisor of two workers that have no processes; the
+ * input says what the other end sends, in which pieces, and what workers
+ * answer meanwhile.  Whatever comes back must be what the protocol has, and
+ * text in it that is said to be JSON must be JSON.
  */
 #include <sys/socket.h>
 
@@ -85,6 +85,7 @@ once(void)
 	    sqlite3_exec(catalog.db, "PRAGMA synchronous = OFF; "
 	    "PRAGMA journal_mode = MEMORY; PRAGMA locking_mode = EXCLUSIVE",
 	    NULL, NULL, NULL) == SQLITE_OK);
+	buf_addf(&catalog.topology, "topology");
 	(void)atexit(remove_catalog);
 }
 
@@ -411,9 +412,8 @@ read_channel(int i)
 	struct err err;
 
 	while (channel_receive(worker_fd[i], &b) == 1)
-		fuzz_check(msg_dispatch(&worker_handlers, &asked[i], FROM_SUP,
-		    slice_of(b.data + MSG_HEADER, b.len - MSG_HEADER), &err)
-		    == 0);
+		(void)msg_dispatch(&worker_handlers, &asked[i], FROM_SUP,
+		    slice_of(b.data + MSG_HEADER, b.len - MSG_HEADER), &err);
 	buf_fini(&b);
 }
 
@@ -507,5 +507,129 @@ fuzz_external(const uint8_t *data, size_t n)
 		close_client(&c[i]);
 	}
 	close_channels(s);
+	end(s);
+}
+
+/* --- worker -------------------------------------------------------------- */
+
+static void
+on_time(struct ev_loop *l, ev_timer *t, int events)
+{
+	(void)l;
+	(void)t;
+	(void)events;
+}
+
+/* A file's sink: nothing here connects to anybody. */
+static struct topo_sink file_sinks[] = {
+	{ .name = "file", .kind = SINK_FILE, .host = "", .path = "/out" },
+};
+
+static void
+begin_life(struct supervisor *s, uint64_t how)
+{
+	static const enum app_state states[] = { APP_STARTING, APP_RECOVERING,
+	    APP_RUNNING, APP_DRAINING, APP_FINISHING };
+	static const enum child_state child_states[] = { CHILD_STARTING,
+	    CHILD_RECOVERING, CHILD_RUNNING, CHILD_RUNNING, CHILD_RUNNING };
+	int i, fd;
+
+	s->topo.sinks = file_sinks;
+	s->topo.nsinks = 1;
+	s->topo_bytes = s->catalog.topology;	/* the same */
+	s->stopping = false;
+	s->ran = how % 5 > 1;
+	s->state = states[how % 5];
+	s->opt.accept_loss = how >> 3 & 1;
+	TAILQ_INIT(&s->listeners);
+	TAILQ_INIT(&s->attempts);
+	ev_init(&s->drain_timer, on_time);
+	ev_init(&s->abort, on_time);
+	if (s->state == APP_DRAINING) {
+		drain_init(&s->drain, WORKERS);
+		(void)drain_next(&s->drain);
+	}
+	for (i = 0; i < WORKERS; i++) {
+		s->child[i].state = child_states[how % 5];
+		s->child[i].told_finish = s->state == APP_FINISHING;
+		s->child[i].wired = xcalloc(WORKERS, sizeof(uint64_t));
+		fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+		(void)hold_take(s, false, 1 + (uint64_t)i, (uint32_t)i, 0, 0,
+		    &fd, "");
+	}
+}
+
+static void
+end_life(struct supervisor *s)
+{
+	int i;
+
+	ev_timer_stop(loop, &s->drain_timer);
+	ev_timer_stop(loop, &s->abort);
+	drain_fini(&s->drain);
+	for (i = 0; i < WORKERS; i++) {
+		free(s->child[i].open_text);
+		free(s->child[i].fatal_text);
+		free(s->child[i].wired);
+	}
+	free(s->why);
+}
+
+#define TAKE_u32(f)	m.f = (uint32_t)fuzz_number(in, 1);
+#define TAKE_u64(f)	m.f = fuzz_number(in, 1);
+#define TAKE_str(f)	m.f = piece(in);
+#define TAKE_bin(f)	m.f = piece(in);
+#define TAKE(type, field)	TAKE_##type(field)
+#define SAY(name, code, from)						\
+	case code: {							\
+		struct msg_##name m = { 0 };				\
+									\
+		MSG_FIELDS_##name(TAKE)					\
+		msg_put_##name(b, &m);					\
+		break;							\
+	}
+
+/* One of the messages that there are; numbers are small ones. */
+static void
+say(struct buf *b, struct fuzz_in *in)
+{
+	switch (fuzz_number(in, 1)) {
+	MSG_TABLE(SAY)
+	default:
+		break;
+	}
+}
+
+/* What is not expected kills the worker, never the supervisor. */
+void
+fuzz_worker(const uint8_t *data, size_t n)
+{
+	struct fuzz_in in = { data, n };
+	uint64_t how = fuzz_number(&in, 1), op;
+	struct supervisor *s = begin(0);
+	struct buf b = { 0 };
+	struct slice raw;
+	int i;
+
+	open_channels(s);
+	begin_life(s, how);
+	while (in.n > 0) {
+		op = fuzz_number(&in, 1);
+		i = op & 1;
+		buf_clear(&b);
+		if (op & 2) {
+			raw = piece(&in);
+			buf_add(&b, raw.data, raw.len);
+		} else
+			say(&b, &in);
+		if (b.len > 0)
+			(void)!send(worker_fd[i], b.data, b.len, MSG_NOSIGNAL);
+		ev_run(loop, EVRUN_NOWAIT);
+		if (op & 4)
+			read_channel(i);
+	}
+	buf_fini(&b);
+	close_channels(s);
+	end_life(s);
 	end(s);
 }
