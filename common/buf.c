@@ -22,36 +22,19 @@ buf_fini(struct buf *b)
 	buf_init(b);
 }
 
-void
-buf_clear(struct buf *b)
-{
-	b->len = 0;
-}
-
 uint8_t *
-buf_reserve(struct buf *b, size_t n)
+buf_grow(struct buf *b, size_t n)
 {
 	size_t cap;
 
 	assert(n <= SIZE_MAX / 2 && b->len <= SIZE_MAX / 2);
-	if (b->data == NULL || n > b->cap - b->len) {
-		/* Doubling keeps a long series of small additions linear. */
-		cap = b->cap < 32 ? 64 : b->cap * 2;
-		if (cap < b->len + n)
-			cap = b->len + n;
-		b->data = xrealloc(b->data, cap);
-		b->cap = cap;
-	}
+	/* Doubling keeps a long series of small additions linear. */
+	cap = b->cap < 32 ? 64 : b->cap * 2;
+	if (cap < b->len + n)
+		cap = b->len + n;
+	b->data = xrealloc(b->data, cap);
+	b->cap = cap;
 	return (b->data + b->len);
-}
-
-void
-buf_add(struct buf *b, const void *p, size_t n)
-{
-	if (n == 0)
-		return;
-	memcpy(buf_reserve(b, n), p, n);
-	b->len += n;
 }
 
 void

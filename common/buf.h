@@ -8,6 +8,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 struct slice {
 	const uint8_t	*data;
@@ -22,16 +23,38 @@ struct buf {
 
 void	 buf_init(struct buf *);
 void	 buf_fini(struct buf *);		/* frees, leaves it empty */
-void	 buf_clear(struct buf *);		/* len = 0, memory kept */
-/* Room for n more bytes; returns where they go (data + len). */
-uint8_t	*buf_reserve(struct buf *, size_t n);
-void	 buf_add(struct buf *, const void *, size_t n);
+uint8_t	*buf_grow(struct buf *, size_t n);	/* what buf_reserve calls */
 void	 buf_addf(struct buf *, const char *, ...)
 	    __attribute__((format(printf, 2, 3)));
 /* Drop the first n bytes. */
 void	 buf_consume(struct buf *, size_t n);
 /* NUL-terminate (the NUL is not counted in len) and return as a string. */
 char	*buf_str(struct buf *);
+
+/* len = 0, memory kept */
+static inline void
+buf_clear(struct buf *b)
+{
+	b->len = 0;
+}
+
+/* Room for n more bytes; returns where they go (data + len). */
+static inline uint8_t *
+buf_reserve(struct buf *b, size_t n)
+{
+	if (b->data == NULL || n > b->cap - b->len)
+		return (buf_grow(b, n));
+	return (b->data + b->len);
+}
+
+static inline void
+buf_add(struct buf *b, const void *p, size_t n)
+{
+	if (n == 0)
+		return;
+	memcpy(buf_reserve(b, n), p, n);
+	b->len += n;
+}
 
 static inline struct slice
 slice_of(const void *p, size_t n)

@@ -2,6 +2,7 @@
 #include <msgpack/pack.h>
 
 #include <assert.h>
+#include <endian.h>
 #include <string.h>
 
 #include "common/mem.h"
@@ -21,9 +22,9 @@ mp_append(void *b, const char *p, size_t n)
 void
 mp_put_uint(struct buf *b, uint64_t v)
 {
-	MP_PACKER(pk, b);
+	uint8_t *p = buf_reserve(b, MP_UINT_MAX);
 
-	msgpack_pack_uint64(&pk, v);
+	b->len += (size_t)(mp_write_uint(p, v) - p);
 }
 
 void
@@ -80,11 +81,11 @@ mp_put_strn(struct buf *b, const char *s, size_t n)
 void
 mp_put_bin(struct buf *b, const void *p, size_t n)
 {
-	MP_PACKER(pk, b);
+	uint8_t *to;
 
 	assert(n <= UINT32_MAX);
-	msgpack_pack_bin(&pk, n);
-	buf_add(b, p, n);
+	to = buf_reserve(b, n + MP_BIN_MAX);
+	b->len += (size_t)(mp_write_bin(to, p, n) - to);
 }
 
 void
@@ -101,14 +102,6 @@ mp_put_map(struct buf *b, uint32_t n)
 	MP_PACKER(pk, b);
 
 	msgpack_pack_map(&pk, n);
-}
-
-void
-mp_init(struct mp *c, struct slice s)
-{
-	c->p = s.data;
-	c->end = s.len == 0 ? s.data : s.data + s.len;
-	c->bad = false;
 }
 
 /*
@@ -160,6 +153,29 @@ mp_left(const struct mp *c)
 	return ((size_t)(c->end - c->p));
 }
 
+/* A big-endian number of 1, 2, 4 or 8 bytes. */
+static uint64_t
+mp_number(const uint8_t *p, size_t width)
+{
+	uint16_t v16;
+	uint32_t v32;
+	uint64_t v64;
+
+	switch (width) {
+	case 1:
+		return (*p);
+	case 2:
+		memcpy(&v16, p, sizeof(v16));
+		return (be16toh(v16));
+	case 4:
+		memcpy(&v32, p, sizeof(v32));
+		return (be32toh(v32));
+	default:
+		memcpy(&v64, p, sizeof(v64));
+		return (be64toh(v64));
+	}
+}
+
 /* Take the first byte and the number after it. */
 static enum mp_type
 mp_take(struct mp *c, uint64_t *v, uint8_t *width)
@@ -180,8 +196,10 @@ mp_take(struct mp *c, uint64_t *v, uint8_t *width)
 	c->p++;
 	*v = f.small;
 	*width = f.width;
-	for (uint8_t i = 0; i < f.width; i++)
-		*v = *v << 8 | *c->p++;
+	if (f.width > 0) {
+		*v = mp_number(c->p, f.width);
+		c->p += f.width;
+	}
 	return (f.type);
 }
 
@@ -224,15 +242,24 @@ mp_peek(const struct mp *c)
 }
 
 uint64_t
-mp_get_uint(struct mp *c, uint64_t max)
+mp_get_uint_long(struct mp *c, uint64_t max)
 {
-	uint64_t v;
-	uint8_t width;
+	uint8_t first = c->p < c->end ? *c->p : 0xc0;
+	uint64_t v = first;
+	size_t width = 0;
 
-	if (mp_take(c, &v, &width) != MP_UINT || v > max) {
+	if (first >= 0x80) {
+		width = (size_t)1 << (first & 3);
+		c->bad |= first < 0xcc || first > 0xcf ||
+		    mp_left(c) - 1 < width;
+	}
+	if (!c->bad && width > 0)
+		v = mp_number(c->p + 1, width);
+	if (c->bad || v > max) {
 		c->bad = true;
 		return (0);
 	}
+	c->p += 1 + width;
 	return (v);
 }
 
@@ -296,6 +323,7 @@ mp_get_raw(struct mp *c, enum mp_type type)
 	uint64_t v;
 	uint8_t width;
 
+
 	if (mp_take(c, &v, &width) != type)
 		c->bad = true;
 	return (mp_bytes(c, v));
@@ -308,7 +336,7 @@ mp_get_str(struct mp *c)
 }
 
 struct slice
-mp_get_bin(struct mp *c)
+mp_get_bin_long(struct mp *c)
 {
 	return (mp_get_raw(c, MP_BIN));
 }
@@ -375,12 +403,6 @@ void
 mp_skip(struct mp *c)
 {
 	mp_skip_at(c, 1);
-}
-
-bool
-mp_ok(const struct mp *c)
-{
-	return (!c->bad);
 }
 
 bool
