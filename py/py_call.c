@@ -347,6 +347,11 @@ py_encode(struct host_app *app, int fn, host_val in, struct buf *b,
 	if (PyBytes_Check(r)) {
 		bytes = r;
 		Py_INCREF(bytes);
+	} else if (PyUnicode_CheckExact(r) && PyUnicode_IS_COMPACT_ASCII(r)) {
+		buf_add(b, PyUnicode_1BYTE_DATA(r),
+		    (size_t)PyUnicode_GET_LENGTH(r));
+		Py_DECREF(r);
+		return (0);
 	} else if (PyUnicode_Check(r))
 		bytes = PyUnicode_AsUTF8String(r);
 	else

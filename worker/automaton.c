@@ -4,6 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Inlined: hashes of a few words are taken for every record. */
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include "common/fault.h"
 #include "common/log.h"
 #include "common/mem.h"
@@ -17,8 +21,17 @@
 #define SHOWN_BYTES	200		/* of a key or payload, to people */
 #define SEEN_KEYS	3		/* named when a replay differs */
 
-static int run(struct automaton *, int, host_val, struct slice, struct origin,
-    uint32_t, struct err *);
+/* A message on its way down the pipeline, beside its value. */
+struct flow {
+	struct slice	 key;
+	uint64_t	 hash;		/* of the key, if hashed */
+	bool		 hashed;
+	uint32_t	 depth;		/* multi and window stages before */
+	struct origin	 o;
+	struct err	*err;		/* where errors go to */
+};
+
+static int run(struct automaton *, int, host_val, struct flow *);
 
 int
 automaton_init(struct automaton *a, struct err *err)
@@ -35,9 +48,12 @@ automaton_init(struct automaton *a, struct err *err)
 		    AUTOMATON_DEPTH - 1, multi));
 	a->note = &a->no_note;
 	a->dead_sink = -1;
+	a->live_sinks = a->topo->nsinks;
 	for (i = 0; i < a->topo->nsinks; i++)
-		if (a->topo->sinks[i].kind == SINK_DEAD)
+		if (a->topo->sinks[i].kind == SINK_DEAD) {
 			a->dead_sink = (int)i;
+			a->live_sinks = i;	/* it is the last */
+		}
 	a->sources = xcalloc(a->topo->nsources + 1, sizeof(*a->sources));
 	a->marks = xcalloc(nturn + 1, sizeof(*a->marks));
 	a->keys = xcalloc(a->topo->nstages + 1, sizeof(*a->keys));
@@ -141,6 +157,41 @@ automaton_fini(struct automaton *a)
 	free(a->to_sink);
 }
 
+/* As part_hash. */
+static inline uint64_t
+hash_words(const uint64_t *v, size_t n)
+{
+	return (XXH3_64bits(v, n * sizeof(*v)));
+}
+
+static inline void
+set_key(struct flow *f, struct slice key)
+{
+	f->key = key;
+	f->hashed = false;
+}
+
+/* It is asked for again and again. */
+static inline uint64_t
+hash_of(struct flow *f)
+{
+	if (!f->hashed)
+		f->hash = part_hash(f->key);
+	f->hashed = true;
+	return (f->hash);
+}
+
+static void
+flow_init(struct flow *f, struct slice key, const struct origin *o,
+    struct err *err)
+{
+	f->key = key;
+	f->hashed = false;
+	f->depth = 0;
+	f->o = *o;
+	f->err = err;
+}
+
 uint32_t
 automaton_owner(const struct automaton *a, struct slice key)
 {
@@ -150,7 +201,7 @@ automaton_owner(const struct automaton *a, struct slice key)
 /* --- the turn: what this record gives ---------------------------------- */
 
 /* Remember t as it is before the record at work adds to it. */
-static void
+static inline void
 turn_begin(struct automaton *a, struct turn *t)
 {
 	if (t->undo_stamp == a->stamp)
@@ -176,23 +227,33 @@ turn_undo(struct turn *t, uint64_t stamp)
 	t->undo_stamp = 0;
 }
 
-/* One more record, ending where t->data now ends, was added. */
 static void
+turn_frame(struct turn *t)
+{
+	if (t->nframes == t->cap) {
+		t->cap = t->cap == 0 ? 4 : t->cap * 2;
+		t->frame = xreallocarray(t->frame, t->cap, sizeof(*t->frame));
+	}
+	memset(&t->frame[t->nframes++], 0, sizeof(*t->frame));
+}
+
+/* A frame begins where the one before it ends. */
+static inline bool
+turn_full(const struct turn *t)
+{
+	const struct turn_frame *f = &t->frame[t->nframes - 1];
+
+	return (f->end - (t->nframes == 1 ? 0 : f[-1].end) >= FRAME_BYTES);
+}
+
+/* One more record, ending where t->data now ends, was added. */
+static inline void
 turn_added(struct automaton *a, struct turn *t, size_t before)
 {
 	struct turn_frame *f;
-	size_t begin;
 
-	begin = t->nframes < 2 ? 0 : t->frame[t->nframes - 2].end;
-	if (t->nframes == 0 ||
-	    t->frame[t->nframes - 1].end - begin >= FRAME_BYTES) {
-		if (t->nframes == t->cap) {
-			t->cap = t->cap == 0 ? 4 : t->cap * 2;
-			t->frame = xreallocarray(t->frame, t->cap,
-			    sizeof(*t->frame));
-		}
-		memset(&t->frame[t->nframes++], 0, sizeof(*t->frame));
-	}
+	if (t->nframes == 0 || turn_full(t))
+		turn_frame(t);
 	f = &t->frame[t->nframes - 1];
 	f->pos = a->stamp;
 	f->index = a->index++;
@@ -239,13 +300,14 @@ undo_record(struct automaton *a)
 
 #define NOTE(w, v)	atomic_store_explicit(&(w), (v), memory_order_relaxed)
 
-static void
+static inline void
 begin_record(struct automaton *a, uint64_t stamp)
 {
 	a->stamp = stamp;
 	a->index = 0;
 	a->call = 0;
 	host_where.key = slice_of(NULL, 0);
+	host_where.position = stamp;
 	NOTE(a->note->stamp, stamp);
 }
 
@@ -274,17 +336,28 @@ automaton_aside_level(const struct automaton *a, uint64_t stamp,
 	return (level);
 }
 
-static void
+static inline void
 note_user(struct automaton *a, const struct origin *o, uint64_t call, int fn,
     int stage)
 {
 	STAT_SET(a->stats, in_stage, (uint64_t)(stage + 1));
 	STAT_SET(a->stats, in_user, 1);
-	host_where.position = a->stamp;
 	NOTE(a->note->call, call);
 	atomic_signal_fence(memory_order_seq_cst);
 	FAULT_POINT(user_call_before);
 	determ_enter(o, fn);
+}
+
+/* Is this the call that is not made?  Then *err says so. */
+static bool
+is_aside(const struct automaton *a, struct err *err)
+{
+	const struct aside *s = find_aside(a, a->stamp, a->call);
+
+	if (s != NULL)
+		(void)err_set(err, ERR_POISON, "set aside: %s, twice in this "
+		    "call", s->death);
+	return (s != NULL);
 }
 
 /*
@@ -292,21 +365,17 @@ note_user(struct automaton *a, const struct origin *o, uint64_t call, int fn,
  * made, ERR_POISON.  Its number was taken by the caller, in all replays the
  * same one: loading a state, which may be there already, takes none.
  */
-static int
+static inline int
 enter_user(struct automaton *a, const struct origin *o, int stage, int fn,
     struct err *err)
 {
-	const struct aside *s;
-
-	if (a->naside > 0 && (s = find_aside(a, a->stamp, a->call)) != NULL)
-		return (err_set(err, ERR_POISON, "set aside: %s, twice "
-		    "in this call",
-		    s->death));
+	if (__builtin_expect(a->naside > 0, 0) && is_aside(a, err))
+		return (-1);
 	note_user(a, o, NOTE_CALL(a->call, stage), fn, stage);
 	return (0);
 }
 
-static void
+static inline void
 leave_user(struct automaton *a)
 {
 	determ_leave();
@@ -337,6 +406,7 @@ enter_framing(struct automaton *a, uint64_t pos, int fn, struct err *err)
 		return (err_set(err, ERR_POISON, "set aside: %s, twice "
 		    "in payload_length()",
 		    s->death));
+	host_where.position = 0;
 	NOTE(a->note->stamp, pos);
 	note_user(a, &fixed, NOTE_CALL(FRAMING_CALL, -1), fn, -1);
 	return (0);
@@ -363,16 +433,16 @@ add_bytes(struct buf *b, struct slice raw)
  * replay must come to the same sum.
  */
 static void
-sum_output(struct automaton *a, uint64_t where, struct slice key,
+sum_output(struct automaton *a, uint64_t where, struct flow *f,
     struct slice value)
 {
-	uint64_t v[4] = { a->sum, where, part_hash(key), part_hash(value) };
+	uint64_t v[4] = { a->sum, where, hash_of(f), part_hash(value) };
 
-	a->sum = part_hash(slice_of(v, sizeof(v)));
+	a->sum = hash_words(v, 4);
 	if (a->stamp > a->drop || a->nseen >= SEEN_KEYS)
 		return;
 	buf_addf(&a->seen, a->nseen++ == 0 ? "" : ", ");
-	add_bytes(&a->seen, key);
+	add_bytes(&a->seen, f->key);
 }
 
 /* Ways to a stage of windows; see window.h. */
@@ -412,16 +482,20 @@ send_record(struct automaton *a, int x, uint32_t to, struct slice key,
 {
 	struct turn *t = &a->to_peer[(size_t)x * a->workers + to];
 	size_t before;
+	uint8_t *p;
 
 	turn_begin(a, t);
 	before = t->data.len;
-	mp_put_uint(&t->data, a->stamp);
-	mp_put_uint(&t->data, a->index);
-	mp_put_bin(&t->data, key.data, key.len);
-	mp_put_uint(&t->data, o->time_ns);
-	mp_put_uint(&t->data, o->id);
-	mp_put_uint(&t->data, pack_distance(o->watermark, o->time_ns));
-	mp_put_bin(&t->data, value.data, value.len);
+	p = buf_reserve(&t->data, 5 * MP_UINT_MAX + 2 * MP_BIN_MAX +
+	    key.len + value.len);
+	p = mp_write_uint(p, a->stamp);
+	p = mp_write_uint(p, a->index);
+	p = mp_write_bin(p, key.data, key.len);
+	p = mp_write_uint(p, o->time_ns);
+	p = mp_write_uint(p, o->id);
+	p = mp_write_uint(p, pack_distance(o->watermark, o->time_ns));
+	p = mp_write_bin(p, value.data, value.len);
+	t->data.len = (size_t)(p - t->data.data);
 	turn_added(a, t, before);
 }
 
@@ -674,70 +748,80 @@ at_stage(const struct automaton *a, int stage)
 }
 
 static int
-stage_error(struct automaton *a, int stage, struct slice key, const void *v,
-    const struct origin *o, struct err *err)
+stage_error(struct automaton *a, int stage, const void *v,
+    const struct flow *f)
 {
 	struct spot at = at_stage(a, stage);
 
-	return (user_error(a, &at, key, v, slice_of(NULL, 0), o, err));
+	return (user_error(a, &at, f->key, v, slice_of(NULL, 0), &f->o,
+	    f->err));
 }
 
 /* --- step and state ------------------------------------------------------ */
 
-static int
-state_of(struct automaton *a, int stage, struct slice key,
-    const struct origin *o, struct kent **out, struct err *err)
+/* A new state, or a saved one that is needed now; NULL: *err is set. */
+static struct kent *
+make_state(struct automaton *a, int stage, struct flow *f, struct kent *e)
 {
 	const struct topo_stage *st = &a->topo->stages[stage];
-	struct keytab *t = &a->keys[stage];
-	uint64_t hash = part_hash(key);
-	struct kent *e = keytab_find(t, key, hash);
 	void *obj = NULL;
 	int r;
 
-	if (e == NULL || e->obj == NULL) {
-		if (enter_user(a, o, stage, st->fn, err) == -1)
-			return (-1);
-		if (e == NULL)
-			r = a->host->state_new(a->app, st->fn, &obj, err);
-		else
-			r = a->host->state_load(a->app, st->fn,
-			    slice_of(e->saved, e->saved_len), &obj, err);
-		leave_user(a);
-		if (r == -1)
-			return (-1);
-		if (e == NULL) {
-			e = keytab_add(t, key, hash);
-			a->nkeys++;
-			STAT_SET(a->stats, keys, a->nkeys);
-		}
-		e->obj = obj;
-		free(e->saved);
-		e->saved = NULL;
+	if (enter_user(a, &f->o, stage, st->fn, f->err) == -1)
+		return (NULL);
+	if (e == NULL)
+		r = a->host->state_new(a->app, st->fn, &obj, f->err);
+	else
+		r = a->host->state_load(a->app, st->fn,
+		    slice_of(e->saved, e->saved_len), &obj, f->err);
+	leave_user(a);
+	if (r == -1)
+		return (NULL);
+	if (e == NULL) {
+		e = keytab_add(&a->keys[stage], f->key, hash_of(f));
+		a->nkeys++;
+		STAT_SET(a->stats, keys, a->nkeys);
 	}
+	e->obj = obj;
+	free(e->saved);
+	e->saved = NULL;
+	return (e);
+}
+
+/* The key's, which is there afterwards; NULL: *err is set. */
+static inline struct kent *
+state_of(struct automaton *a, int stage, struct flow *f)
+{
+	struct keytab *t = &a->keys[stage];
+	struct kent *e = keytab_find(t, f->key, hash_of(f));
+
+	if ((e == NULL || e->obj == NULL) &&
+	    (e = make_state(a, stage, f, e)) == NULL)
+		return (NULL);
 	keytab_touch(t, e);
-	*out = e;
-	return (0);
+	return (e);
 }
 
 /* Call the function of a STEP or STATE stage. */
-static int
-call(struct automaton *a, int stage, host_val v, struct slice key,
-    const struct origin *o, struct host_out *out, struct err *err)
+static inline int
+call(struct automaton *a, int stage, const struct topo_stage *st, host_val v,
+    struct flow *f, struct host_out *out)
 {
-	const struct topo_stage *st = &a->topo->stages[stage];
-	struct kent *e = NULL;
+	struct kent *e;
+	void *obj = NULL;
 	int r;
 
 	a->call++;
 	a->steps |= 1ULL << (stage & 63);
-	host_where.key = key;
-	if ((st->kind == STAGE_STATE &&
-	    state_of(a, stage, key, o, &e, err) == -1) ||
-	    enter_user(a, o, stage, st->fn, err) == -1)
+	host_where.key = f->key;
+	if (st->kind == STAGE_STATE) {
+		if ((e = state_of(a, stage, f)) == NULL)
+			return (-1);
+		obj = e->obj;
+	}
+	if (enter_user(a, &f->o, stage, st->fn, f->err) == -1)
 		return (-1);
-	r = a->host->step(a->app, st->fn, st->multi,
-	    e == NULL ? NULL : e->obj, v, out, err);
+	r = a->host->step(a->app, st->fn, st->multi, obj, v, out, f->err);
 	leave_user(a);
 	return (r);
 }
@@ -754,17 +838,21 @@ free_outputs(struct automaton *a, struct host_out *out, size_t from)
 
 /* Each output of a multi computation goes down the pipeline in turn. */
 static int
-run_outputs(struct automaton *a, int next, int fn, struct host_out *out,
-    struct slice key, const struct origin *o, uint32_t depth, struct err *err)
+run_outputs(struct automaton *a, const struct topo_stage *st,
+    struct host_out *out, const struct flow *f)
 {
 	size_t i, n = out->n;
+	struct flow child;
 
-	for (i = 0; i < n; i++)
-		if (run(a, next, out->val[i], key, determ_child(o, fn, i),
-		    depth + 1, err) == -1) {
+	for (i = 0; i < n; i++) {
+		child = *f;
+		child.depth++;
+		child.o.id = determ_child(&f->o, st->fn, i);
+		if (run(a, st->next, out->val[i], &child) == -1) {
 			free_outputs(a, out, i + 1);
 			return (-1);
 		}
+	}
 	out->n = 0;
 	return (0);
 }
@@ -772,79 +860,87 @@ run_outputs(struct automaton *a, int next, int fn, struct host_out *out,
 /* --- encode and sinks ---------------------------------------------------- */
 
 static int
-run_sink(struct automaton *a, size_t i, int stage, host_val v,
-    struct slice key, const struct origin *o, struct err *err)
+sink_error(struct automaton *a, size_t i, const void *v,
+    const struct flow *f)
 {
 	const struct topo_sink *s = &a->topo->sinks[i];
 	struct spot at = { LETTER_SINK, (uint32_t)i, s->name, s->policy };
+
+	return (user_error(a, &at, f->key, v, slice_of(NULL, 0), &f->o,
+	    f->err));
+}
+
+static int
+run_sink(struct automaton *a, size_t i, int stage, host_val v,
+    struct flow *f)
+{
+	const struct topo_sink *s = &a->topo->sinks[i];
 	bool none = false;
 	int r;
 
 	a->call++;
 	buf_clear(&a->scratch);
-	host_where.key = key;
-	r = enter_user(a, o, stage, s->fn, err);
+	host_where.key = f->key;
+	r = enter_user(a, &f->o, stage, s->fn, f->err);
 	if (r == 0) {
 		r = a->host->encode(a->app, s->fn, v, &a->scratch, &none,
-		    err);
+		    f->err);
 		leave_user(a);
 	}
 	if (r == 0 && !none)
-		r = check_size(a, a->scratch.len, "an output", err);
+		r = check_size(a, a->scratch.len, "an output", f->err);
 	if (r == -1)
-		return (user_error(a, &at, key, v, slice_of(NULL, 0), o,
-		    err));
+		return (sink_error(a, i, v, f));
 	if (none)
 		return (0);
-	sum_output(a, i, key, buf_slice(&a->scratch));
+	sum_output(a, i, f, buf_slice(&a->scratch));
 	if (a->stamp > a->drop)
 		STAT_ADD(a->stats, records_out, 1);
-	to_sink(a, i, o, buf_slice(&a->scratch));
+	to_sink(a, i, &f->o, buf_slice(&a->scratch));
 	return (0);
 }
 
 /* Takes v. */
 static int
-run_sinks(struct automaton *a, int stage, host_val v, struct slice key,
-    const struct origin *o, struct err *err)
+run_sinks(struct automaton *a, int stage, host_val v, struct flow *f)
 {
 	size_t i;
 	int r = 0;
 
-	for (i = 0; i < a->topo->nsinks && r == 0; i++)
-		if (a->topo->sinks[i].kind != SINK_DEAD)
-			r = run_sink(a, i, stage, v, key, o, err);
+	/* The dead letters' is the last one. */
+	for (i = 0; i < a->live_sinks && r == 0; i++)
+		r = run_sink(a, i, stage, v, f);
 	a->host->val_free(a->app, v);
 	return (r);
 }
 
 /* Takes v: it goes to another worker. */
 static int
-hop(struct automaton *a, int stage, uint32_t to, host_val v, struct slice key,
-    const struct origin *o, struct err *err)
+hop(struct automaton *a, int stage, uint32_t to, host_val v, struct flow *f)
 {
 	const struct topo_stage *st = &a->topo->stages[stage];
 	int r;
 
 	a->call++;
 	buf_clear(&a->scratch);
-	r = enter_user(a, o, stage, st->fn, err);
+	r = enter_user(a, &f->o, stage, st->fn, f->err);
 	if (r == 0) {
-		r = a->host->pack(a->app, v, &a->scratch, err);
+		r = a->host->pack(a->app, v, &a->scratch, f->err);
 		leave_user(a);
 	}
 	if (r == 0)
-		r = check_size(a, a->scratch.len + key.len, "a message", err);
+		r = check_size(a, a->scratch.len + f->key.len, "a message",
+		    f->err);
 	if (r == -1) {
-		r = stage_error(a, stage, key, v, o, err);
+		r = stage_error(a, stage, v, f);
 		a->host->val_free(a->app, v);
 		return (r);
 	}
 	a->host->val_free(a->app, v);
-	sum_output(a, (uint64_t)(uint32_t)st->exchange << 32 | to, key,
+	sum_output(a, (uint64_t)(uint32_t)st->exchange << 32 | to, f,
 	    buf_slice(&a->scratch));
 	if (a->stamp > a->drop)
-		send_record(a, st->exchange, to, key, o,
+		send_record(a, st->exchange, to, f->key, &f->o,
 		    buf_slice(&a->scratch));
 	else				/* has left already */
 		a->index++;
@@ -853,34 +949,33 @@ hop(struct automaton *a, int stage, uint32_t to, host_val v, struct slice key,
 
 /* --- keys ----------------------------------------------------------------- */
 
-static int
-new_key(struct automaton *a, int stage, host_val v, struct slice *key,
-    const struct origin *o, uint32_t depth, struct err *err)
+static inline int
+new_key(struct automaton *a, int stage, const struct topo_stage *st,
+    host_val v, struct flow *f)
 {
-	const struct topo_stage *st = &a->topo->stages[stage];
 	struct buf *b = &a->nextkey, was;
 	int r;
 
 	if (st->kind == STAGE_COLLECT) {
-		*key = slice_of(st->name, strlen(st->name));
+		set_key(f, slice_of(st->name, strlen(st->name)));
 		return (0);
 	}
 	a->call++;
 	buf_clear(b);
-	host_where.key = *key;
-	if (enter_user(a, o, stage, st->fn, err) == -1)
+	host_where.key = f->key;
+	if (enter_user(a, &f->o, stage, st->fn, f->err) == -1)
 		return (-1);
-	r = a->host->key(a->app, st->fn, v, b, err);
+	r = a->host->key(a->app, st->fn, v, b, f->err);
 	leave_user(a);
 	if (r == 0)
-		r = check_size(a, b->len, "a key", err);
+		r = check_size(a, b->len, "a key", f->err);
 	if (r == -1)
 		return (-1);
 	/* The key before is in keybuf, and a letter may need it until now. */
-	was = a->keybuf[depth];
-	a->keybuf[depth] = *b;
+	was = a->keybuf[f->depth];
+	a->keybuf[f->depth] = *b;
 	*b = was;
-	*key = buf_slice(&a->keybuf[depth]);
+	set_key(f, buf_slice(&a->keybuf[f->depth]));
 	return (0);
 }
 
@@ -890,19 +985,19 @@ new_key(struct automaton *a, int stage, host_val v, struct slice *key,
 struct failing {
 	struct automaton	*a;
 	int			 stage;
-	struct slice		 key;
 	host_val		 v;
-	const struct origin	*o;
+	struct flow		*f;
 };
 
 /* Each with a number of its own, by which its letter is known. */
 static int
 window_failed(void *arg, struct err *err)
 {
-	struct failing *f = arg;
+	const struct failing *w = arg;
 
-	f->a->call++;
-	return (stage_error(f->a, f->stage, f->key, f->v, f->o, err));
+	assert(err == w->f->err);
+	w->a->call++;
+	return (stage_error(w->a, w->stage, w->v, w->f));
 }
 
 /*
@@ -910,26 +1005,26 @@ window_failed(void *arg, struct err *err)
  * new watermark, so that none comes late because of another.
  */
 static int
-run_fired(struct automaton *a, int stage, struct slice key,
-    const struct origin *o, uint32_t depth, struct err *err)
+run_fired(struct automaton *a, int stage, const struct flow *f)
 {
 	const struct topo_stage *st = &a->topo->stages[stage];
 	struct windows *w = &a->windows[stage];
-	struct host_out *out = &a->out[depth];
-	struct host_window *win = &a->win[depth];
+	struct host_out *out = &a->out[f->depth];
+	struct host_window *win = &a->win[f->depth];
 	uint64_t old = w->forwarded;
-	struct origin child;
+	struct flow child;
 	size_t i, n = out->n;
 
 	if (win->newest_ns > w->forwarded)
 		w->forwarded = win->newest_ns;
 	for (i = 0; i < n; i++) {
-		child = determ_child(o, st->fn, i);
-		child.time_ns = win->time_ns[i];
-		child.watermark = i + 1 == n ? w->forwarded : old;
-		child.via = via_windows(a, stage);
-		if (run(a, st->next, out->val[i], key, child, depth + 1,
-		    err) == -1) {
+		child = *f;
+		child.depth++;
+		child.o.id = determ_child(&f->o, st->fn, i);
+		child.o.time_ns = win->time_ns[i];
+		child.o.watermark = i + 1 == n ? w->forwarded : old;
+		child.o.via = via_windows(a, stage);
+		if (run(a, st->next, out->val[i], &child) == -1) {
 			free_outputs(a, out, i + 1);
 			return (-1);
 		}
@@ -938,35 +1033,37 @@ run_fired(struct automaton *a, int stage, struct slice key,
 	return (0);
 }
 
-/* Before fire(); -1 with ERR_POISON: this call is not made. */
-static int
-enter_windows(struct automaton *a, int stage, struct slice key,
-    const struct origin *o, struct kent **e, struct err *err)
+/* Before fire(); NULL with ERR_POISON: this call is not made. */
+static struct kent *
+enter_windows(struct automaton *a, int stage, struct flow *f)
 {
+	struct kent *e;
+
 	a->call++;
 	a->steps |= 1ULL << (stage & 63);
-	host_where.key = key;
-	if (state_of(a, stage, key, o, e, err) == -1)
-		return (-1);
-	return (enter_user(a, o, stage, a->topo->stages[stage].fn, err));
+	host_where.key = f->key;
+	e = state_of(a, stage, f);
+	if (e != NULL && enter_user(a, &f->o, stage,
+	    a->topo->stages[stage].fn, f->err) == -1)
+		return (NULL);
+	return (e);
 }
 
 /* Give the windows of a key a message, or NULL for a timeout. */
 static int
 fire(struct automaton *a, int stage, struct kent *e, host_val v,
-    uint64_t watermark, const struct origin *o, uint32_t depth,
-    struct err *err)
+    uint64_t watermark, struct flow *f)
 {
 	const struct topo_stage *st = &a->topo->stages[stage];
-	struct slice key = slice_of(e->key, e->key_len);
-	struct failing failing = { a, stage, key, v, o };
-	struct host_out *out = &a->out[depth];
-	struct host_window *win = &a->win[depth];
+	struct failing failing = { a, stage, v, f };
+	struct host_out *out = &a->out[f->depth];
+	struct host_window *win = &a->win[f->depth];
 	int r;
 
 	out->n = 0;
-	r = a->host->window(a->app, st->fn, e->obj, key, v, o->time_ns,
-	    watermark, out, win, window_failed, &failing, err);
+	f->key = slice_of(e->key, e->key_len);	/* the same, and it stays */
+	r = a->host->window(a->app, st->fn, e->obj, f->key, v, f->o.time_ns,
+	    watermark, out, win, window_failed, &failing, f->err);
 	leave_user(a);
 	if (r == -1) {
 		free_outputs(a, out, 0);
@@ -977,33 +1074,31 @@ fire(struct automaton *a, int stage, struct kent *e, host_val v,
 		return (0);
 	}
 	windows_note(&a->windows[stage], e, win->due, win->open, a->now_ns);
-	return (run_fired(a, stage, key, o, depth, err));
+	return (run_fired(a, stage, f));
 }
 
 /* A message comes to windows; v stays the caller's. */
 static int
-run_windows(struct automaton *a, int stage, host_val v, struct slice key,
-    const struct origin *o, uint32_t depth, struct err *err)
+run_windows(struct automaton *a, int stage, host_val v, struct flow *f)
 {
 	uint64_t watermark;
 	struct kent *e;
 
-	watermark = windows_hear(&a->windows[stage], o->via, o->watermark,
-	    a->now_ns);
-	if (enter_windows(a, stage, key, o, &e, err) == -1)
-		return (stage_error(a, stage, key, v, o, err));
-	return (fire(a, stage, e, v, watermark, o, depth, err));
+	watermark = windows_hear(&a->windows[stage], f->o.via,
+	    f->o.watermark, a->now_ns);
+	if ((e = enter_windows(a, stage, f)) == NULL)
+		return (stage_error(a, stage, v, f));
+	return (fire(a, stage, e, v, watermark, f));
 }
 
 /* --- the pipeline: one message from stage s to where it leaves ---------- */
 
-/* Takes v. */
+/* Takes v; *f is this message's alone. */
 static int
-run(struct automaton *a, int s, host_val v, struct slice key, struct origin o,
-    uint32_t depth, struct err *err)
+run(struct automaton *a, int s, host_val v, struct flow *f)
 {
 	const struct topo_stage *st;
-	struct host_out *out = &a->out[depth];
+	struct host_out *out = &a->out[f->depth];
 	uint32_t owner;
 	int r;
 
@@ -1013,10 +1108,9 @@ run(struct automaton *a, int s, host_val v, struct slice key, struct origin o,
 		case STAGE_STEP:
 		case STAGE_STATE:
 			out->n = 0;
-			r = call(a, s, v, key, &o, out, err);
-			if (r == -1) {
+			if (call(a, s, st, v, f, out) == -1) {
 				free_outputs(a, out, 0);
-				r = stage_error(a, s, key, v, &o, err);
+				r = stage_error(a, s, v, f);
 				a->host->val_free(a->app, v);
 				return (r);
 			}
@@ -1024,15 +1118,14 @@ run(struct automaton *a, int s, host_val v, struct slice key, struct origin o,
 			if (out->n == 0)
 				return (0);
 			if (st->multi)
-				return (run_outputs(a, st->next, st->fn, out,
-				    key, &o, depth, err));
+				return (run_outputs(a, st, out, f));
 			v = out->val[0];
 			out->n = 0;
 			break;
 		case STAGE_KEY_BY:
 		case STAGE_COLLECT:
-			if (new_key(a, s, v, &key, &o, depth, err) == -1) {
-				r = stage_error(a, s, key, v, &o, err);
+			if (new_key(a, s, st, v, f) == -1) {
+				r = stage_error(a, s, v, f);
 				a->host->val_free(a->app, v);
 				return (r);
 			}
@@ -1040,18 +1133,18 @@ run(struct automaton *a, int s, host_val v, struct slice key, struct origin o,
 		case STAGE_EXCHANGE:
 			if (st->exchange < 0)
 				break;
-			owner = automaton_owner(a, key);
+			owner = a->table[part_of(hash_of(f), a->bits)];
 			if (owner != a->worker)
-				return (hop(a, s, owner, v, key, &o, err));
-			o.via = via_exchange(a, st->exchange, a->worker);
+				return (hop(a, s, owner, v, f));
+			f->o.via = via_exchange(a, st->exchange, a->worker);
 			break;
 		case STAGE_RANGE:
 		case STAGE_COUNT:
-			r = run_windows(a, s, v, key, &o, depth, err);
+			r = run_windows(a, s, v, f);
 			a->host->val_free(a->app, v);
 			return (r);
 		case STAGE_SINKS:
-			return (run_sinks(a, s, v, key, &o, err));
+			return (run_sinks(a, s, v, f));
 		}
 	}
 }
@@ -1063,7 +1156,7 @@ origin_id(uint64_t source, uint64_t channel, uint64_t off)
 {
 	uint64_t v[3] = { source, channel, off };
 
-	return (part_hash(slice_of(v, sizeof(v))));
+	return (hash_words(v, 3));
 }
 
 /* A record that a source gives: its watermark is its time, since the times
@@ -1076,29 +1169,39 @@ source_origin(const struct entry *e, uint64_t id)
 	return (o);
 }
 
-/* One whole payload of source s. */
 static int
-record(struct automaton *a, uint32_t s, struct slice payload,
-    struct origin o, struct err *err)
+source_error(struct automaton *a, uint32_t s, struct slice payload,
+    const struct origin *o, struct err *err)
 {
 	const struct topo_source *src = &a->topo->sources[s];
-	struct slice key = slice_of(src->key, src->key_len);
 	struct spot at = { LETTER_SOURCE, s, src->name, POLICY_DEFAULT };
+
+	return (user_error(a, &at, slice_of(src->key, src->key_len), NULL,
+	    payload, o, err));
+}
+
+/* One whole payload of source s; f->o and f->err are set. */
+static int
+record(struct automaton *a, uint32_t s, struct slice payload, struct flow *f)
+{
+	const struct topo_source *src = &a->topo->sources[s];
 	host_val v = NULL;
 	int r;
 
 	STAT_ADD(a->stats, records_in, 1);
 	a->call++;
-	r = enter_user(a, &o, -1, src->fn, err);
+	r = enter_user(a, &f->o, -1, src->fn, f->err);
 	if (r == 0) {
-		r = a->host->decode(a->app, src->fn, payload, &v, err);
+		r = a->host->decode(a->app, src->fn, payload, &v, f->err);
 		leave_user(a);
 	}
 	if (r == -1)
-		return (user_error(a, &at, key, NULL, payload, &o, err));
+		return (source_error(a, s, payload, &f->o, f->err));
 	if (v == NULL)
 		return (0);
-	return (run(a, src->next, v, key, o, 0, err));
+	set_key(f, slice_of(src->key, src->key_len));
+	f->depth = 0;
+	return (run(a, src->next, v, f));
 }
 
 static uint64_t
@@ -1129,30 +1232,34 @@ line_len(struct slice s)
 	return (s.len > 0 && s.data[s.len - 1] == '\r' ? s.len - 1 : s.len);
 }
 
-/* -1: no record can begin like this (*why says so). */
-static int
-cut_record(struct automaton *a, const struct topo_source *src, struct slice s,
-    uint64_t pos, size_t known, struct cut *c, const char **why,
-    struct err *err)
+/* No newline is among the first `known` bytes. */
+static inline int
+cut_line(const struct topo_source *src, struct slice s, size_t known,
+    struct cut *c, const char **why)
 {
-	const uint8_t *nl;
+	const uint8_t *nl = s.len > known ?
+	    memchr(s.data + known, '\n', s.len - known) : NULL;
+
+	*why = "line too long";
+	c->skip = 0;
+	if (nl == NULL) {
+		c->total = 0;
+		c->want = SIZE_MAX;
+		return (line_len(s) > src->max_size ? -1 : 0);
+	}
+	c->total = (size_t)(nl - s.data) + 1;
+	c->len = line_len(slice_of(s.data, c->total - 1));
+	return (c->len > src->max_size ? -1 : 0);
+}
+
+static int
+cut_frame(struct automaton *a, const struct topo_source *src, struct slice s,
+    uint64_t pos, struct cut *c, const char **why, struct err *err)
+{
 	uint64_t len;
 	int r;
 
 	memset(c, 0, sizeof(*c));
-	if (src->framing == FRAMING_LINES) {
-		nl = s.len > known ?
-		    memchr(s.data + known, '\n', s.len - known) : NULL;
-		if (nl == NULL) {
-			*why = "line too long";
-			c->want = SIZE_MAX;
-			return (line_len(s) > src->max_size ? -1 : 0);
-		}
-		c->total = (size_t)(nl - s.data) + 1;
-		c->len = line_len(slice_of(s.data, c->total - 1));
-		*why = "line too long";
-		return (c->len > src->max_size ? -1 : 0);
-	}
 	if (s.len < src->header_length) {
 		c->want = src->header_length - s.len;
 		return (0);
@@ -1181,78 +1288,112 @@ cut_record(struct automaton *a, const struct topo_source *src, struct slice s,
 	return (0);
 }
 
-static uint64_t
-position_of(const struct entry *e, struct slice data)
-{
-	return (e->pos + ENTRY_HEADER + (uint64_t)(data.data - e->data));
-}
-
-/*
- * Take one record from data (what is left of an entry), with what is in rem
- * before it.  *taken bytes of data are used; *had a record was processed.
- * -1 with err->code ERR_NONE: the stream is garbage.
- */
-static int
-take_record(struct automaton *a, uint32_t s, struct buf *rem,
-    struct slice data, uint64_t stream_off, uint64_t channel,
-    const struct entry *e, size_t *taken, bool *had, const char **why,
+/* -1: no record can begin like this (*why says so). */
+static inline int
+cut_record(struct automaton *a, const struct topo_source *src, struct slice s,
+    uint64_t pos, size_t known, struct cut *c, const char **why,
     struct err *err)
 {
-	const struct topo_source *src = &a->topo->sources[s];
-	uint64_t pos = position_of(e, data);
-	struct origin o;
+	return (src->framing == FRAMING_LINES ? cut_line(src, s, known, c,
+	    why) : cut_frame(a, src, s, pos, c, why, err));
+}
+
+/* The bytes of a source in entry e, from offset `from` on. */
+struct intake {
+	uint32_t		 source;
+	uint64_t		 channel;
+	struct buf		*rem;	/* what came before them */
+	const struct entry	*e;
+	size_t			 from;
+	/* What take_record has to say. */
+	size_t			 taken;	/* bytes of the entry */
+	bool			 had;	/* a record was processed */
+	const char		*why;	/* it is garbage */
+};
+
+/* The record that ends where in->taken says. */
+static inline int
+take_payload(struct automaton *a, struct intake *in, struct slice payload,
+    struct err *err)
+{
+	const struct entry *e = in->e;
+	uint64_t end = in->from + in->taken;
+	struct flow f;
+
+	in->had = true;
+	begin_record(a, e->pos + ENTRY_HEADER + end);
+	f.o = source_origin(e, origin_id(in->source, in->channel,
+	    e->off + end));
+	f.err = err;
+	return (record(a, in->source, payload, &f));
+}
+
+/* As take_record, where in->rem has the beginning. */
+static int
+take_joined(struct automaton *a, struct intake *in, struct err *err)
+{
+	const struct topo_source *src = &a->topo->sources[in->source];
+	const uint8_t *data = in->e->data + in->from, *nl;
+	size_t n, known = 0, len = in->e->len - in->from;
+	struct buf *rem = in->rem;
 	struct cut c;
-	size_t n, known;
 	int r;
 
-	*taken = 0;
-	*had = false;
-	err->code = ERR_NONE;
-	if (rem->len == 0) {			/* the usual case: in place */
-		if (cut_record(a, src, data, pos, 0, &c, why, err) == -1)
-			return (-1);
-		if (c.total == 0) {		/* the rest is kept */
-			buf_add(rem, data.data, data.len);
-			*taken = data.len;
-			return (0);
-		}
-		*taken = c.total;
-		*had = true;
-		begin_record(a, pos + c.total);
-		o = source_origin(e, origin_id(s, channel, stream_off +
-		    c.total));
-		return (record(a, s, slice_of(data.data + c.skip, c.len), o,
-		    err));
-	}
-	known = 0;
 	for (;;) {
-		if (cut_record(a, src, buf_slice(rem), pos, known, &c, why,
-		    err) == -1)
+		if (cut_record(a, src, buf_slice(rem), in->e->pos +
+		    ENTRY_HEADER + in->from, known, &c, &in->why, err) == -1)
 			return (-1);
 		if (c.total != 0)
 			break;
-		if (*taken == data.len)
+		if (in->taken == len)
 			return (0);
 		known = rem->len;
-		n = data.len - *taken;
+		n = len - in->taken;
 		if (src->framing == FRAMING_LINES) {
-			const uint8_t *nl = memchr(data.data + *taken, '\n',
-			    n);
-
+			nl = memchr(data + in->taken, '\n', n);
 			if (nl != NULL)
-				n = (size_t)(nl - data.data) - *taken + 1;
+				n = (size_t)(nl - data) - in->taken + 1;
 		} else if (c.want < n)
 			n = c.want;
-		buf_add(rem, data.data + *taken, n);
-		*taken += n;
+		buf_add(rem, data + in->taken, n);
+		in->taken += n;
 	}
-	*had = true;
-	begin_record(a, pos + *taken);
-	o = source_origin(e, origin_id(s, channel, stream_off + *taken));
-	r = record(a, s, slice_of(rem->data + c.skip, c.len), o, err);
+	r = take_payload(a, in, slice_of(rem->data + c.skip, c.len), err);
 	if (r == 0)
 		buf_clear(rem);
 	return (r);
+}
+
+/*
+ * Take one record from what is left of an entry, with what is in rem before
+ * it.  -1 with err->code ERR_NONE: the stream is garbage.
+ */
+static inline int
+take_record(struct automaton *a, struct intake *in, struct err *err)
+{
+	const struct topo_source *src = &a->topo->sources[in->source];
+	struct slice data = slice_of(in->e->data + in->from,
+	    in->e->len - in->from);
+	struct cut c;
+
+	in->taken = 0;
+	in->had = false;
+	in->why = "";
+	err->code = ERR_NONE;
+	if (in->rem->len > 0)
+		return (take_joined(a, in, err));
+	/* The usual case: in place. */
+	if (cut_record(a, src, data, in->e->pos + ENTRY_HEADER + in->from, 0,
+	    &c, &in->why, err) == -1)
+		return (-1);
+	if (c.total == 0) {			/* the rest is kept */
+		buf_add(in->rem, data.data, data.len);
+		in->taken = data.len;
+		return (0);
+	}
+	in->taken = c.total;
+	return (take_payload(a, in, slice_of(data.data + c.skip, c.len),
+	    err));
 }
 
 /* --- entries --------------------------------------------------------------
@@ -1304,28 +1445,26 @@ on_bytes(struct automaton *a, struct entry *e, size_t from, size_t *used,
     struct err *err)
 {
 	struct in_conn *c = find_conn(a, e->channel);
-	const char *why = "";
-	size_t taken = 0;
-	bool had;
+	struct intake in = { .channel = e->channel, .e = e, .from = from };
 	int r;
 
 	*used = e->len;
 	if (c == NULL || c->bad || c->eof)
 		return (0);
-	r = take_record(a, c->source, &c->rem,
-	    slice_of(e->data + from, e->len - from), e->off + from, c->id, e,
-	    &taken, &had, &why, err);
-	if (r == -1 && (err->code == ERR_NONE || !had)) {
+	in.source = c->source;
+	in.rem = &c->rem;
+	r = take_record(a, &in, err);
+	if (r == -1 && (err->code == ERR_NONE || !in.had)) {
 		if (err->code == ERR_USER)
 			log_error("%s", err->text);
 		if (err->code == ERR_POISON)
 			framing_aside(a, c->source, &c->rem, e, from, err);
-		stream_garbage(a, c, why);
+		stream_garbage(a, c, in.why);
 		return (0);
 	}
 	if (r == -1)
 		return (-1);
-	*used = from + taken;
+	*used = from + in.taken;
 	c->off = e->off + *used;
 	return (0);
 }
@@ -1335,24 +1474,21 @@ on_file(struct automaton *a, struct entry *e, size_t from, size_t *used,
     struct err *err)
 {
 	struct in_source *s = &a->sources[e->channel];
-	const char *why = "";
-	size_t taken = 0;
-	bool had;
+	struct intake in = { .source = (uint32_t)e->channel, .rem = &s->rem,
+	    .e = e, .from = from };
 
-	if (take_record(a, (uint32_t)e->channel, &s->rem,
-	    slice_of(e->data + from, e->len - from), e->off + from, 0, e,
-	    &taken, &had, &why, err) == -1) {
-		if (err->code != ERR_NONE && had)
+	if (take_record(a, &in, err) == -1) {
+		if (err->code != ERR_NONE && in.had)
 			return (-1);
 		if (err->code != ERR_NONE)
 			return (err_wrap(err, "source \"%s\": %s at byte %"
-			    PRIu64, a->topo->sources[e->channel].name, why,
+			    PRIu64, a->topo->sources[e->channel].name, in.why,
 			    e->off + from));
 		return (err_set(err, ERR_CONFIG, "source \"%s\": %s at byte %"
-		    PRIu64, a->topo->sources[e->channel].name, why,
+		    PRIu64, a->topo->sources[e->channel].name, in.why,
 		    e->off + from));
 	}
-	*used = from + taken;
+	*used = from + in.taken;
 	s->off = e->off + *used;
 	return (0);
 }
@@ -1362,7 +1498,7 @@ static int
 on_eof(struct automaton *a, struct entry *e, struct err *err)
 {
 	struct in_conn *c = NULL;
-	struct origin o;
+	struct flow f;
 	struct buf *rem;
 	uint32_t s;
 	int r = 0;
@@ -1380,10 +1516,11 @@ on_eof(struct automaton *a, struct entry *e, struct err *err)
 		if (a->topo->sources[s].framing == FRAMING_LINES &&
 		    !(e->flags & ENTRY_RESET)) {
 			begin_record(a, e->pos + ENTRY_HEADER + 1);
-			o = source_origin(e, origin_id(s, c == NULL ? 0 :
+			f.o = source_origin(e, origin_id(s, c == NULL ? 0 :
 			    e->channel, e->off));
+			f.err = err;
 			r = record(a, s, slice_of(rem->data,
-			    line_len(buf_slice(rem))), o, err);
+			    line_len(buf_slice(rem))), &f);
 		} else
 			log_warn("stream ended inside a record "
 			    "source=\"%s\" connection=%" PRIu64 " bytes=%zu",
@@ -1437,8 +1574,8 @@ on_gen(struct automaton *a, struct entry *e, size_t from, size_t *used,
 {
 	struct in_source *s = &a->sources[e->channel];
 	const struct topo_source *src = &a->topo->sources[e->channel];
-	struct slice key = slice_of(src->key, src->key_len);
 	struct origin o;
+	struct flow f;
 	host_val v = NULL;
 	int r;
 
@@ -1467,7 +1604,8 @@ on_gen(struct automaton *a, struct entry *e, size_t from, size_t *used,
 	}
 	STAT_ADD(a->stats, records_in, 1);
 	s->off++;
-	return (run(a, src->next, v, key, o, 0, err));
+	flow_init(&f, slice_of(src->key, src->key_len), &o, err);
+	return (run(a, src->next, v, &f));
 }
 
 static bool
@@ -1479,52 +1617,57 @@ mark_covers(const struct mark *m, uint64_t pos, uint32_t index)
 /* A message as another worker packed it, from this stage on. */
 static int
 run_packed(struct automaton *a, int stage, struct slice value,
-    struct slice key, struct origin o, struct err *err)
+    struct flow *f)
 {
-	struct spot at = at_stage(a, stage);
 	host_val v = NULL;
+	struct spot at;
 	int r;
 
 	a->call++;
-	r = enter_user(a, &o, stage, -1, err);
+	r = enter_user(a, &f->o, stage, -1, f->err);
 	if (r == 0) {
-		r = a->host->unpack(a->app, value, &v, err);
+		r = a->host->unpack(a->app, value, &v, f->err);
 		leave_user(a);
 	}
-	if (r == -1)
-		return (user_error(a, &at, key, NULL, value, &o, err));
-	return (run(a, stage, v, key, o, 0, err));
+	if (r == 0)
+		return (run(a, stage, v, f));
+	at = at_stage(a, stage);
+	return (user_error(a, &at, f->key, NULL, value, &f->o, f->err));
 }
 
-/* One record of a frame, decoded by hand: see send_record. */
+/* One record of the frame in entry e: see send_record. */
 static int
 on_frame_record(struct automaton *a, uint32_t x, uint32_t from,
-    struct mark *m, struct mp *c, struct err *err)
+    struct mark *m, const struct entry *e, struct mp *c, struct err *err)
 {
-	struct slice key, value;
-	struct origin o;
+	struct slice value;
+	struct flow f;
 	uint64_t pos;
 	uint32_t index;
 	int stage = a->topo->exchange_stage[x], sink;
 
 	pos = mp_get_uint(c, UINT64_MAX);
 	index = (uint32_t)mp_get_uint(c, UINT32_MAX);
-	key = mp_get_bin(c);
-	o.time_ns = mp_get_uint(c, UINT64_MAX);
-	o.id = mp_get_uint(c, UINT64_MAX);
-	o.watermark = unpack_distance(mp_get_uint(c, UINT64_MAX), o.time_ns);
-	o.via = via_exchange(a, (int)x, from);
+	set_key(&f, mp_get_bin(c));
+	f.o.time_ns = mp_get_uint(c, UINT64_MAX);
+	f.o.id = mp_get_uint(c, UINT64_MAX);
+	f.o.watermark = unpack_distance(mp_get_uint(c, UINT64_MAX),
+	    f.o.time_ns);
+	f.o.via = via_exchange(a, (int)x, from);
+	f.depth = 0;
+	f.err = err;
 	value = mp_get_bin(c);
 	if (!mp_ok(c))
 		return (err_set(err, ERR_CORRUPT, "a frame of exchange %u "
 		    "in the journal cannot be read", x));
+	begin_record(a, e->pos + ENTRY_HEADER + (uint64_t)(c->p - e->data));
 	if (mark_covers(m, pos, index))
 		return (0);
 	if (stage < 0) {
 		sink = a->topo->exchange_sink[x];
-		to_sink(a, (size_t)sink, &o, value);
+		to_sink(a, (size_t)sink, &f.o, value);
 	} else {
-		if (run_packed(a, stage, value, key, o, err) == -1)
+		if (run_packed(a, stage, value, &f) == -1)
 			return (-1);
 	}
 	m->pos = pos;
@@ -1559,17 +1702,9 @@ on_frame(struct automaton *a, struct entry *e, size_t from, size_t *used,
 	}
 	mp_init(&c, slice_of(e->data + from, e->len - from));
 	if (from < e->len) {
-		const uint8_t *p = c.p;
-		struct mp probe = c;
-		int i;
-
-		for (i = 0; i < 7; i++)
-			mp_skip(&probe);
-		begin_record(a, e->pos + ENTRY_HEADER + from +
-		    (uint64_t)(probe.p - p));
-		if (on_frame_record(a, x, w, m, &c, err) == -1)
+		if (on_frame_record(a, x, w, m, e, &c, err) == -1)
 			return (-1);
-		*used = from + (size_t)(c.p - p);
+		*used = (size_t)(c.p - e->data);
 	} else
 		*used = e->len;
 	if (*used == e->len && !mark_covers(m, h.pos, h.index)) {
@@ -1698,8 +1833,7 @@ automaton_letter_place(const struct automaton *a, struct letter *l,
 
 /* The message before one sink's encoder. */
 static int
-put_back_sink(struct automaton *a, const struct letter *l,
-    const struct origin *o, struct err *err)
+put_back_sink(struct automaton *a, const struct letter *l, struct flow *f)
 {
 	const struct topo_sink *s = &a->topo->sinks[l->index];
 	struct spot at = { LETTER_SINK, l->index, s->name, s->policy };
@@ -1707,14 +1841,15 @@ put_back_sink(struct automaton *a, const struct letter *l,
 	int r;
 
 	a->call++;
-	r = enter_user(a, o, -1, -1, err);
+	r = enter_user(a, &f->o, -1, -1, f->err);
 	if (r == 0) {
-		r = a->host->unpack(a->app, l->value, &v, err);
+		r = a->host->unpack(a->app, l->value, &v, f->err);
 		leave_user(a);
 	}
 	if (r == -1)
-		return (user_error(a, &at, l->key, NULL, l->value, o, err));
-	r = run_sink(a, l->index, -1, v, l->key, o, err);
+		return (user_error(a, &at, l->key, NULL, l->value, &f->o,
+		    f->err));
+	r = run_sink(a, l->index, -1, v, f);
 	a->host->val_free(a->app, v);
 	return (r);
 }
@@ -1724,6 +1859,7 @@ on_letter(struct automaton *a, struct entry *e, struct err *err)
 {
 	struct letter l;
 	struct origin o;
+	struct flow f;
 	uint64_t seq;
 	int r;
 
@@ -1739,9 +1875,10 @@ on_letter(struct automaton *a, struct entry *e, struct err *err)
 	/* Its own time; to windows it is one that comes late. */
 	o = source_origin(e, l.id);
 	o.time_ns = l.time_ns;
-	r = l.kind == LETTER_SOURCE ? record(a, l.index, l.value, o, err) :
+	flow_init(&f, l.key, &o, err);
+	r = l.kind == LETTER_SOURCE ? record(a, l.index, l.value, &f) :
 	    l.kind == LETTER_STAGE ? run_packed(a, (int)l.index, l.value,
-	    l.key, o, err) : put_back_sink(a, &l, &o, err);
+	    &f) : put_back_sink(a, &l, &f);
 	if (r == 0)
 		a->putback = seq;
 	return (r);
@@ -1837,8 +1974,8 @@ on_tick(struct automaton *a, struct entry *e, size_t from, size_t *used,
 	const struct topo_stage *st;
 	struct origin o = { e->time_ns, 0, 0, 0 };
 	struct windows *w;
-	struct kent *k = NULL, *same;
-	struct slice key;
+	struct kent *k = NULL;
+	struct flow f;
 	uint64_t v[3];
 	size_t i;
 
@@ -1857,15 +1994,15 @@ on_tick(struct automaton *a, struct entry *e, size_t from, size_t *used,
 	v[1] = k->hash;
 	v[2] = part_hash(slice_of(st->name, strlen(st->name)));
 	o.id = part_hash(slice_of(v, sizeof(v)));
-	key = slice_of(k->key, k->key_len);
-	if (enter_windows(a, (int)i, key, &o, &same, err) == 0)
+	flow_init(&f, slice_of(k->key, k->key_len), &o, err);
+	if (enter_windows(a, (int)i, &f) != NULL)
 		return (fire(a, (int)i, k, NULL, windows_watermark(w,
-		    e->time_ns), &o, 0, err));
+		    e->time_ns), &f));
 	if (err->code != ERR_POISON)
 		return (-1);
 	/* Not again before a message comes to it. */
 	windows_note(w, k, UINT64_MAX, false, e->time_ns);
-	return (stage_error(a, (int)i, key, NULL, &o, err));
+	return (stage_error(a, (int)i, NULL, &f));
 }
 
 uint64_t
@@ -1907,10 +2044,6 @@ dispatch(struct automaton *a, struct entry *e, size_t from, size_t *used,
     struct err *err)
 {
 	*used = e->len;
-	if (!source_fits(a, e))
-		return (err_set(err, ERR_CORRUPT, "journal entry at %" PRIu64
-		    " is of source %" PRIu64 ": there is none of its kind",
-		    e->pos, e->channel));
 	switch ((enum entry_type)e->type) {
 	case ENTRY_BYTES:
 		return (on_bytes(a, e, from, used, err));
@@ -1942,18 +2075,36 @@ dispatch(struct automaton *a, struct entry *e, size_t from, size_t *used,
 	    " has type %u", e->pos, e->type));
 }
 
+/* The entry at a->entry; NULL: *err is set. */
+static struct entry *
+look_at(const struct automaton *a, struct err *err)
+{
+	struct entry *e = journal_at(a->journal, a->entry);
+
+	if (e == NULL)
+		(void)err_set(err, ERR_CORRUPT, "journal has no valid entry "
+		    "at %" PRIu64, a->entry);
+	else if (!source_fits(a, e)) {
+		(void)err_set(err, ERR_CORRUPT, "journal entry at %" PRIu64
+		    " is of source %" PRIu64 ": there is none of its kind",
+		    e->pos, e->channel);
+		e = NULL;
+	}
+	return (e);
+}
+
 int
 automaton_run(struct automaton *a, uint64_t (*now)(void),
     uint64_t deadline_ns, size_t max_bytes, struct err *err)
 {
-	struct entry *e;
+	uint64_t tail = journal_tail(a->journal);
+	struct entry *e = NULL;
 	size_t from, used;
 
-	while (a->pos < journal_tail(a->journal)) {
-		if ((e = journal_at(a->journal, a->entry)) == NULL)
-			return (err_set(err, ERR_CORRUPT,
-			    "journal has no valid entry at %" PRIu64,
-			    a->entry));
+	while (a->pos < tail) {
+		if ((e == NULL || e->pos != a->entry) &&
+		    (e = look_at(a, err)) == NULL)
+			return (-1);
 		from = a->pos == a->entry ? 0 :
 		    (size_t)(a->pos - a->entry - ENTRY_HEADER);
 		a->stamp = 0;

@@ -144,6 +144,7 @@ struct automaton {
 	struct turn		*to_sink;	/* [nsinks] */
 	size_t			 turn_bytes;
 	int			 dead_sink;	/* the dead letters, or -1 */
+	size_t			 live_sinks;	/* all the others */
 	struct buf		 garbage;	/* u64 ids of connections that
 						   turned bad */
 	uint64_t		 nkeys;

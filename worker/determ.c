@@ -30,13 +30,7 @@
 
 #define READING_NS	1000
 
-static __thread struct {
-	int		inside;
-	uint64_t	time_ns;
-	uint64_t	seed;
-	uint64_t	drawn;		/* random words given so far */
-} now;
-static uint64_t serial;
+__thread struct determ determ;
 
 /* libc's function of the same name; there is always one. */
 static void *
@@ -66,47 +60,28 @@ mix(uint64_t x)
 }
 
 void
-determ_enter(const struct origin *o, int fn)
-{
-	now.time_ns = o->time_ns;
-	now.seed = mix(o->id + UINT64_C(0x9e3779b97f4a7c15) *
-	    (uint64_t)(fn + 2));
-	now.drawn = 0;
-	now.inside = 1;
-	serial++;
-}
-
-void
-determ_leave(void)
-{
-	now.inside = 0;
-}
-
-void
 determ_pause(bool pause)
 {
-	now.inside = !pause;
+	determ.inside = !pause;
 }
 
-struct origin
+uint64_t
 determ_child(const struct origin *o, int fn, uint64_t n)
 {
-	struct origin c = *o;
-
-	c.id = mix(o->id ^ mix((uint64_t)(fn + 1) << 32 ^ (n + 1)));
-	return (c);
+	return (mix(o->id ^ mix((uint64_t)(fn + 1) << 32 ^ (n + 1))));
 }
 
 uint64_t
 determ_serial(void)
 {
-	return (now.inside ? serial : 0);
+	return (determ.inside ? determ.serial : 0);
 }
 
 uint64_t
 determ_seed(void)
 {
-	return (now.seed);
+	return (mix(determ.id + UINT64_C(0x9e3779b97f4a7c15) *
+	    (uint64_t)(determ.fn + 2)));
 }
 
 /* --- clocks ------------------------------------------------------------ */
@@ -129,11 +104,11 @@ clock_gettime(clockid_t clock, struct timespec *ts)
 {
 	REAL(clock_gettime);
 
-	if (!now.inside || clock == CLOCK_THREAD_CPUTIME_ID ||
+	if (!determ.inside || clock == CLOCK_THREAD_CPUTIME_ID ||
 	    clock == CLOCK_PROCESS_CPUTIME_ID)
 		return (real_clock_gettime(clock, ts));
-	now.time_ns += READING_NS;
-	set_timespec(ts, now.time_ns);
+	determ.time_ns += READING_NS;
+	set_timespec(ts, determ.time_ns);
 	return (0);
 }
 
@@ -172,7 +147,7 @@ static void
 translate(clockid_t clock, const struct timespec *until, struct timespec *ts)
 {
 	uint64_t to = from_timespec(until);
-	uint64_t left = to > now.time_ns ? to - now.time_ns : 0;
+	uint64_t left = to > determ.time_ns ? to - determ.time_ns : 0;
 	REAL(clock_gettime);
 
 	(void)real_clock_gettime(clock, ts);
@@ -182,8 +157,8 @@ translate(clockid_t clock, const struct timespec *until, struct timespec *ts)
 static void
 moved_to(const struct timespec *until)
 {
-	if (from_timespec(until) > now.time_ns)
-		now.time_ns = from_timespec(until);
+	if (from_timespec(until) > determ.time_ns)
+		determ.time_ns = from_timespec(until);
 }
 
 int
@@ -194,11 +169,11 @@ clock_nanosleep(clockid_t clock, int flags, const struct timespec *want,
 	int r;
 	REAL(clock_nanosleep);
 
-	if (!now.inside)
+	if (!determ.inside)
 		return (real_clock_nanosleep(clock, flags, want, rest));
 	if (!(flags & TIMER_ABSTIME)) {
 		r = real_clock_nanosleep(clock, flags, want, rest);
-		now.time_ns += from_timespec(want);
+		determ.time_ns += from_timespec(want);
 		return (r);
 	}
 	translate(clock, want, &ts);
@@ -216,7 +191,7 @@ sem_clockwait(sem_t *restrict sem, clockid_t clock,
 	int r;
 	REAL(sem_clockwait);
 
-	if (!now.inside)
+	if (!determ.inside)
 		return (real_sem_clockwait(sem, clock, until));
 	translate(clock, until, &ts);
 	r = real_sem_clockwait(sem, clock, &ts);
@@ -232,7 +207,7 @@ sem_timedwait(sem_t *restrict sem, const struct timespec *restrict until)
 	int r;
 	REAL(sem_timedwait);
 
-	if (!now.inside)
+	if (!determ.inside)
 		return (real_sem_timedwait(sem, until));
 	translate(CLOCK_REALTIME, until, &ts);
 	r = real_sem_timedwait(sem, &ts);
@@ -249,7 +224,7 @@ pthread_cond_timedwait(pthread_cond_t *restrict cond,
 	int r;
 	REAL(pthread_cond_timedwait);
 
-	if (!now.inside)
+	if (!determ.inside)
 		return (real_pthread_cond_timedwait(cond, mutex, until));
 	/* CPython's are on the monotonic clock; a realtime one only differs
 	 * by when it looks at the time, which nobody promised. */
@@ -269,7 +244,7 @@ pthread_cond_clockwait(pthread_cond_t *restrict cond,
 	int r;
 	REAL(pthread_cond_clockwait);
 
-	if (!now.inside)
+	if (!determ.inside)
 		return (real_pthread_cond_clockwait(cond, mutex, clock,
 		    until));
 	translate(clock, until, &ts);
@@ -287,8 +262,8 @@ poll(struct pollfd *fds, nfds_t n, int ms)
 	REAL(poll);
 
 	r = real_poll(fds, n, ms);
-	if (now.inside && r == 0 && ms > 0)
-		now.time_ns += (uint64_t)ms * 1000000;
+	if (determ.inside && r == 0 && ms > 0)
+		determ.time_ns += (uint64_t)ms * 1000000;
 	return (r);
 }
 
@@ -302,8 +277,8 @@ select(int n, fd_set *restrict rd, fd_set *restrict wr,
 	REAL(select);
 
 	r = real_select(n, rd, wr, ex, tv);
-	if (now.inside && r == 0)
-		now.time_ns += us * 1000;
+	if (determ.inside && r == 0)
+		determ.time_ns += us * 1000;
 	return (r);
 }
 
@@ -314,8 +289,8 @@ epoll_wait(int fd, struct epoll_event *events, int n, int ms)
 	REAL(epoll_wait);
 
 	r = real_epoll_wait(fd, events, n, ms);
-	if (now.inside && r == 0 && ms > 0)
-		now.time_ns += (uint64_t)ms * 1000000;
+	if (determ.inside && r == 0 && ms > 0)
+		determ.time_ns += (uint64_t)ms * 1000000;
 	return (r);
 }
 
@@ -324,12 +299,12 @@ epoll_wait(int fd, struct epoll_event *events, int n, int ms)
 static void
 draw(void *buf, size_t n)
 {
+	uint64_t word, seed = determ_seed();
 	uint8_t *p = buf;
-	uint64_t word;
 	size_t k;
 
 	for (; n > 0; n -= k, p += k) {
-		word = mix(now.seed + 0x9e3779b97f4a7c15ULL * ++now.drawn);
+		word = mix(seed + 0x9e3779b97f4a7c15ULL * ++determ.drawn);
 		k = n < sizeof(word) ? n : sizeof(word);
 		memcpy(p, &word, k);
 	}
@@ -340,7 +315,7 @@ getrandom(void *buf, size_t n, unsigned int flags)
 {
 	REAL(getrandom);
 
-	if (!now.inside)
+	if (!determ.inside)
 		return (real_getrandom(buf, n, flags));
 	draw(buf, n);
 	return ((ssize_t)n);
@@ -361,7 +336,7 @@ syscall(long number, ...)
 	for (i = 0; i < 6; i++)
 		a[i] = va_arg(ap, long);
 	va_end(ap);
-	if (now.inside && number == SYS_getrandom) {
+	if (determ.inside && number == SYS_getrandom) {
 		draw((void *)(uintptr_t)a[0], (size_t)a[1]);
 		return (a[1]);
 	}

@@ -22,13 +22,40 @@ struct origin {
 	uint32_t	via;		/* the way on which it comes */
 };
 
+/* What user code of this thread sees; inside: it runs. */
+struct determ {
+	int		inside;
+	int		fn;
+	uint64_t	time_ns;
+	uint64_t	id;
+	uint64_t	drawn;		/* random words given so far */
+	uint64_t	serial;
+};
+extern __thread struct determ determ
+    __attribute__((visibility("hidden")));	/* no detour to it */
+
 /* fn separates the randomness of two steps of one record. */
-void	determ_enter(const struct origin *, int fn);
-void	determ_leave(void);
+static inline void
+determ_enter(const struct origin *o, int fn)
+{
+	determ.time_ns = o->time_ns;
+	determ.id = o->id;
+	determ.fn = fn;
+	determ.drawn = 0;
+	determ.inside = 1;
+	determ.serial++;
+}
+
+static inline void
+determ_leave(void)
+{
+	determ.inside = 0;
+}
+
 /* While a debugger reads the real clock; false: back to the record. */
 void	determ_pause(bool);
-/* Child n of a record that step fn made. */
-struct origin determ_child(const struct origin *, int fn, uint64_t n);
+/* The id of child n of a record, which step fn made. */
+uint64_t determ_child(const struct origin *, int fn, uint64_t n);
 /* For the host's random module: a number that changes with every
  * determ_enter (0 outside), and the 64-bit seed that belongs to it. */
 uint64_t determ_serial(void);

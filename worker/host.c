@@ -6,13 +6,10 @@ struct host_where host_where;
 struct host_replay host_replay;
 
 void
-host_out_add(struct host_out *o, host_val v)
+host_out_grow(struct host_out *o)
 {
-	if (o->n == o->cap) {
-		o->cap = o->cap == 0 ? 8 : o->cap * 2;
-		o->val = xreallocarray(o->val, o->cap, sizeof(*o->val));
-	}
-	o->val[o->n++] = v;
+	o->cap = o->cap == 0 ? 8 : o->cap * 2;
+	o->val = xreallocarray(o->val, o->cap, sizeof(*o->val));
 }
 
 void

@@ -32,7 +32,14 @@ struct host_out {
 	size_t		 n;
 	size_t		 cap;
 };
-void	host_out_add(struct host_out *, host_val);	/* takes the value */
+void	host_out_grow(struct host_out *);	/* what host_out_add calls */
+static inline void
+host_out_add(struct host_out *o, host_val v)	/* takes the value */
+{
+	if (o->n == o->cap)
+		host_out_grow(o);
+	o->val[o->n++] = v;
+}
 
 /* What a call of window() says besides its outputs. */
 struct host_window {

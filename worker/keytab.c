@@ -32,28 +32,6 @@ keytab_fini(struct keytab *t, void (*drop)(void *, void *), void *arg)
 	memset(t, 0, sizeof(*t));
 }
 
-/* The slot that holds the key, or the empty one where it would go. */
-static struct kent **
-probe(const struct keytab *t, struct slice key, uint64_t hash)
-{
-	size_t i = hash & (t->nslots - 1);
-	struct kent *e;
-
-	for (;; i = (i + 1) & (t->nslots - 1)) {
-		e = t->slot[i];
-		if (e == NULL || (e->hash == hash && e->key_len == key.len &&
-		    (key.len == 0 ||
-		    memcmp(e->key, key.data, key.len) == 0)))
-			return (&t->slot[i]);
-	}
-}
-
-struct kent *
-keytab_find(const struct keytab *t, struct slice key, uint64_t hash)
-{
-	return (*probe(t, key, hash));
-}
-
 static void
 grow(struct keytab *t)
 {
@@ -64,8 +42,8 @@ grow(struct keytab *t)
 	t->slot = xcalloc(t->nslots, sizeof(*t->slot));
 	for (i = 0; i < n; i++)
 		if (old[i] != NULL)
-			*probe(t, slice_of(old[i]->key, old[i]->key_len),
-			    old[i]->hash) = old[i];
+			*keytab_slot(t, slice_of(old[i]->key,
+			    old[i]->key_len), old[i]->hash) = old[i];
 	free(old);
 }
 
@@ -82,16 +60,14 @@ keytab_add(struct keytab *t, struct slice key, uint64_t hash)
 	e->key_len = (uint32_t)key.len;
 	if (key.len > 0)
 		memcpy(e->key, key.data, key.len);
-	*probe(t, key, hash) = e;
+	*keytab_slot(t, key, hash) = e;
 	t->n++;
 	return (e);
 }
 
 void
-keytab_touch(struct keytab *t, struct kent *e)
+keytab_dirty(struct keytab *t, struct kent *e)
 {
-	if (e->dirty)
-		return;
 	e->dirty = true;
 	e->next_dirty = t->dirty;
 	t->dirty = e;

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "common/buf.h"
 
@@ -36,10 +37,35 @@ struct keytab {
 void	keytab_init(struct keytab *);
 /* drop is called for every live object. */
 void	keytab_fini(struct keytab *, void (*drop)(void *obj, void *), void *);
-struct kent *keytab_find(const struct keytab *, struct slice, uint64_t hash);
+/* The slot that holds the key, or the empty one where it would go. */
+static inline struct kent **
+keytab_slot(const struct keytab *t, struct slice key, uint64_t hash)
+{
+	size_t i = hash & (t->nslots - 1);
+	struct kent *e;
+
+	for (;; i = (i + 1) & (t->nslots - 1)) {
+		e = t->slot[i];
+		if (e == NULL || (e->hash == hash && e->key_len == key.len &&
+		    (key.len == 0 ||
+		    memcmp(e->key, key.data, key.len) == 0)))
+			return (&t->slot[i]);
+	}
+}
+static inline struct kent *
+keytab_find(const struct keytab *t, struct slice key, uint64_t hash)
+{
+	return (*keytab_slot(t, key, hash));
+}
 /* The key must not be there. */
 struct kent *keytab_add(struct keytab *, struct slice, uint64_t hash);
-void	keytab_touch(struct keytab *, struct kent *);	/* is dirty now */
+void	keytab_dirty(struct keytab *, struct kent *);
+static inline void
+keytab_touch(struct keytab *t, struct kent *e)	/* is dirty now */
+{
+	if (!e->dirty)
+		keytab_dirty(t, e);
+}
 /* Every key, in no order; *i starts at 0; NULL at the end. */
 struct kent *keytab_next(const struct keytab *, size_t *i);
 
