@@ -14,6 +14,7 @@
 #include "common/mp.h"
 #include "common/part.h"
 #include "worker/automaton.h"
+#include "worker/planted.h"
 #include "worker/sizes.h"
 
 #define LETTER_FN	(-3)		/* determ's number of the two calls
@@ -798,6 +799,8 @@ state_of(struct automaton *a, int stage, struct flow *f)
 	if ((e == NULL || e->obj == NULL) &&
 	    (e = make_state(a, stage, f, e)) == NULL)
 		return (NULL);
+	if (keytab_waits(t, e) && !planted("RULE8D"))
+		a->save_first(a->save_arg, (size_t)stage, e);
 	keytab_touch(t, e);
 	return (e);
 }

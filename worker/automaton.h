@@ -121,6 +121,10 @@ struct automaton {
 	uint64_t		 drop;		/* R: outputs <= R have left */
 	struct in_conn		*conns;		/* by id */
 	struct in_source	*sources;	/* [nsources] */
+	/* A key that waits to be saved is about to change. */
+	void			(*save_first)(void *, size_t stage,
+				    struct kent *);
+	void			*save_arg;
 	struct mark		*marks;		/* [exchange * workers + w] */
 	struct keytab		*keys;		/* [nstages], with state only */
 	struct windows		*windows;	/* [nstages], those only */

@@ -372,33 +372,51 @@ checkpoint_unpack(struct worker *w, struct slice s, struct err *err)
 
 /* --- taking one -------------------------------------------------------- */
 
+/* One key as it is now, which is as it was when w->taking began. */
 static void
-save_keys(struct worker *w, size_t stage, struct store_job *j)
+save_key(void *arg, size_t stage, struct kent *e)
 {
-	const struct topo_stage *st = &w->topo.stages[stage];
-	struct keytab *t = &w->a.keys[stage];
-	struct kent *e;
-	struct buf b = { 0 };
+	static struct buf b;
+	struct worker *w = arg;
 	struct err err;
 
-	while ((e = t->dirty) != NULL) {
-		t->dirty = e->next_dirty;
-		t->ndirty--;
-		e->dirty = false;
-		buf_clear(&b);
-		if (automaton_save(&w->a, stage, e, &b, &err) == -1)
-			worker_fatal(w, EXIT_PERMANENT, "the state of step "
-			    "\"%s\" key \"%.*s\" cannot be saved:\n%s",
-			    st->name, (int)(e->key_len < 100 ? e->key_len :
-			    100), (const char *)e->key, err.text);
-		store_job_row(j, stage, slice_of(e->key, e->key_len),
-		    buf_slice(&b));
-	}
-	buf_fini(&b);
+	buf_clear(&b);
+	if (automaton_save(&w->a, stage, e, &b, &err) == -1)
+		worker_fatal(w, EXIT_PERMANENT, "the state of step \"%s\" "
+		    "key \"%.*s\" cannot be saved:\n%s",
+		    w->topo.stages[stage].name, (int)(e->key_len < 100 ?
+		    e->key_len : 100), (const char *)e->key, err.text);
+	store_job_row(w->taking, stage, slice_of(e->key, e->key_len),
+	    buf_slice(&b));
+	e->round = 0;
 }
 
-static struct store_job *
-make_job(struct worker *w)
+/* Save keys until then, 0: all; false: some are left. */
+static bool
+save_keys(struct worker *w, uint64_t until)
+{
+	size_t i, most;
+	struct kent *e;
+
+	for (i = 0; i < w->topo.nstages; i++) {
+		if (!stage_has_state(&w->topo.stages[i]))
+			continue;
+		do {
+			most = SLICE_KEYS;
+			while ((e = keytab_waiting(&w->a.keys[i], &most)) !=
+			    NULL)
+				save_key(w, i, e);
+			if (most == 0 && until != 0 && clock_mono_ns() >=
+			    until)
+				return (false);
+		} while (most == 0);
+	}
+	return (true);
+}
+
+/* A checkpoint of this position; its keys are yet to be saved. */
+static void
+begin_job(struct worker *w)
 {
 	struct store_job *j = xcalloc(1, sizeof(*j));
 	size_t i;
@@ -413,10 +431,48 @@ make_job(struct worker *w)
 	w->early = false;
 	for (i = 0; i < w->topo.nstages; i++)
 		if (stage_has_state(&w->topo.stages[i]))
-			save_keys(w, i, j);
+			keytab_round(&w->a.keys[i]);
 	checkpoint_pack(w, &j->automaton);
+	w->taking = j;
+	w->a.save_first = save_key;
+	w->a.save_arg = w;
+}
+
+/* All keys are saved. */
+static struct store_job *
+end_job(struct worker *w)
+{
+	struct store_job *j = w->taking;
+
+	w->taking = NULL;
 	FAULT_POINT(checkpoint_take_after);
 	return (j);
+}
+
+static void
+give_job(struct worker *w, struct store_job *j)
+{
+	if (planted("RULE5")) {			/* freed before committed */
+		checkpoint_free(w, j->position);
+		usleep(20000);
+	}
+	FAULT_POINT(checkpoint_give_before);
+	if (w->machine) {			/* until it is stable */
+		w->held = j;
+		w->held_synced = false;
+	} else
+		store_give(&w->store, j);
+	FAULT_POINT(checkpoint_give_after);
+}
+
+/* Go on with the one that is being taken, for a slice of time or to its end:
+ * what is processed meanwhile waits no longer. */
+void
+checkpoint_slice(struct worker *w, bool all)
+{
+	if (w->taking != NULL && save_keys(w, all ? 0 : clock_mono_ns() +
+	    SLICE_NS))
+		give_job(w, end_job(w));
 }
 
 /* Is the journal filling faster than the timer empties it, with much of it
@@ -454,8 +510,9 @@ checkpoint_urgent(const struct worker *w)
 }
 
 /*
- * None is taken while a replay is still dropping outputs, nor inside a turn:
- * callers stand between turns, so pos == done.
+ * None is begun while a replay is still dropping outputs, nor inside a turn:
+ * callers stand between turns, so pos == done.  Turns go on while its keys
+ * are saved.
  */
 void
 checkpoint_begin(struct worker *w)
@@ -468,21 +525,8 @@ checkpoint_begin(struct worker *w)
 			return;
 		store_give(&w->store, w->retry);
 		w->retry = NULL;
-	} else {
-		struct store_job *j = make_job(w);
-
-		if (planted("RULE5")) {		/* freed before committed */
-			checkpoint_free(w, j->position);
-			usleep(20000);
-		}
-		FAULT_POINT(checkpoint_give_before);
-		if (w->machine) {	/* until it is stable */
-			w->held = j;
-			w->held_synced = false;
-		} else
-			store_give(&w->store, j);
-		FAULT_POINT(checkpoint_give_after);
-	}
+	} else
+		begin_job(w);
 	w->checkpointing = true;
 }
 
@@ -490,6 +534,7 @@ checkpoint_begin(struct worker *w)
 void
 checkpoint_wait(struct worker *w)
 {
+	checkpoint_slice(w, true);
 	while (w->checkpointing) {
 		checkpoint_done(w);
 		if (w->checkpointing)
@@ -667,6 +712,7 @@ checkpoint_finish(struct worker *w)
 		loop_process(w, 100000000);
 		loop_flush(w);
 	}
+	checkpoint_slice(w, true);
 	durable_stop(w);
 	sink_finish(w);
 	if (!w->durable) {
@@ -694,7 +740,9 @@ checkpoint_finish(struct worker *w)
 		store_job_free(w->retry);
 		w->retry = NULL;
 	}
-	j = make_job(w);
+	begin_job(w);
+	(void)save_keys(w, 0);
+	j = end_job(w);
 	j->clean = j->sync = j->remake = true;
 	save_boxes(w, j);
 	FAULT_POINT(finish_commit_before);

@@ -1,4 +1,5 @@
 /* See keytab.h.  Open addressing with linear probing; nothing is deleted. */
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,6 +14,7 @@ keytab_init(struct keytab *t)
 	memset(t, 0, sizeof(*t));
 	t->nslots = FIRST_SLOTS;
 	t->slot = xcalloc(t->nslots, sizeof(*t->slot));
+	t->round = 1;
 }
 
 void
@@ -29,6 +31,8 @@ keytab_fini(struct keytab *t, void (*drop)(void *, void *), void *arg)
 		free(t->slot[i]);
 	}
 	free(t->slot);
+	free(t->dirty.at);
+	free(t->waiting.at);
 	memset(t, 0, sizeof(*t));
 }
 
@@ -68,10 +72,44 @@ keytab_add(struct keytab *t, struct slice key, uint64_t hash)
 void
 keytab_dirty(struct keytab *t, struct kent *e)
 {
-	e->dirty = true;
-	e->next_dirty = t->dirty;
-	t->dirty = e;
-	t->ndirty++;
+	struct kents *d = &t->dirty;
+
+	if (d->n == d->cap) {
+		d->cap = d->cap == 0 ? 64 : d->cap * 2;
+		d->at = xreallocarray(d->at, d->cap, sizeof(*d->at));
+	}
+	d->at[d->n++] = e;
+	e->round = t->round;
+}
+
+void
+keytab_round(struct keytab *t)
+{
+	struct kents old = t->waiting;
+
+	assert(t->saved == old.n);
+	t->waiting = t->dirty;
+	t->saved = 0;
+	t->dirty = old;			/* its memory */
+	t->dirty.n = 0;
+	/* No key of the round before the last is left, so that after a wrap
+	 * no number is taken for another; 0 means none. */
+	if (++t->round == 0)
+		t->round = 1;
+}
+
+struct kent *
+keytab_waiting(struct keytab *t, size_t *most)
+{
+	struct kent *e;
+
+	while (t->saved < t->waiting.n && *most > 0) {
+		e = t->waiting.at[t->saved++];
+		(*most)--;
+		if (keytab_waits(t, e))
+			return (e);
+	}
+	return (NULL);
 }
 
 struct kent *

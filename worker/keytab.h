@@ -2,6 +2,11 @@
  * The keys of one state stage: key bytes -> the host's live object, and which
  * of them changed since the last checkpoint.  A key that recovery brought is
  * held as its saved bytes until it is first touched.  One thread.
+ *
+ * A checkpoint begins a new round.  The keys that were touched in the round
+ * before it wait to be saved, some at a time, and who touches one of them
+ * again saves it first: the checkpoint has all of them as they were when it
+ * began.
  */
 #ifndef WORKER_KEYTAB_H
 #define WORKER_KEYTAB_H
@@ -15,14 +20,14 @@
 
 struct wkey;
 struct kent {
-	struct kent	*next_dirty;
 	void		*obj;		/* live object, NULL = see saved */
 	struct wkey	*window;	/* window.h's, of stages with windows */
 	uint8_t		*saved;		/* owned bytes not yet loaded */
 	uint64_t	 hash;
 	uint32_t	 saved_len;
 	uint32_t	 key_len;
-	bool		 dirty;
+	uint32_t	 round;		/* in which it was touched, 0: it is
+					   saved as it is */
 	uint8_t		 key[];
 };
 
@@ -30,8 +35,15 @@ struct keytab {
 	struct kent	**slot;
 	size_t		  nslots;	/* a power of two */
 	size_t		  n;
-	struct kent	 *dirty;	/* list, newest first */
-	size_t		  ndirty;
+	uint32_t	  round;	/* this one */
+	struct kents {
+		struct kent	**at;
+		size_t		  n;
+		size_t		  cap;
+	}		  dirty;	/* touched in this round */
+	struct kents	  waiting;	/* to be saved, from `saved` on; some
+					   are saved or touched again */
+	size_t		  saved;
 };
 
 void	keytab_init(struct keytab *);
@@ -59,13 +71,23 @@ keytab_find(const struct keytab *t, struct slice key, uint64_t hash)
 }
 /* The key must not be there. */
 struct kent *keytab_add(struct keytab *, struct slice, uint64_t hash);
+/* It is about to change.  True: it waits, and must be saved before. */
+static inline bool
+keytab_waits(const struct keytab *t, const struct kent *e)
+{
+	return (e->round != 0 && e->round != t->round);
+}
 void	keytab_dirty(struct keytab *, struct kent *);
 static inline void
-keytab_touch(struct keytab *t, struct kent *e)	/* is dirty now */
+keytab_touch(struct keytab *t, struct kent *e)
 {
-	if (!e->dirty)
+	if (e->round != t->round)
 		keytab_dirty(t, e);
 }
+/* All that are dirty wait; none did. */
+void	keytab_round(struct keytab *);
+/* One that waits, NULL: none; most: how many may be looked at, reduced. */
+struct kent *keytab_waiting(struct keytab *, size_t *most);
 /* Every key, in no order; *i starts at 0; NULL at the end. */
 struct kent *keytab_next(const struct keytab *, size_t *i);
 

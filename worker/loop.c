@@ -289,6 +289,7 @@ on_turn(struct ev_loop *loop, ev_prepare *p, int events)
 	peer_flush(w);
 	if (w->want_checkpoint != 0 || checkpoint_urgent(w))
 		checkpoint_begin(w);
+	checkpoint_slice(w, false);
 	durable_round(w);
 	source_admit(w);
 	update_stats(w);
@@ -296,6 +297,7 @@ on_turn(struct ev_loop *loop, ev_prepare *p, int events)
 		say_ready(w);
 	more |= w->a.pos < journal_tail(&w->journal) && !w->stalled &&
 	    !durable_holds(w);
+	more |= w->taking != NULL;
 	if (more && !planted("RULE7"))
 		ev_idle_start(loop, &w->more);
 	else

@@ -28,6 +28,11 @@
 #define SEGMENT		SIZE(256 * 1024, 4096)
 #define KEEP_SPARE	SIZE(16, 2)	/* segments */
 
+/* checkpoint.c: keys saved between two looks at the clock; how long the
+ * events of a turn wait for keys that are saved */
+#define SLICE_KEYS	SIZE(16, 1)
+#define SLICE_NS	SIZE(500000, 0)
+
 /* loop.c: output per turn */
 #define TURN_BYTES	SIZE(512 * 1024, 4096)
 

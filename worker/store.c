@@ -776,6 +776,8 @@ write_job(void *owner, void *job)
 	struct store_job *j = job;
 
 	j->ok = store_commit(owner, j, &j->err) == 0;
+	if (j->ok)		/* here, where no event waits for it */
+		buf_fini(&j->rows);
 }
 
 int

@@ -169,7 +169,8 @@ struct worker {
 
 	struct store	 store;
 	struct store_job *retry;	/* a checkpoint that failed */
-	bool		 checkpointing;	/* a job is with the writer */
+	struct store_job *taking;	/* keys are being saved for it */
+	bool		 checkpointing;	/* one is taken, or with the writer */
 	uint64_t	 want_checkpoint; /* request number, 0 = none */
 	uint64_t	 failed_ns;	/* when the last one failed */
 
@@ -277,6 +278,7 @@ bool	replay_unpack(struct worker *, struct replay_about *);
 void	checkpoint_pack(const struct worker *, struct buf *);
 int	checkpoint_unpack(struct worker *, struct slice, struct err *);
 void	checkpoint_begin(struct worker *);
+void	checkpoint_slice(struct worker *, bool all);
 void	checkpoint_wait(struct worker *);	/* for the one at work */
 void	checkpoint_count(struct worker *, uint64_t commits);
 void	checkpoint_done(struct worker *);	/* writer has finished one */

@@ -28,6 +28,7 @@ PLANTS = {
     "RULE8": "a checkpoint without remainders, offsets and marks",
     "RULE8B": "a checkpoint without the undecoded remainders of clients",
     "RULE8C": "a checkpoint without the lineages of its marks",
+    "RULE8D": "a key that waits to be saved is saved as it became",
     "RULE9": "two owners: neither lock nor end with the supervisor",
     "RULE9B": "two owners: no lock",
     "STABLE1": "a sync counts for what was written while it ran",

@@ -147,6 +147,17 @@ t_state_new(struct host_app *h, int fn, void **obj, struct err *err)
 }
 
 static int
+t_state_save(struct host_app *h, int fn, const void *obj, struct buf *b,
+    struct err *err)
+{
+	(void)h;
+	(void)fn;
+	(void)err;
+	buf_addf(b, "%lu", *(const unsigned long *)obj);
+	return (0);
+}
+
+static int
 t_state_load(struct host_app *h, int fn, struct slice s, void **obj,
     struct err *err)
 {
@@ -217,9 +228,9 @@ static const struct host test_host = {
 	.name = "test", .abi = HOST_ABI, .decode = t_decode, .key = t_key,
 	.step = t_step, .encode = t_encode, .pack = t_pack,
 	.unpack = t_unpack, .val_free = t_free, .state_new = t_state_new,
-	.state_load = t_state_load, .state_free = t_free, .repr = t_repr,
-	.generate = t_generate, .window = t_window,
-	.frame_len = t_frame_len,
+	.state_save = t_state_save, .state_load = t_state_load,
+	.state_free = t_free, .repr = t_repr, .generate = t_generate,
+	.window = t_window, .frame_len = t_frame_len,
 };
 
 /* --- one worker, or one of several, over a journal in memory ----------- */
@@ -764,6 +775,70 @@ START_TEST(test_note_of_the_call)
 	ck_assert_int_eq(NOTE_STAGE(NOTE_CALL(7, -1)), -1);
 	ck_assert_uint_eq(NOTE_NUMBER(NOTE_CALL(FRAMING_CALL, 3)),
 	    FRAMING_CALL);
+	end(&b);
+}
+END_TEST
+
+/* --- keys that wait to be saved ----------------------------------------- */
+
+struct saved {
+	struct automaton	*a;
+	struct buf		 text;
+};
+
+static void
+save(void *arg, size_t stage, struct kent *e)
+{
+	struct saved *s = arg;
+	struct err err;
+
+	buf_addf(&s->text, "%.*s:", (int)e->key_len, (const char *)e->key);
+	ck_assert_int_eq(automaton_save(s->a, stage, e, &s->text, &err), 0);
+	buf_addf(&s->text, " ");
+	e->round = 0;
+}
+
+START_TEST(test_a_key_that_waits_is_saved_before_it_changes)
+{
+	struct keytab *t;
+	struct saved s = { 0 };
+	struct kent *e;
+	struct bench b;
+	size_t stage, most = 10;
+
+	begin(&b, 0, 1);
+	for (stage = 0; !stage_has_state(&b.a.topo->stages[stage]); stage++)
+		;
+	t = &b.a.keys[stage];
+	s.a = &b.a;
+	b.a.save_first = save;
+	b.a.save_arg = &s;
+	open_conn(&b, 1, 0);
+	bytes(&b, 1, "a b c a\n", 8);
+	run(&b);
+	ck_assert_uint_eq(t->dirty.n, 3);
+	keytab_round(t);
+	bytes(&b, 1, "b b d\n", 6);		/* d is new: it is in no wait */
+	run(&b);
+	ck_assert_str_eq(buf_str(&s.text), "b:1 ");
+	ck_assert_uint_eq(t->dirty.n, 2);
+	while ((e = keytab_waiting(t, &most)) != NULL)
+		save(&s, stage, e);
+	ck_assert_uint_eq(most, 7);
+	ck_assert_str_eq(buf_str(&s.text), "b:1 a:2 c:1 ");
+	/* Saved: nothing is to be done before it changes again. */
+	bytes(&b, 1, "a\n", 2);
+	run(&b);
+	ck_assert_uint_eq(t->dirty.n, 3);
+	buf_clear(&s.text);
+	keytab_round(t);
+	while ((e = keytab_waiting(t, &most)) != NULL)
+		save(&s, stage, e);
+	ck_assert_str_eq(buf_str(&s.text), "b:3 d:1 a:3 ");
+	most = 1;
+	ck_assert_ptr_null(keytab_waiting(t, &most));
+	ck_assert_uint_eq(most, 1);
+	buf_fini(&s.text);
 	end(&b);
 }
 END_TEST
@@ -1522,7 +1597,7 @@ UNIT_MAIN("automaton", test_counts_words, test_streams_cut_at_every_byte,
     test_a_message_too_large_is_an_error_of_its_step,
     test_exchange_and_duplicates, test_replay_drops_by_position,
     test_set_aside, test_set_aside_bare, test_note_of_the_call,
-    test_nondeterministic,
+    test_a_key_that_waits_is_saved_before_it_changes, test_nondeterministic,
     test_windows_fire_when_full_or_late, test_errors_in_windows,
     test_set_aside_in_a_timeout, test_replay_of_windows,
     test_custom_framing, test_set_aside_in_framing, test_garbage_in_files,
