@@ -97,15 +97,19 @@ RANGE, SLIDE, DELAY = 300, 100, 100
 class Windows:
     """A cluster with windows and what is known of its run."""
 
-    def __init__(self, cluster, receiver, stages, workers, **more):
+    def __init__(self, cluster, receiver, stages, workers,
+                 text=APPLICATION, **more):
         self.port = harness.free_port()
         self.sink = receiver()
-        text = APPLICATION.replace("READING", str(READING)).replace(
+        text = text.replace("READING", str(READING)).replace(
             "STAGES", stages)
         self.text = text
         self.args = ["--in", "in@127.0.0.1:%d" % self.port,
                      "--out", self.sink.address()]
         self.app = cluster(text, workers=workers, args=self.args, **more)
+        self.moments = self.app.out("moments")
+        self.app.write("app_under_test.py", text.replace(
+            "MOMENTS_FILE", repr(self.moments)))
         self.app.start()
         self.sent = []		# (key, number)
 
@@ -209,11 +213,11 @@ class Collect:
         return list(accumulator)
 
 
-def offset_of(key):
+def offset_of(key, length=RANGE, slide=SLIDE, delay=DELAY):
     import wallaroo._windows as package
 
     return package.RangeArithmetic(package.RangeWindows(
-        RANGE * MS, SLIDE * MS, DELAY * MS, Collect(), "drop")).offset(key)
+        length * MS, slide * MS, delay * MS, Collect(), "drop")).offset(key)
 
 
 SLIDING = ("wallaroo.range_windows(milliseconds(%d))"
@@ -303,6 +307,154 @@ def test_each_message_is_in_one_window(cluster, receiver, feeder, rng, kind,
             else:
                 # A message that was late is older than its window.
                 assert all(time <= end for _, time in items)
+
+
+# -- late data ---------------------------------------------------------------
+
+LATE = APPLICATION + '''
+
+import os
+
+MOMENTS = os.open(MOMENTS_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+
+
+@wallaroo.computation(name="tell")
+def tell(data):
+    end = time.time_ns() - READING
+    os.write(MOMENTS, (json.dumps(data + [end]) + "\\n").encode())
+    return data
+
+
+class Ends(Seen):
+    """Which windows of which keys there were."""
+
+    def update(self, data, accumulator):
+        accumulator.append([data[0], data[1]])
+'''
+
+FIRST, SECOND = 100, 20
+
+BEHIND = ("wallaroo.range_windows(milliseconds(%d)).over(Seen))"
+          ".to(tell).collect().to(wallaroo.range_windows(milliseconds(%d))"
+          ".with_late_data_policy('POLICY').over(Ends)" % (FIRST, SECOND))
+
+
+def calls_of(path):
+    """What the first windows have sent to the second ones: the moment of
+    each call, and (key, items, end) of its outputs."""
+    calls, told = [], set()
+    with open(path) as file:
+        for text in file:
+            if not text.endswith("\n") or text in told:
+                continue	# it was told again after a kill
+            told.add(text)
+            key, items, reading, end = json.loads(text)
+            moment = reading - READING
+            if calls:
+                before, outputs = calls[-1]
+                if outputs[0][0] == key and \
+                        before + len(outputs) * READING == moment:
+                    outputs.append((key, items, end))
+                    continue
+            calls.append((moment, [(key, items, end)]))
+    return calls
+
+
+class SecondStage:
+    """Checks what it has put out against what it was given."""
+
+    def __init__(self, outputs, policy):
+        self.actual = collections.deque(outputs)
+        self.policy = policy
+        self.model = None
+        self.watermark = self.heard = self.late = 0
+
+    def holds_something(self):
+        return self.model is not None and self.model.panes \
+            and self.model.newest >= self.model.panes[0][0]
+
+    def expect(self, outputs, moment):
+        for n, (items, end) in enumerate(outputs):
+            if not self.actual:
+                raise EOFError
+            _, got, reading, got_end = self.actual.popleft()
+            assert (got, got_end, reading - READING) == (
+                items, end, moment + n * READING)
+
+    def silence(self, until):
+        """A tick puts out everything, long after the last call."""
+        if not self.actual or not self.holds_something():
+            return
+        moment = self.actual[0][2] - READING
+        if moment < until and moment not in self.ends:
+            assert moment > self.heard + 4 * SECOND * MS
+            self.expect(self.model.timeout(model.ENDLESS)[0], moment)
+
+    def take(self, key, items, end, moment, watermark):
+        if self.model is None:
+            if not self.actual:
+                raise EOFError
+            name = self.actual[0][0]
+            self.model = model.RangeModel(
+                Collect(), SECOND * MS, None, 0, self.policy,
+                offset_of(name, SECOND, SECOND, 0), name)
+        self.silence(moment)
+        self.watermark = max(self.watermark, watermark)
+        panes = self.model.panes
+        self.late += bool(panes) and end < panes[0][0]
+        outputs, _ = self.model.message([key, items], end, self.watermark)
+        self.expect(outputs, end)
+
+    def check(self, calls):
+        """Whether everything has come out."""
+        # What a call puts out has the time of what was given.
+        self.ends = {end for _, of in calls for _, _, end in of}
+        try:
+            for moment, outputs in calls:
+                for key, items, end in outputs:
+                    # only the last of a call has its watermark
+                    self.take(key, items, end, moment, end if
+                              end == outputs[-1][2] else self.watermark)
+                self.heard = moment
+            self.silence(1 << 63)
+        except EOFError:
+            return False
+        return not self.holds_something()
+
+
+@pytest.mark.level("all")
+@pytest.mark.parametrize("policy", [
+    "drop", "fire-per-message", "place-in-oldest-window"])
+def test_late_data(cluster, receiver, feeder, rng, report, policy):
+    """Windows of windows: those of a key that comes only once end late, by
+    ticks, when the second ones have gone on with other keys."""
+    windows = Windows(cluster, receiver, BEHIND.replace("POLICY", policy),
+                      workers=1, text=LATE)
+    client = feeder(windows.port)
+    killing = killer.Killer(windows.app, seed=rng.random())
+
+    def once_and_kill():
+        windows.send(client, ["once%d" % len(windows.sent)])
+        if killing.kills < 5 and rng.random() < 0.2:
+            killing.kill(0)
+
+    feed(windows, client, rng, 2, once_and_kill)
+
+    def numbers():
+        return {number for _, outputs in calls_of(windows.moments)
+                for _, items, _ in outputs for number, _ in items}
+    harness.wait_for(lambda: len(numbers()) == len(windows.sent),
+                     "the first windows", step=0.1)
+
+    def second():
+        [lines] = windows.outputs()
+        stage = SecondStage(lines, policy)
+        return stage if stage.check(calls_of(windows.moments)) else None
+    stage = harness.wait_for(second, "the second windows", step=0.1)
+    windows.app.wait_workers()
+    windows.app.stop()
+    assert not stage.actual and stage.late > 0
+    report("%d windows were late" % stage.late)
 
 
 @pytest.mark.level("all")
