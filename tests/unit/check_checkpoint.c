@@ -446,7 +446,7 @@ START_TEST(test_taken_and_committed)
 	ck_assert_uint_eq(w.committed, w.a.pos);
 	ck_assert_uint_eq(journal_used(&w.journal), 0);
 	ck_assert_uint_eq(STAT_GET(w.stats, checkpoints), 1);
-	ck_assert_uint_eq(w.a.keys[0].ndirty, 0);
+	ck_assert_uint_eq(w.a.keys[0].dirty.n, 0);
 	ck_assert_uint_eq(answered().n, 0);	/* nobody has asked */
 	/* A request that comes while one is under way gets the next. */
 	checkpoint_begin(&w);
@@ -494,6 +494,7 @@ START_TEST(test_held_until_stable)
 	working("counted");
 	w.held_synced = true;
 	checkpoint_begin(&w);
+	checkpoint_slice(&w, true);
 	ck_assert_ptr_nonnull(w.held);
 	ck_assert(!w.held_synced);
 	ck_assert_uint_eq(w.held->position, w.a.pos);
@@ -587,6 +588,7 @@ save_what_cannot_be(void)
 	working("counted");
 	rig_host.state_save = cannot_save;
 	checkpoint_begin(&w);
+	checkpoint_slice(&w, true);
 }
 
 START_TEST(test_fatal_errors)
