@@ -464,13 +464,18 @@ leave_renamed(struct sink *s, bool cut, uint64_t *to, struct err *err)
 		return (0);
 	}
 	has = (uint64_t)((int64_t)st.st_size - shift);
-	/* What a power loss left of it nobody knows. */
-	if (!cut && has >= *to && has <= s->box.payload_tail) {
-		if (s->w->machine && fdatasync(fd) == -1)
-			r = err_sys(err, ERR_STORAGE, "sink \"%s\": cannot "
-			    "sync the file that was rotated", name(s));
+	if (cut && has > *to) {		/* as under its own name */
+		has = *to;
+		r = ftruncate(fd, (off_t)((int64_t)has + shift));
+	}
+	if (has >= *to && has <= s->box.payload_tail) {
+		if (r == 0 && s->w->machine)
+			r = fdatasync(fd);
 		*to = has;
 	}
+	if (r == -1)
+		(void)err_sys(err, ERR_STORAGE, "sink \"%s\": cannot cut or "
+		    "sync the file that was rotated", name(s));
 	close(fd);
 	log_info("another file than before, going on at its end sink=\"%s\" "
 	    "path=\"%s\"", name(s), path_of(s));

@@ -462,8 +462,10 @@ class Player:
                         1, max(1, self.profile[source][name] - 1)),
                     after=plan - 1 if plan else ANY,
                     arg=self.arg(cell, rng) if cell.kind != "oom" else 64)
+            warden = Warden(self, cell).start()
             session.start()
             session.settle()
+            warden.join()
             for plan in range(len(cell.points)):
                 if session.faults.state(plan) != ACTED:
                     raise Failed("not reached: " + cell.points[plan])
