@@ -11,6 +11,7 @@ import argparse
 import ctypes
 import json
 import multiprocessing
+import multiprocessing.managers
 import os
 import random
 import signal
@@ -249,10 +250,10 @@ class Player:
         finally:
             session.close(failed)
 
-    def abandon(self):
+    def abandon(self, failed=True):
         session, self.session = self.session, None
         if session is not None:
-            session.close(True)
+            session.close(failed)
 
     def measure(self):
         """Which stage passes which points, and how often."""
@@ -617,13 +618,15 @@ def group_of(cell):
         cell.kind in NETWORK
 
 
+def end_by(number, frame):
+    raise SystemExit(128 + number)
+
+
 def end_with_runner():
     """Whoever interrupts the runner ends the programs that are under test,
     too."""
-    def end(number, frame):
-        raise SystemExit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGTERM, end_by)
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)	# PR_SET_PDEATHSIG
 
 
@@ -636,7 +639,7 @@ def work(program, tasks, results, profiles, seconds):
         work_on(listed, players, tasks, results, profiles, seconds)
     except SystemExit:
         for player in players.values():
-            player.abandon()
+            player.abandon(False)
 
 
 def work_on(listed, players, tasks, results, profiles, seconds):
@@ -728,7 +731,9 @@ class Runner:
         tasks = self.tasks()
         left = sum(len(cells) for _, cells in tasks)
         queue, results = multiprocessing.Queue(), multiprocessing.Queue()
-        profiles = multiprocessing.Manager().dict()
+        manager = multiprocessing.managers.SyncManager()
+        manager.start(end_with_runner)
+        profiles = manager.dict()
         workers = [multiprocessing.Process(target=work, args=(
             self.program, queue, results, profiles, self.seconds))
             for _ in range(self.jobs)]
@@ -758,6 +763,7 @@ class Runner:
                 worker.terminate()
             for worker in workers:
                 worker.join(LIMIT)
+            manager.shutdown()
 
     def take(self, results):
         """1 for a cell; what a session says at its end is none."""
@@ -879,6 +885,8 @@ def chosen(options, listed):
 
 def main(arguments):
     options = options_of(arguments)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end_by)
     if options.build:
         os.makedirs(options.build, exist_ok=True)
         os.environ.pop("WALLAROO_PROGRAMS", None)
