@@ -186,6 +186,9 @@ def test_step_that_is_no_more(cluster, receiver, feeder):
     run.check()
 
 
+KILLS = 40
+
+
 @more
 @pytest.mark.parametrize("kind", ["workers", "everything"])
 def test_replay_under_kills(cluster, receiver, feeder, report, kind):
@@ -205,18 +208,22 @@ def test_replay_under_kills(cluster, receiver, feeder, report, kind):
     kills = [0]
     stopped = threading.Event()
 
+    # A busy machine may not get a worker started between two kills: at some
+    # time they end.
     def kill():
-        while not stopped.wait(random.uniform(0.02, 0.3)):
+        while kills[0] < KILLS and not stopped.wait(
+                random.uniform(0.02, 0.3)):
             try:
                 for pid in run.app.pids().values():
                     if pid and random.random() < 0.7:
                         os.kill(pid, 9)
                         kills[0] += 1
             except (harness.HarnessError, ProcessLookupError):
-                pass
+                if run.app.process.poll() is not None:
+                    return		# the test has failed
 
     if kind == "workers":
-        thread = threading.Thread(target=kill)
+        thread = threading.Thread(target=kill, daemon=True)
         thread.start()
     deadline = time.monotonic() + 3 * harness.LIMIT
     already = 0
