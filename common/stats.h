@@ -3,6 +3,7 @@
  * with `start`): the worker counts, the supervisor reads; costs no message
  * and survives a crash.  All members are written by the worker alone, with
  * relaxed atomic stores, and never reset in one life of the supervisor.
+ * Behind the page the file takes the stacks that its interpreter writes.
  */
 #ifndef COMMON_STATS_H
 #define COMMON_STATS_H

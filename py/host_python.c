@@ -175,15 +175,16 @@ host_call(const char *module, const char *name, const char *format, ...)
 	return (r == NULL ? -1 : 0);
 }
 
-/* A stuck worker's stack goes to descriptor 2 when it gets SIGUSR2. */
+/* The supervisor logs what it finds there, and tells it the next process. */
 static int
 host_faults(void)
 {
 	/* file, all_threads; register() has chain after them */
-	if (host_call("faulthandler", "enable", "(ii)", 2, 1) == -1)
+	if (host_call("faulthandler", "enable", "(ii)", host_stack_fd, 1) ==
+	    -1)
 		return (-1);
-	return (host_call("faulthandler", "register", "(iiii)", SIGUSR2, 2, 1,
-	    0));
+	return (host_call("faulthandler", "register", "(iiii)", SIGUSR2,
+	    host_stack_fd, 1, 0));
 }
 
 /* An attribute of a module; returns new; NULL: exception. */

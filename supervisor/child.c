@@ -37,6 +37,11 @@
 #define SPAWN_AGAIN_S	1.0	/* after a fork that failed */
 #define HANG_DUMP	1	/* checks between dump and kill */
 #define HANG_START	10	/* hang-timeouts that a start may take */
+#define STACK_KEPT	1400	/* bytes in a dead letter, below ERR_TEXT */
+#define STACKS_MOST	65536	/* bytes of stacks until they are removed */
+/* What Python's faulthandler writes. */
+#define FATAL_DUMP	"Fatal Python error"
+#define THREAD_DUMP	"Current thread"
 #define CHARGED_MOST	8	/* deaths in a row that records explain */
 #define BACKOFF_FIRST	100	/* ms */
 #define BACKOFF_MOST	10000
@@ -201,6 +206,8 @@ send_stdio(struct child *c)
 static void
 begin_life(struct child *c)
 {
+	spawn_stack_forget(c);
+	c->shown = c->dump = 0;
 	c->started_ns = clock_mono_ns();
 	c->turns = STAT_GET(c->stats, turns);
 	c->still = 0;
@@ -578,6 +585,56 @@ log_death(const struct child *c)
 		    " killed_by=supervisor" : "");
 }
 
+/* What is new of its stacks goes to the log. */
+static void
+show_stack(struct child *c)
+{
+	char *text = spawn_stack(c, c->shown), name[48];
+
+	if (text == NULL)
+		return;
+	log_error("Python's stack of %s\n%s", child_name(c, name,
+	    sizeof(name)), text);
+	c->shown += strlen(text);
+	free(text);
+}
+
+/* As much of it as a dead letter can keep. */
+static size_t
+stack_len(const char *p)
+{
+	const char *end = strstr(p, "\n\n");	/* more threads */
+	size_t n = end == NULL ? strlen(p) : (size_t)(end - p);
+
+	if (n > STACK_KEPT)
+		for (n = STACK_KEPT; n > 0 && p[n] != '\n'; n--)
+			;
+	while (n > 0 && p[n - 1] == '\n')
+		n--;
+	return (n);
+}
+
+/* Behind how it died: where it was, the innermost call first.  Takes how. */
+static char *
+add_stack(const struct child *c, char *how)
+{
+	char *all = spawn_stack(c, c->hung ? c->dump : 0), *p = all, *r;
+	const char *last = NULL;
+
+	if (c->hung)
+		last = all;
+	else
+		while (p != NULL && (p = strstr(p, FATAL_DUMP)) != NULL)
+			last = p++;
+	if (last != NULL && (last = strstr(last, THREAD_DUMP)) != NULL) {
+		r = xasprintf("%s\n%.*s", how, (int)stack_len(last), last);
+		free(how);
+		how = r;
+	}
+	free(all);
+	return (how);
+}
+
 /*
  * By its own doing?  Then its replacement is told how, to compare with what
  * the journal says about the record at work.  Death by a signal that anybody
@@ -591,9 +648,9 @@ own_death(const struct child *c)
 	if (c->fatal_code != 0 || c->finished)
 		return (NULL);		/* it has said why */
 	if (c->hung && WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)
-		return (xasprintf("no turn of its loop for %" PRId64
-		    " seconds (hang-timeout)", (c->s->conf.hang_timeout +
-		    999) / 1000));
+		return (add_stack(c, xasprintf("no turn of its loop for %"
+		    PRId64 " seconds (hang-timeout)",
+		    (c->s->conf.hang_timeout + 999) / 1000)));
 	/* It takes a moment to die, in which a check may come.  A child of it
 	 * may have been the victim, but hardly just now. */
 	if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL &&
@@ -604,8 +661,8 @@ own_death(const struct child *c)
 		return (NULL);
 	if (WIFEXITED(status))
 		return (xasprintf("exit code %d", WEXITSTATUS(status)));
-	return (xasprintf("signal %d (%s)", WTERMSIG(status),
-	    strsignal(WTERMSIG(status))));
+	return (add_stack(c, xasprintf("signal %d (%s)", WTERMSIG(status),
+	    strsignal(WTERMSIG(status)))));
 }
 
 static void
@@ -665,6 +722,7 @@ on_reaped(struct ev_loop *loop, ev_child *w, int events)
 	FAULT_POINT(reap_before);
 	/* Its last words. */
 	child_read(c, INT32_MAX);
+	show_stack(c);
 	log_death(c);
 	note_death(c);
 	channel_close(c);
@@ -698,6 +756,7 @@ child_check(struct child *c)
 
 	if (!child_alive(c))
 		return;
+	show_stack(c);
 	c->oom_kills[1] = c->oom_kills[0];
 	c->oom_kills[0] = cgroup_oom_kills(c);
 	if (!ev_is_active(&c->io)) {
@@ -710,6 +769,10 @@ child_check(struct child *c)
 		c->turns = turns;
 		c->still = 0;
 		c->guilty = false;
+		if (c->shown > STACKS_MOST) {
+			spawn_stack_forget(c);
+			c->shown = c->dump = 0;
+		}
 		return;
 	}
 	limit = ((uint64_t)c->s->conf.hang_timeout + 999) / 1000;
@@ -718,9 +781,9 @@ child_check(struct child *c)
 		limit *= HANG_START;
 	if (++c->still == limit) {
 		log_error("%s has not turned its loop for %" PRIu64
-		    " seconds, Python's stack follows",
-		    child_name(c, name, sizeof(name)), limit);
+		    " seconds", child_name(c, name, sizeof(name)), limit);
 		c->guilty = true;
+		c->dump = c->shown;
 		(void)kill(c->pid, SIGUSR2);
 	} else if (c->still >= limit + HANG_DUMP) {
 		log_error("killing %s", child_name(c, name, sizeof(name)));

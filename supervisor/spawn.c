@@ -32,6 +32,7 @@
 #define MARK		"WALLAROO_PROCESS="
 #define PROC_FILE_MAX	(1024 * 1024)
 #define LEFTOVER_MS	5000
+#define STACK_MOST	(64 * 1024)
 
 extern char **environ;
 
@@ -41,7 +42,8 @@ spawn_stats(struct child *c, struct err *err)
 	void *p;
 
 	c->stats_fd = memfd_create("wallaroo-stats", MFD_CLOEXEC);
-	if (c->stats_fd == -1 || ftruncate(c->stats_fd, STATS_SIZE) == -1)
+	if (c->stats_fd == -1 || ftruncate(c->stats_fd, STATS_SIZE) == -1 ||
+	    fcntl(c->stats_fd, F_SETFL, O_APPEND) == -1)
 		return (err_sys(err, ERR_SYSTEM, "cannot make a stats page"));
 	p = mmap(NULL, STATS_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
 	    c->stats_fd, 0);
@@ -51,6 +53,31 @@ spawn_stats(struct child *c, struct err *err)
 	c->stats->magic = STATS_MAGIC;
 	c->stats->worker = c->number;
 	return (0);
+}
+
+/* Behind the page a worker's interpreter writes its stack when it dies by a
+ * fault, or gets SIGUSR2. */
+char *
+spawn_stack(const struct child *c, uint64_t from)
+{
+	struct stat st;
+	char *text;
+	ssize_t n;
+
+	if (c->stats_fd == -1 || fstat(c->stats_fd, &st) == -1 ||
+	    (uint64_t)st.st_size <= STATS_SIZE + from)
+		return (NULL);
+	text = xcalloc(1, STACK_MOST + 1);
+	n = pread(c->stats_fd, text, STACK_MOST, (off_t)(STATS_SIZE + from));
+	text[n > 0 ? n : 0] = '\0';
+	return (text);
+}
+
+void
+spawn_stack_forget(const struct child *c)
+{
+	if (c->stats_fd != -1)
+		(void)!ftruncate(c->stats_fd, STATS_SIZE);
 }
 
 /* --- fork and exec ------------------------------------------------------- */

@@ -159,6 +159,8 @@ struct child {
 	uint64_t		 still;		/* checks without a turn */
 	bool			 guilty;	/* we kill it for what it did */
 	bool			 hung;		/* its loop did not turn */
+	uint64_t		 shown;		/* bytes of its stacks */
+	uint64_t		 dump;		/* where a hang's begins */
 	uint64_t		 oom_kills[2];	/* of its cgroup, at the last
 						   check and the one before */
 	char			*death;		/* its own doing, and no life
@@ -225,6 +227,10 @@ struct proc_stat {
 };
 int	spawn_parse_stat(const char *text, struct proc_stat *);
 bool	spawn_parse_record(const char *line, pid_t *, uint64_t *start);
+/* What its interpreter wrote of stacks, behind so many bytes; owned by the
+ * caller, NULL: nothing more. */
+char	*spawn_stack(const struct child *, uint64_t from);
+void	spawn_stack_forget(const struct child *);
 /* Kill what an earlier supervisor of this state directory left. */
 int	spawn_leftovers(struct supervisor *, struct err *);
 

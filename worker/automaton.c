@@ -349,6 +349,25 @@ note_user(struct automaton *a, const struct origin *o, uint64_t call, int fn,
 	determ_enter(o, fn);
 }
 
+/* The stack, if it is known, and as the last line what is done. */
+static int
+not_called(const struct aside *s, const char *where, struct err *err)
+{
+	size_t n = strcspn(s->death, "\n");
+	const char *stack = s->death[n] == '\0' ? "" : s->death + n + 1;
+
+	return (err_set(err, ERR_POISON, "%s%sset aside: %.*s, twice in %s",
+	    stack, stack[0] == '\0' ? "" : "\n", (int)n, s->death, where));
+}
+
+static const char *
+last_line(const char *text)
+{
+	const char *p = strrchr(text, '\n');
+
+	return (p == NULL ? text : p + 1);
+}
+
 /* Is this the call that is not made?  Then *err says so. */
 static bool
 is_aside(const struct automaton *a, struct err *err)
@@ -356,8 +375,7 @@ is_aside(const struct automaton *a, struct err *err)
 	const struct aside *s = find_aside(a, a->stamp, a->call);
 
 	if (s != NULL)
-		(void)err_set(err, ERR_POISON, "set aside: %s, twice in this "
-		    "call", s->death);
+		(void)not_called(s, "this call", err);
 	return (s != NULL);
 }
 
@@ -404,9 +422,7 @@ enter_framing(struct automaton *a, uint64_t pos, int fn, struct err *err)
 	const struct aside *s;
 
 	if (a->naside > 0 && (s = find_aside(a, pos, FRAMING_CALL)) != NULL)
-		return (err_set(err, ERR_POISON, "set aside: %s, twice "
-		    "in payload_length()",
-		    s->death));
+		return (not_called(s, "payload_length()", err));
 	host_where.position = 0;
 	NOTE(a->note->stamp, pos);
 	note_user(a, &fixed, NOTE_CALL(FRAMING_CALL, -1), fn, -1);
@@ -634,11 +650,10 @@ write_letter(struct automaton *a, struct buf *b, const struct spot *at,
     struct slice key, const void *v, struct slice raw, const struct origin *o,
     const struct err *e)
 {
-	const char *last = strrchr(e->text, '\n');
+	/* The last line of a traceback says what was raised. */
+	const char *last = last_line(e->text);
 	struct buf r = { 0 };
 
-	/* The last line of a traceback says what was raised. */
-	last = last == NULL ? e->text : last + 1;
 	buf_addf(b, "{\"id\": \"%016" PRIx64 "\", \"time_ns\": %" PRIu64
 	    ", \"worker\": %u, \"position\": %" PRIu64
 	    ", \"origin\": \"%016" PRIx64 "\"", letter_id(a, a->stamp,
@@ -687,7 +702,7 @@ set_aside(struct automaton *a, const struct spot *at, struct slice key,
 
 	add_bytes(&k, key);
 	log_error("record is set aside step=\"%s\" key=\"%s\" position=%"
-	    PRIu64 ": %s", at->name, buf_str(&k), stamp, e->text);
+	    PRIu64 ": %s", at->name, buf_str(&k), stamp, last_line(e->text));
 	buf_fini(&k);
 	write_letter(a, &b, at, key, v, raw, o, e);
 	s = find_aside(a, stamp, a->call);

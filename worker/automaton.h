@@ -98,7 +98,8 @@ struct aside {
 	uint32_t	call;
 	uint32_t	level;		/* ASIDE_BARE: its letter killed, too */
 	uint64_t	at;		/* position of the entry */
-	char		*death;		/* owned; how the process died */
+	char		*death;		/* owned; how the process died, and
+					   lines of its stack if known */
 	struct buf	letter;		/* empty: the record did not come */
 };
 

@@ -1,9 +1,12 @@
 /* See host.h: what every host shares. */
+#include <unistd.h>
+
 #include "common/mem.h"
 #include "worker/host.h"
 
 struct host_where host_where;
 struct host_replay host_replay;
+int host_stack_fd = STDERR_FILENO;
 
 void
 host_out_grow(struct host_out *o)

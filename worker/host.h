@@ -153,6 +153,10 @@ struct host_replay {
 };
 extern struct host_replay host_replay;
 
+/* Where a host writes its stack when the process dies by a fault, and when it
+ * gets SIGUSR2; set before open. */
+extern int host_stack_fd;
+
 extern const struct host host_python;	/* py/host_python.c */
 
 #endif

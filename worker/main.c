@@ -143,7 +143,7 @@ receive_start(struct worker *w)
 		worker_fatal(w, EXIT_PERMANENT, "first message: %s",
 		    err.text);
 	if (s.fd != -1)
-		close(s.fd);
+		host_stack_fd = s.fd;	/* stacks go behind the page */
 	buf_fini(&b);
 }
 

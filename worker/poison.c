@@ -58,6 +58,7 @@ poison_open(struct worker *w)
 	uint64_t stamp = atomic_load(&n->stamp);
 	struct journal_suspect *s;
 	size_t i;
+	int how;
 
 	w->a.note = n;
 	/* Who has got past it is innocent. */
@@ -67,19 +68,28 @@ poison_open(struct worker *w)
 		    NOTE_NUMBER(n->suspect[i].call) != FRAMING_CALL))
 			n->suspect[i].deaths = 0;
 	if (call != 0 && w->death[0] != '\0') {
+		how = (int)strcspn(w->death, "\n");
 		FAULT_POINT(suspect_note_before);
 		s = suspect(n, stamp, call);
-		(void)snprintf(s->how, sizeof(s->how), "%s", w->death);
+		(void)snprintf(s->how, sizeof(s->how), "%.*s", how, w->death);
 		s->deaths++;
 		FAULT_POINT(suspect_note_after);
+		w->charged = s;
 		log_warn("the last process died while it worked on a record "
 		    "step=\"%s\" position=%" PRIu64 " deaths=%" PRIu64
-		    " how=\"%s\"", place_of(w, call), stamp, s->deaths,
-		    w->death);
+		    " how=\"%.*s\"", place_of(w, call), stamp, s->deaths,
+		    how, w->death);
 	}
 	/* Once only, also if this process dies before it is open. */
 	atomic_signal_fence(memory_order_seq_cst);
 	atomic_store(&n->call, 0);
+}
+
+/* How it died; of the death that was just told, with the stack. */
+static const char *
+whole_death(const struct worker *w, const struct journal_suspect *s)
+{
+	return (s == w->charged ? w->death : s->how);
 }
 
 static void
@@ -99,7 +109,7 @@ decide(struct worker *w, struct journal_suspect *s)
 		    " how=\"%s\"; nothing is lost, the next start processes "
 		    "it again", place_of(w, s->call), s->stamp, s->how);
 	}
-	automaton_aside_pack(&b, s->stamp, number, level, s->how);
+	automaton_aside_pack(&b, s->stamp, number, level, whole_death(w, s));
 	if (w->a.naside >= ASIDE_MOST || level > ASIDE_BARE ||
 	    journal_used(&w->journal) + entry_size((uint32_t)b.len) +
 	    ENTRY_HEADER > w->journal.size) {

@@ -141,6 +141,7 @@ struct worker {
 	uint64_t	 replay_to;	/* tail that recovery found */
 	uint64_t	 putback;	/* journaled of the supervisor's */
 	struct buf	 putback_due;	/* answers that wait to be stable */
+	struct journal_suspect *charged; /* with it; NULL: none was */
 	char		*death;		/* of the last process, if by its own
 					   doing, else "" */
 	uint64_t	 tick_end;	/* behind this process's last tick */

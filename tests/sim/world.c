@@ -547,6 +547,20 @@ spawn_stats(struct child *c, struct err *err)
 	return (0);
 }
 
+char *
+spawn_stack(const struct child *c, uint64_t from)
+{
+	(void)c;
+	(void)from;
+	return (NULL);			/* there is no interpreter */
+}
+
+void
+spawn_stack_forget(const struct child *c)
+{
+	(void)c;
+}
+
 int
 spawn_worker(struct child *c, struct err *err)
 {

@@ -30,8 +30,10 @@ PLACE = os.environ.get("PLACE", "")
 NOTES = os.environ.get("NOTES", "")
 
 
-def die():
-    if HOW == "segmentation fault":
+def die(depth=80 if HOW == "deep" else 0):
+    if depth > 0:
+        die(depth - 1)
+    elif HOW in ("segmentation fault", "deep"):
         ctypes.string_at(0)
     elif HOW == "exit":
         os._exit(0)
@@ -120,6 +122,27 @@ class Poisoned:
         assert len({letter["id"] for letter in self.letters()}) == letters
 
 
+# Where Python can still say where it was.
+WITHOUT_STACK = ["exit"]
+
+
+def check_stack(app, letter, how):
+    """Of the second death in the letter, of each in the log."""
+    place = r'  File "\S+/app_under_test.py", line \d+ in count$'
+    stacks = re.findall(place, app.log(), re.M)
+    lines = letter["traceback"].split("\n")
+    assert lines[-1] == letter["error"]
+    if how in WITHOUT_STACK:
+        assert len(lines) == 1 and not stacks
+        return
+    assert lines[0].startswith("Current thread 0x")
+    assert any(re.match(place, line) for line in lines)
+    assert any(line.endswith(" in die") for line in lines[1:4])
+    assert len(stacks) == 2
+    assert re.search(r"Python's stack of worker %d$" % letter["worker"],
+                     app.log(), re.M)
+
+
 HOWS = {
     "segmentation fault": r"signal 11 \(",
     "signal %d" % signal.SIGBUS: r"signal 7 \(",
@@ -162,6 +185,7 @@ def test_set_aside(cluster, receiver, feeder, report, how):
     assert letter["worker"] == changed[0] and letter["position"] > 0
     assert "poison" in letter["input"]
     assert re.search(HOWS[how], letter["error"]), letter
+    check_stack(run.app, letter, how)
     # The longest time that the receiver waited for the other worker.
     gaps = []
     for connection in run.sink.connections:
@@ -171,6 +195,22 @@ def test_set_aside(cluster, receiver, feeder, report, how):
     report("%s: set aside in %.0f ms, the other keys waited %.0f ms" % (
         how, taken * 1000, min(gaps) * 1000))
     assert min(gaps) < 5
+
+
+@more
+def test_deep_stack(cluster, receiver, feeder):
+    """The log has all of it, the letter the innermost calls, and how."""
+    run = Poisoned(cluster, receiver, feeder, "deep", workers=1)
+    run.app.start()
+    run.send(feeder(run.port), "one two three", "four poison five", "six")
+    run.finish(1)
+    letter, = run.letters()
+    lines = letter["traceback"].split("\n")
+    assert lines[0].startswith("Current thread 0x")
+    calls = [line for line in lines if line.endswith(" in die")]
+    assert 3 < len(calls) < 80 and len(calls) > len(lines) - 4
+    assert lines[-1] == letter["error"] and "twice" in lines[-1]
+    assert len(re.findall(" in die$", run.app.log(), re.M)) == 2 * 81
 
 
 @pytest.mark.level("all")
