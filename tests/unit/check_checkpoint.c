@@ -441,6 +441,11 @@ START_TEST(test_taken_and_committed)
 	checkpoint_begin(&w);
 	checkpoint_begin(&w);			/* one at a time */
 	ck_assert(w.checkpointing);
+	ck_assert_ptr_nonnull(w.taking);	/* its keys wait */
+	checkpoint_done(&w);
+	ck_assert_uint_eq(w.committed, 0);
+	checkpoint_slice(&w, false);		/* enough for one key */
+	ck_assert_ptr_null(w.taking);
 	checkpoint_wait(&w);
 	ck_assert(!w.checkpointing);
 	ck_assert_uint_eq(w.committed, w.a.pos);
@@ -450,6 +455,7 @@ START_TEST(test_taken_and_committed)
 	ck_assert_uint_eq(answered().n, 0);	/* nobody has asked */
 	/* A request that comes while one is under way gets the next. */
 	checkpoint_begin(&w);
+	checkpoint_slice(&w, true);
 	w.want_checkpoint = 8;
 	checkpoint_slice(&w, true);
 	while (w.want_checkpoint != 0)

@@ -233,6 +233,7 @@ rig_free(struct worker *w)
 	store_close(&w->store);
 	store_job_free(w->retry);
 	store_job_free(w->held);
+	store_job_free(w->taking);
 	automaton_fini(&w->a);
 	stable_fini(&w->stable);
 	free_conns(w);
