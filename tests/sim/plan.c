@@ -440,10 +440,12 @@ passed(unsigned int end, enum phase phase, unsigned int id)
 	counts.passed[end][phase][id]++;
 }
 
-/* In how many seeds a process came there. */
+/* In how many seeds a process came there that can be killed. */
 void
 plan_passed(const struct proc *p, unsigned int id)
 {
+	if (p->tool)
+		return;
 	passed(p->kind, p->phase, id);
 	if (disks && p->kind == PROC_WORKER)
 		passed(END_POWER, p->phase, id);
