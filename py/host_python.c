@@ -233,9 +233,10 @@ host_short_repr(void)
 static int
 host_tools(struct host_app *app, const struct conf_app *conf)
 {
-	bool plain = host_replay.on ||
-	    (conf->machida != NULL && conf->machida[0] != '\0');
+	bool plain;
 
+	app->machida = conf->machida != NULL && conf->machida[0] != '\0';
+	plain = host_replay.on || app->machida;
 	app->format = host_attr("traceback", "format_exception");
 	if (app->format == NULL || host_faults() == -1 ||
 	    py_codec_open(&app->codec) == -1)

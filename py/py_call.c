@@ -500,6 +500,16 @@ cursor_again(struct host_app *app, int fn, struct err *err)
 	return (r);
 }
 
+/* It gave no value: under machida3 that is a line in the output. */
+static void
+cursor_ended(const struct host_app *app, struct py_cursor *c)
+{
+	if (app->machida && !c->told)
+		PySys_WriteStdout("GenSource produced a None. Stopping "
+		    "GenSource.\n");
+	c->told = true;
+}
+
 int
 py_generate(struct host_app *app, int fn, host_val *out, struct err *err)
 {
@@ -523,7 +533,8 @@ py_generate(struct host_app *app, int fn, host_val *out, struct err *err)
 		cursor_set(c, call(app, fn, c->apply, value, NULL, &why),
 		    &why);
 		c->at++;
-	}
+	} else
+		cursor_ended(app, c);
 	*out = value;			/* the caller's */
 	return (0);
 }

@@ -36,6 +36,7 @@ struct py_cursor {
 	PyObject	*spare;		/* owned; untouched copy, or NULL */
 	PyObject	*next;		/* owned; NULL = ended or failed */
 	uint64_t	 at;		/* number of the value in next */
+	bool		 told;		/* of its end, scripts have been */
 	struct err	*failed;	/* owned; what it raised, for good */
 };
 
@@ -93,6 +94,7 @@ struct host_app {
 	PyObject	*short_repr;	/* owned; reprlib.Repr().repr */
 	char		*package;	/* owned; directory of wallaroo/ */
 	bool		 initialized;	/* the interpreter is */
+	bool		 machida;	/* scripts read the output */
 };
 
 /*

@@ -456,6 +456,9 @@ def test_several_sources_and_sinks(program):
                for n in range(1, 400, 2)}
     wanted |= {"%s%d" % (letter, n) for letter in "cC" for n in range(300)}
     m.wait_lines(len(wanted))
+    wait_for(lambda: m.out().count(
+        "GenSource produced a None. Stopping GenSource.\n") == 3,
+        "three ends")
     m.kill9()
     m.start()
     m.end()
