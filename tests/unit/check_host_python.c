@@ -1770,6 +1770,119 @@ START_TEST(real_package)
 }
 END_TEST
 
+/*
+ * The windows of each published table, one stage after the other; decode()
+ * gives cells of the tables.
+ */
+static const char published_py[] =
+    "import sys\n"
+    "sys.dont_write_bytecode = True\n"
+    "sys.path.insert(0, '" TEST_SOURCE "/tests/python')\n"
+    "import wallaroo, windows_model as model\n"
+    "from wallaroo import _windows, seconds\n"
+    "_windows.RangeArithmetic.offset_of = lambda self, key: 0\n"
+    "TABLES = list(model.PUBLISHED.values())\n"
+    "class Sum(wallaroo.Aggregation):\n"
+    "    def initial_accumulator(self): return [0]\n"
+    "    def update(self, number, sums): sums[0] += number\n"
+    "    def combine(self, a, b): return [a[0] + b[0]]\n"
+    "    def output(self, key, sums): return sums[0]\n"
+    "@wallaroo.decoder(header_length=4, length_fmt='>I')\n"
+    "def decode(b): return eval(b)\n"
+    "@wallaroo.encoder\n"
+    "def encode(o): return repr(o)\n"
+    "def application_setup(args):\n"
+    "    p = wallaroo.source('tables', wallaroo.TCPSourceConfig(\n"
+    "        'tables', '127.0.0.1', '7010', decode)).collect()\n"
+    "    for length, slide, delay, _ in TABLES:\n"
+    "        w = wallaroo.range_windows(seconds(length))\n"
+    "        w = w.with_delay(seconds(delay))\n"
+    "        w = w.with_slide(seconds(slide)) if slide else w\n"
+    "        p = p.to(w.over(Sum))\n"
+    "    return wallaroo.build_application('tables', p.to_sink(\n"
+    "        wallaroo.TCPSinkConfig('127.0.0.1', '7002', encode)))\n";
+
+/* What decode() makes of a text. */
+static host_val __attribute__((format(printf, 1, 2)))
+cell(const char *fmt, ...)
+{
+	char text[128];
+	host_val v = NULL;
+	va_list ap;
+	int n;
+
+	va_start(ap, fmt);
+	n = vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	ck_assert_msg(py->decode(app, fn_at(0, 0, 3),
+	    slice_of(text, (size_t)n), &v, &err) == 0, "%s", err.text);
+	return (v);
+}
+
+static int64_t
+number(host_val v)
+{
+	struct buf b = { 0 };
+	int64_t n;
+	bool none;
+
+	ck_assert_int_eq(py->encode(app, fn_at(2, 0, 2), v, &b, &none, &err),
+	    0);
+	n = strtoll(buf_str(&b), NULL, 10);
+	py->val_free(app, v);
+	buf_fini(&b);
+	return (n);
+}
+
+/* One row of a table: what leaves the windows is what the table says. */
+static void
+published_row(void *state, int fn, int table, int row)
+{
+	static const char of[] = "TABLES[%d][3][%d][%d]";
+	struct host_out out = { NULL, 0, 0 };
+	struct host_window w = { NULL, 0, 0, 0, false, false };
+	host_val value = cell(of, table, row, 0);
+	uint64_t time = (uint64_t)number(cell(of, table, row, 1)),
+	    mark = (uint64_t)number(cell(of, table, row, 2));
+
+	ck_assert_msg(py->window(app, fn, state, slice_of("key", 3), value,
+	    time * 1000000000, mark * 1000000000, &out, &w, NULL, NULL,
+	    &err) == 0, "%s", err.text);
+	py->val_free(app, value);
+	ck_assert_int_eq((int64_t)out.n,
+	    number(cell("len(TABLES[%d][3][%d][3])", table, row)));
+	for (size_t i = 0; i < out.n; i++)
+		ck_assert_int_eq(number(out.val[i]), number(cell(
+		    "TABLES[%d][3][%d][3][%zu]", table, row, i)));
+	free(out.val);
+	free(w.time_ns);
+}
+
+START_TEST(published_windows)
+{
+	int64_t tables, rows;
+	void *state;
+	int fn;
+
+	prepare();
+	put_file("app/app.py", published_py);
+	ck_assert_int_eq(setenv("WALLAROO_PYTHON_PACKAGE", TEST_SOURCE "/py",
+	    1), 0);
+	ck_assert_msg(py->open(&app, &conf, &err) == 0, "%s", err.text);
+	tables = number(cell("len(TABLES)"));
+	ck_assert_int_gt(tables, 7);
+	for (int t = 0; t < tables; t++) {
+		fn = fn_at(1, (uint32_t)t + 1, 3);
+		ck_assert_int_eq(py->state_new(app, fn, &state, &err), 0);
+		rows = number(cell("len(TABLES[%d][3])", t));
+		for (int r = 0; r < rows; r++)
+			published_row(state, fn, t, r);
+		py->state_free(app, state);
+	}
+	cleanup();
+}
+END_TEST
+
 /* What is wrong is told without our own lines, where there is a choice. */
 START_TEST(real_package_no_pipeline)
 {
@@ -1807,5 +1920,5 @@ UNIT_MAIN("host_python", describe, isolation, path_of_configuration,
     generator_fails, exceptions, codec_values, codec_special, codec_shared,
     codec_random, codec_malformed, codec_hostile, codec_new_version,
     codec_hooks, reprs, logs, context, threads, stack_dump, leaks,
-    windows, real_package, real_package_no_pipeline, real_package_refuses,
-    stuck_thread)
+    windows, real_package, published_windows, real_package_no_pipeline,
+    real_package_refuses, stuck_thread)
