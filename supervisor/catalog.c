@@ -361,6 +361,16 @@ catalog_clean(struct catalog *c, struct err *err)
 	return (0);
 }
 
+/* This start had no consequences, and does not count. */
+int
+catalog_unused(struct catalog *c, struct err *err)
+{
+	if (exec(c, "UPDATE meta SET epoch = epoch - 1", err) == -1)
+		return (-1);
+	c->epoch--;
+	return (0);
+}
+
 /* The workers' files of the next generation are complete. */
 int
 catalog_spread(struct catalog *c, uint32_t workers, struct err *err)

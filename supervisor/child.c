@@ -144,6 +144,8 @@ send_start(struct child *c)
 	struct msg_start m = { 0 };
 	struct buf b = { 0 };
 
+	if (c->role != CHILD_DESCRIBE)
+		s->used = true;
 	m.worker = c->number;
 	m.workers = s->n;
 	m.epoch = s->catalog.epoch;
@@ -350,8 +352,10 @@ on_opened(void *arg, const struct msg_opened *m, struct err *err)
 	c->death = NULL;
 	if (m->ok)
 		child_move(c, CHILD_OPENED);
-	else
+	else {
 		c->refused = true;
+		c->older = m->older != 0;
+	}
 	app_child_opened(c);
 	return (0);
 }

@@ -472,9 +472,12 @@ refuse_start(struct supervisor *s)
 {
 	uint32_t i;
 
-	for (i = 0; i < s->n; i++)
+	for (i = 0; i < s->n; i++) {
 		if (s->child[i].refused && s->child[i].open_text != NULL)
 			log_lines(i, s->child[i].open_text, LOG_ERR);
+		if (s->child[i].older)
+			s->used = false;
+	}
 	app_fail(s, EXIT_PERMANENT, "the start is refused, nothing has been "
 	    "changed; the lines above say why, for each worker. Where input "
 	    "is lost for good, --accept-loss goes on without it");
@@ -942,6 +945,21 @@ make_loop(struct supervisor *s, struct err *err)
 	return (external_open(s, err));
 }
 
+/*
+ * The number of a start that has left no trace is given back.  Else an older
+ * copy of the catalog would count itself up to the number that the workers'
+ * files have, and no longer be seen to be one.
+ */
+static void
+give_back(struct supervisor *s)
+{
+	struct err err;
+
+	if (!s->used && is_durable(s) && s->catalog.path != NULL &&
+	    catalog_unused(&s->catalog, &err) == -1)
+		log_error("%s", err.text);
+}
+
 /* Who stopped it wanted no state to be kept: then it was a clean stop, too,
  * if not everything inside was processed. */
 static void
@@ -974,6 +992,7 @@ supervisor_run(struct supervisor *s)
 	notify_init(s);
 	if (prepare(s, &err) == -1 || make_loop(s, &err) == -1) {
 		log_error("%s", err.text);
+		give_back(s);
 		metrics_close(s);
 		ctl_close(s);
 		s->exit_code = code_of(&err);
@@ -990,6 +1009,7 @@ supervisor_run(struct supervisor *s)
 	listen_cancel(s);
 	if (s->discard && s->why == NULL)
 		discard(s);
+	give_back(s);
 	external_close(s);
 	metrics_close(s);
 	ctl_close(s);

@@ -75,6 +75,7 @@ int	catalog_begin(struct catalog *, uint32_t workers,
 int	catalog_opened(struct catalog *, struct err *);
 int	catalog_topology(struct catalog *, struct slice, struct err *);
 int	catalog_clean(struct catalog *, struct err *);
+int	catalog_unused(struct catalog *, struct err *);
 int	catalog_spread(struct catalog *, uint32_t workers, struct err *);
 /* There is no state any more; its files are of an earlier generation. */
 int	catalog_discard(struct catalog *, struct err *);
@@ -168,6 +169,7 @@ struct child {
 	bool			 own;		/* died by its own doing */
 	bool			 charged;	/* in a record's user code */
 	bool			 refused;	/* opened with ok 0 */
+	bool			 older;		/* ... the catalog is */
 	bool			 finished;	/* said so */
 	bool			 told_finish;
 	uint32_t		 dying_checks;
@@ -573,6 +575,7 @@ struct supervisor {
 	bool			 transit;	/* old number of workers, only
 						   to stop them cleanly */
 	bool			 ran;		/* has been RUNNING */
+	bool			 used;		/* epoch is in workers' files */
 	bool			 announced;	/* machida3's scripts know */
 	int			 exit_code;
 	char			*why;		/* of a failure */

@@ -302,7 +302,7 @@ lock_files(struct worker *w)
 static void
 say_opened(struct worker *w, bool ok, struct buf *text)
 {
-	struct msg_opened m = { ok, w->a.pos, buf_slice(text) };
+	struct msg_opened m = { ok, w->a.pos, buf_slice(text), w->older };
 	struct buf b = { 0 };
 
 	msg_put_opened(&b, &m);

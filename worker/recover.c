@@ -913,10 +913,12 @@ check_age(struct worker *w, const struct store_meta *m, struct buf *text,
 		buf_addf(text, "%s is an older copy: it was last opened by "
 		    "start %" PRIu64 ", catalog.sqlite says start %" PRIu64
 		    "\n", w->store.path, m->epoch, w->opened);
-	else
+	else {
+		w->older = true;
 		buf_addf(text, "catalog.sqlite is an older copy: it says that "
 		    "this is start %" PRIu64 ", %s was opened by start %"
 		    PRIu64 "\n", w->epoch, w->store.path, m->epoch);
+	}
 	return (err_set(err, ERR_REFUSED, "a file is an older copy"));
 }
 

@@ -147,6 +147,7 @@ struct worker {
 	uint64_t	 tick_end;	/* behind this process's last tick */
 	uint64_t	 opened;	/* epoch of the last start */
 	bool		 lost;		/* power was: wait for the last cut */
+	bool		 older;		/* catalog.sqlite is an older copy */
 	bool		 unclean;	/* began with an old journal */
 
 	struct peer	*peers;		/* [n] */

@@ -735,7 +735,7 @@ say_opened(void)
 {
 	char name[32], line[1024];
 	const char *p;
-	struct msg_opened m = { 1, 0, msg_cstr("") };
+	struct msg_opened m = { 1, 0, msg_cstr(""), 0 };
 	struct buf b = { 0 };
 
 	(void)snprintf(name, sizeof(name), "open-%u", w.me);

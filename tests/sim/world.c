@@ -302,6 +302,14 @@ catalog_clean(struct catalog *c, struct err *err)
 }
 
 int
+catalog_unused(struct catalog *c, struct err *err)
+{
+	(void)err;
+	c->epoch--;
+	return (commit(c));
+}
+
+int
 catalog_spread(struct catalog *c, uint32_t workers, struct err *err)
 {
 	(void)workers;
