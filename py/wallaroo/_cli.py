@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import Any, Optional
 
@@ -24,8 +25,7 @@ def tcp_parse_input_addrs(args: Sequence[str]) -> list[tuple[str, ...]]:
         help="addresses that sources listen on",
     )
     return [
-        tuple(address.replace("@", ":").split(":"))
-        for address in value.split(",")
+        _parts(address.replace("@", ":")) for address in value.split(",")
     ]
 
 
@@ -35,7 +35,13 @@ def tcp_parse_output_addrs(args: Sequence[str]) -> list[tuple[str, ...]]:
         args, "-o", "--out", metavar="HOST:PORT,...",
         help="addresses that sinks connect to",
     )
-    return [tuple(address.split(":")) for address in value.split(",")]
+    return [_parts(address) for address in value.split(",")]
+
+
+def _parts(address: str) -> tuple[str, ...]:
+    """What is between colons; [::1] is one part, without its brackets."""
+    found = re.findall(r"(?:^|:)(?:\[([^]]*)\](?=:|$)|([^:]*))", address)
+    return tuple(bracketed or plain for bracketed, plain in found)
 
 
 def _kafka_parse_broker(broker: str) -> tuple[str, str]:

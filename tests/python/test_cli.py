@@ -13,6 +13,8 @@ OUT = wallaroo.tcp_parse_output_addrs
     ("127.0.0.1:7010", [("127.0.0.1", "7010")]),
     ("a@h:1,b c@i:2", [("a", "h", "1"), ("b c", "i", "2")]),
     ("a@h:1:5", [("a", "h", "1", "5")]),
+    ("a@[::1]:7010", [("a", "::1", "7010")]),
+    ("[fe80::1%eth0]:1,b@:2", [("fe80::1%eth0", "1"), ("b", "", "2")]),
 ])
 def test_input(value, parsed):
     assert IN(["app", "--in", value]) == parsed
@@ -24,6 +26,7 @@ def test_input(value, parsed):
 @pytest.mark.parametrize("value,parsed", [
     ("127.0.0.1:7002", [("127.0.0.1", "7002")]),
     ("h:1,i:2", [("h", "1"), ("i", "2")]),
+    ("[::1]:7002,h:1", [("::1", "7002"), ("h", "1")]),
 ])
 def test_output(value, parsed):
     assert OUT(["app", "--out", value]) == parsed
