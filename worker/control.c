@@ -215,7 +215,6 @@ on_run(void *arg, const struct msg_run *m, struct err *err)
 {
 	struct delivery *d = arg;
 	struct worker *w = d->w;
-	uint32_t i;
 
 	(void)m;
 	if (w->running)
@@ -226,9 +225,7 @@ on_run(void *arg, const struct msg_run *m, struct err *err)
 	poison_decide(w);
 	w->running = true;
 	w->replay_to = journal_tail(&w->journal);
-	for (i = 0; i < w->n; i++)
-		if (w->peers[i].fd != -1)
-			ev_io_start(w->loop, &w->peers[i].rd);
+	peer_run(w);
 	ev_idle_start(w->loop, &w->more);
 	return (0);
 }

@@ -545,12 +545,33 @@ on_writable(struct ev_loop *loop, ev_io *io, int events)
 	flush(io->data);
 }
 
+/* Nothing may be journaled before recovery has looked at the tail, nor said
+ * before it is settled which life this is. */
+static void
+begin(struct peer *p)
+{
+	struct worker *w = p->w;
+	struct msg_hello h = { MSG_PROTOCOL, w->me, w->lineage, w->epoch,
+	    w->topo.nexchanges };
+
+	msg_put_hello(&p->out, &h);
+	ev_io_start(w->loop, &p->rd);
+}
+
+void
+peer_run(struct worker *w)
+{
+	uint32_t i;
+
+	for (i = 0; i < w->n; i++)
+		if (w->peers[i].fd != -1)
+			begin(&w->peers[i]);
+}
+
 /* A channel to worker i: the first, or to its successor. */
 void
 peer_attach(struct worker *w, uint32_t i, int fd)
 {
-	struct msg_hello h = { MSG_PROTOCOL, w->me, w->lineage, w->epoch,
-	    w->topo.nexchanges };
 	struct peer *p;
 
 	if (i >= w->n || i == w->me) {
@@ -565,8 +586,6 @@ peer_attach(struct worker *w, uint32_t i, int fd)
 	ev_io_init(&p->rd, on_readable, fd, EV_READ);
 	ev_io_init(&p->wr, on_writable, fd, EV_WRITE);
 	p->rd.data = p->wr.data = p;
-	msg_put_hello(&p->out, &h);
-	/* Nothing may be journaled before recovery has looked at the tail. */
 	if (w->running)
-		ev_io_start(w->loop, &p->rd);
+		begin(p);
 }

@@ -324,6 +324,7 @@ char	*source_segment(const struct worker *, size_t source);
 
 /* peer.c */
 void	peer_attach(struct worker *, uint32_t worker, int fd);
+void	peer_run(struct worker *);	/* at `run`, with those that came */
 void	peer_flush(struct worker *);
 int	peer_scan(struct worker *, struct entry *, int sign);
 #ifdef WALLAROO_PLANTED
