@@ -205,7 +205,15 @@ on_resume(void *arg, const struct msg_resume *r, struct err *err)
 		return (err_set(err, ERR_REFUSED, "worker %u knows another "
 		    "life of this worker (exchange %u, up to position %"
 		    PRIu64 ")", p->worker, r->exchange, r->pos));
-	if (r->lineage == w->lineage && r->pos > journal_tail(&w->journal))
+	if (r->lineage == w->lineage && r->pos > journal_tail(&w->journal) &&
+	    w->flags & START_ACCEPT_LOSS)
+		log_warn("what is made again up to position %" PRIu64 " is "
+		    "lost: worker %u has messages up to there of a journal "
+		    "of which this is an older copy exchange=%u journal=%"
+		    PRIu64, r->pos, p->worker, r->exchange,
+		    journal_tail(&w->journal));
+	else if (r->lineage == w->lineage && r->pos >
+	    journal_tail(&w->journal))
 		return (err_set(err, ERR_REFUSED, "worker %u has messages of "
 		    "this worker up to position %" PRIu64 ", but the journal "
 		    "here ends at %" PRIu64 ": the files of this worker are "

@@ -1089,6 +1089,28 @@ recover_ends(struct worker *w)
 
 /* --- the cut after a power loss ------------------------------------------ */
 
+/* A checkpoint holds only what was stable where it came from; a disk that has
+ * lost what it had confirmed, or an older copy, is noticed here. */
+static void
+check_marks(const struct worker *w, const struct cut *cuts, struct buf *text)
+{
+	const struct mark *m;
+	uint32_t x, p;
+
+	for (x = 0; x < w->topo.nexchanges; x++)
+		for (p = 0; p < w->n; p++) {
+			m = &w->a.marks[channel_of(w, x, p)];
+			if (p == w->me || m->lineage != cuts[p].lineage ||
+			    m->pos <= cuts[p].pos)
+				continue;
+			buf_addf(text, "the checkpoint has messages that "
+			    "worker %u made up to position %" PRIu64 ", and "
+			    "its journal ends at %" PRIu64 "\n", p, m->pos,
+			    cuts[p].pos);
+			return;
+		}
+}
+
 uint64_t
 recover_cutoff(const struct worker *w, const struct cut *cuts,
     struct buf *text)
@@ -1101,8 +1123,10 @@ recover_cutoff(const struct worker *w, const struct cut *cuts,
 		return (journal_tail(&w->journal));
 	if (pos > cuts[w->me].pos && cuts[w->me].lineage == w->lineage)
 		pos = cuts[w->me].pos;
-	if (pos >= w->a.pos)
+	if (pos >= w->a.pos) {
+		check_marks(w, cuts, text);
 		return (pos);
+	}
 	buf_addf(text, "the checkpoint is at position %" PRIu64 ", but the "
 	    "journal can count only up to %" PRIu64, w->a.pos, pos);
 	e = journal_at(&w->journal, pos);

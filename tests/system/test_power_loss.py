@@ -431,6 +431,65 @@ def test_older_copy(machine, what):
     check_met(app.read_out("output").splitlines(), count)
 
 
+def copies_of_a_moment(app, worker):
+    """One worker's files while nobody writes: put back later, they are older
+    than what the others know, and nothing in them says so."""
+    stopped = [pid for pid in app.pids() if pid]
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        return copies(app, worker_files(app, worker))
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+
+
+def lines_of(app, word=b""):
+    return app.read_out("output").count(b" %s" % word)
+
+
+@pytest.mark.level("all")
+@pytest.mark.parametrize("what", ["directory", "worker"])
+def test_loss_is_refused_then_accepted(machine, rng, what):
+    """The runtime directory is gone, or a worker's files are an older copy and
+    the power was lost.  Refused, twice; --accept-loss goes on, says what is
+    lost, and the next start needs it no more."""
+    app = meet(machine, 20000)
+    power = Power(app, rng)
+    app.start()
+    harness.wait_for(lambda: complete(app, 50), "50 lines")
+    older = copies_of_a_moment(app, 1)
+    # More of its source than it reads ahead.
+    before = lines_of(app, b"right")
+    harness.wait_for(lambda: lines_of(app, b"right") > before + 1500,
+                     "more lines", 4 * harness.LIMIT)
+    app.kill_everything()
+    if what == "directory":
+        shutil.rmtree(os.path.join(app.state_dir, "run"))
+    else:
+        older()
+        power.new_boot()
+    for _ in range(2):
+        code, log = app.run_to_exit()
+        assert code == harness.EXIT_PERMANENT, log
+        assert "--accept-loss" in log, log
+        assert what == "directory" or re.search(
+            r"made (up to|at) position \d+, and its journal ends at \d+",
+            log), log
+    app.start("--accept-loss")
+    losses = app.status()["losses"]
+    assert losses
+    assert what == "worker" or len(losses) == 3
+    before = lines_of(app)
+    harness.wait_for(lambda: lines_of(app) > before + 300, "new lines")
+    app.stop()
+    before = lines_of(app)
+    app.start()
+    assert app.status()["losses"] == losses
+    harness.wait_for(lambda: lines_of(app) > before + 300, "new lines")
+    app.stop()
+
+
 @pytest.mark.level("all")
 def test_whole_backup_is_restored(machine):
     count = 1500
