@@ -109,7 +109,8 @@ plan_pad(uint32_t seq)
 	static uint8_t line[256 + FRAME_MAX];
 	uint32_t i;
 
-	for (i = 0; line[0] == 0 && i < sizeof(line); i++)
+	/* Its first byte is the last one to be made. */
+	for (i = sizeof(line); line[0] == 0 && i-- > 0; )
 		line[i] = (uint8_t)(i * 7 + 1);
 	return (line + (seq * 31 * 183) % 256);
 }
