@@ -103,6 +103,7 @@ oracle_file_again(void)
 	memset(sink[1].seen, 0, sizeof(sink[1].seen));
 	memset(sink[1].key, 0, sizeof(sink[1].key));
 	sink[1].n = 0;
+	dump_file_again();
 }
 
 static bool
@@ -193,6 +194,7 @@ oracle_output(bool file, const uint8_t *p, size_t n, bool again)
 	const char *where = file ? "file sink" : "TCP sink";
 	struct output o;
 
+	dump_output(file, p, n, again);
 	memcpy(&o, p, sizeof(o));
 	if (!is_whole(&o, p, n)) {
 		fail("%s: a record of %zu bytes that was never made", where,
@@ -298,6 +300,7 @@ on_row(void *arg, size_t stage, struct slice key, struct slice value)
 		return;
 	}
 	memcpy(st, value.data, sizeof(*st));
+	dump_state(stage == 1 ? "first" : "second", text, st);
 	f->sum += st->balance;
 }
 
@@ -371,6 +374,7 @@ oracle_final(void)
 	}
 	if (f.sum != 0)
 		fail("the bank's sum is %lld, it was 0", (long long)f.sum);
+	dump_close("stopped");
 }
 
 /* The histories of all keys, where these do not depend on the schedule. */

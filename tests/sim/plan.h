@@ -167,6 +167,12 @@ bool	oracle_complete(void);
 void	oracle_final(void);		/* after a clean stop */
 uint64_t oracle_digest(void);		/* of everything whose order is known */
 void	oracle_missing(char *, size_t);
-void	oracle_dump(const char *path);
+
+/* dump.c: the seed at work as text; nothing where no file was opened. */
+void	dump_open(const char *path);
+void	dump_output(bool file, const uint8_t *, size_t, bool again);
+void	dump_file_again(void);
+void	dump_state(const char *step, const char *key, const struct state *);
+void	dump_close(const char *how);
 
 #endif

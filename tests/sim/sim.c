@@ -39,6 +39,7 @@ static struct options {
 	unsigned int	 jobs;
 	const char	*plant;
 	const char	*state;		/* file to go on from */
+	const char	*dump;		/* file for dump.c, NULL: none */
 	uint64_t	 after;		/* seeds to run before the one */
 	int		 aim;		/* a kill at this place, -1 none */
 	bool		 one, until_found;
@@ -154,8 +155,11 @@ run_once(uint64_t seed, bool faults)
 	actors_reset();
 	trace_digest = seed;
 	why[0] = '\0';
+	if (opt.dump != NULL && faults)
+		dump_open(opt.dump);
 	actors_start();
 	sched_run();
+	dump_close(plan.blackout ? "dark" : "failed");
 	counts.virtual_ms += (now_ns - 1000 * SEC) / MS;
 	return (!failed);
 }
@@ -498,6 +502,7 @@ run_one(void)
 static const struct option long_options[] = {
 	{ "aim", required_argument, NULL, 'A' },
 	{ "after", required_argument, NULL, 'a' },
+	{ "dump", required_argument, NULL, 'd' },
 	{ "first", required_argument, NULL, 'f' },
 	{ "jobs", required_argument, NULL, 'j' },
 	{ "plant", required_argument, NULL, 'p' },
@@ -522,6 +527,9 @@ main(int argc, char *argv[])
 			break;
 		case 'a':
 			opt.after = strtoull(optarg, NULL, 10);
+			break;
+		case 'd':
+			opt.dump = optarg;
 			break;
 		case 'S':
 			opt.state = optarg;
@@ -553,7 +561,7 @@ main(int argc, char *argv[])
 			    "[--first=M] [--jobs=K] [--plant=NAME "
 			    "[--until-found]] [--state=FILE]\n       sim "
 			    "--seed=N [--after=N] [--aim=PLACE] "
-			    "[--plant=NAME] [--trace]\n");
+			    "[--plant=NAME] [--trace] [--dump=FILE]\n");
 			return (2);
 		}
 	if (opt.jobs == 0)

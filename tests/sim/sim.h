@@ -18,6 +18,7 @@
  *	plan.c		what a seed means: pipeline, input, faults
  *	actors.c	clients, receivers, the init system
  *	oracle.c	was it right?
+ *	dump.c		what reference.py is asked about
  *	sim.c		many seeds
  *
  * Everything random comes from the seed; nothing else may have influence: no
