@@ -33,10 +33,9 @@ def test_sample(special_build, report):
 
 @pytest.mark.level("all")
 def test_a_point_that_is_not_reached(special_build):
-    """is a failure: between workers there is nothing when there is one."""
-    code, output = play(special_build, "--cell",
-                        "kill w1 s0 peer_send_before")
-    assert code == 1 and "not reached: peer_send_before" in output, output
+    """is a failure: a power loss that nothing needs to agree after."""
+    code, output = play(special_build, "--cell", "kill w1 s0 cut_ask_before")
+    assert code == 1 and "not reached: cut_ask_before" in output, output
 
 
 @pytest.mark.level("all")
