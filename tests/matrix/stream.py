@@ -79,6 +79,9 @@ class Tail:
     def __init__(self, path):
         self.path = path
         self.file = None
+        self.begin()
+
+    def begin(self):
         self.data = b""
         self.parts = Lines()
 
@@ -554,9 +557,20 @@ class Session:
         self.settle()
         path = self.app.out("out")
         os.rename(path, "%s.%d" % (path, len(self.files)))
+        # A failed sync cuts the old file, which was read to its end.
+        self.sinks[1].repeats_allowed = True
         while not os.path.exists(path):
             self.traffic(5)
             self.settle()
+        self.reread()
+
+    def reread(self):
+        """All files from their beginning: what they are now counts."""
+        self.sinks[1] = Ledger("file")
+        for tail in self.files:
+            tail.begin()
+        self.settle()
+        self.sinks[1].check(self.clients)
 
     def resize(self):
         """With one more worker, or one less, and back."""
