@@ -157,6 +157,19 @@ def test_long_is_interrupted(tmp_path, number):
         "%s took long" % name for name in "abc"]
 
 
+def test_long_same_names(tmp_path):
+    """Two directories have a file of one name; one cannot be read."""
+    good = "def test_a():\n    pass\n"
+    source = tree(tmp_path, system=good, sim=good)
+    tests = source / "tests"
+    for name in ("system", "sim"):
+        (tests / name / "test_same.py").write_text(good)
+    assert run(source, "long")[1][-1] == "4 passed, 0 failed"
+    (tests / "sim" / "test_same.py").write_text("assert False\n")
+    code, out = run(source, "long")
+    assert (code, out[-1]) == (1, "0 passed, 1 failed")
+
+
 def test_long_chosen(tmp_path):
     source = tree(tmp_path, system=LONG)
     code, out = run(source, "long", WALLAROO_LONG="not b")
