@@ -364,7 +364,7 @@ ask_external(const struct client *c, struct fuzz_in *in)
 /* The workers' ends of their channels, and what was asked there last. */
 static int worker_fd[WORKERS];
 static struct msg_list asked[WORKERS];
-static struct buf keys;		/* that are given in pieces */
+static struct buf keys[WORKERS];	/* that are given in pieces */
 
 static int
 on_list(void *arg, const struct msg_list *m, struct err *err)
@@ -389,8 +389,8 @@ open_channels(struct supervisor *s)
 		channel_open(&s->child[i], fd[0]);
 		worker_fd[i] = fd[1];
 		memset(&asked[i], 0, sizeof(asked[i]));
+		buf_clear(&keys[i]);
 	}
-	buf_clear(&keys);
 }
 
 static void
@@ -401,8 +401,8 @@ close_channels(struct supervisor *s)
 	for (i = 0; i < WORKERS; i++) {
 		channel_close(&s->child[i]);
 		close(worker_fd[i]);
+		buf_fini(&keys[i]);
 	}
-	buf_fini(&keys);
 }
 
 static void
@@ -432,14 +432,14 @@ list(struct supervisor *s, struct fuzz_in *in)
 	if (!m.ok)
 		m.part = text;
 	else if (asked[i].names && (bits & 4 || asked[i].from > 0)) {
-		if (asked[i].from == 0 || asked[i].from > keys.len) {
-			buf_clear(&keys);
-			ctl_json_str(&keys, text);
+		if (asked[i].from == 0 || asked[i].from > keys[i].len) {
+			buf_clear(&keys[i]);
+			ctl_json_str(&keys[i], text);
 			asked[i].from = 0;
 		}
-		m.size = keys.len;
-		m.part = slice_of(keys.data + asked[i].from, keys.len -
-		    asked[i].from);
+		m.size = keys[i].len;
+		m.part = slice_of(keys[i].data + asked[i].from,
+		    keys[i].len - asked[i].from);
 		if (bits & 8 && m.part.len > 1)
 			m.part.len /= 2;
 	}
