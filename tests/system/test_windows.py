@@ -98,10 +98,10 @@ class Windows:
     """A cluster with windows and what is known of its run."""
 
     def __init__(self, cluster, receiver, stages, workers,
-                 text=APPLICATION, **more):
+                 text=None, **more):
         self.port = harness.free_port()
         self.sink = receiver()
-        text = text.replace("READING", str(READING)).replace(
+        text = (text or APPLICATION).replace("READING", str(READING)).replace(
             "STAGES", stages)
         self.text = text
         self.args = ["--in", "in@127.0.0.1:%d" % self.port,
