@@ -360,6 +360,15 @@ def calls_of(path):
     return calls
 
 
+def any_late(calls):
+    newest = 0
+    for _, outputs in calls:
+        if min(end for *_, end in outputs) <= newest - SECOND * MS:
+            return True
+        newest = max(newest, outputs[-1][2])
+    return False
+
+
 class SecondStage:
     """Checks what it has put out against what it was given."""
 
@@ -439,6 +448,8 @@ def test_late_data(cluster, receiver, feeder, rng, report, policy):
             killing.kill(0)
 
     feed(windows, client, rng, 2, once_and_kill)
+    harness.wait_for(lambda: any_late(calls_of(windows.moments)) or feed(
+        windows, client, rng, 0.2, once_and_kill), "late data")
 
     def numbers():
         return {number for _, outputs in calls_of(windows.moments)
