@@ -250,7 +250,7 @@ START_TEST(test_not_running)
 	ck_assert_uint_eq(seen.hellos, 0);
 	ck_assert(!w.peers[1].greeted);
 	w.running = true;
-	ev_io_start(w.loop, &w.peers[1].rd);	/* as control.c does */
+	peer_run(&w);				/* as control.c does */
 	turns();
 	ck_assert_uint_eq(seen.hellos, 1);
 	ck_assert_uint_eq(seen.resumes, 1);
