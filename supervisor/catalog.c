@@ -17,9 +17,10 @@
 #include "common/log.h"
 #include "common/fault.h"
 #include "common/mem.h"
+#include "common/part.h"
 #include "supervisor/supervisor.h"
 
-#define CATALOG_VERSION	2
+#define CATALOG_VERSION	3
 #define BUSY_MS		5000
 
 static const char schema[] =
@@ -29,13 +30,27 @@ static const char schema[] =
     "  workers INTEGER NOT NULL, partitions INTEGER NOT NULL,"
     "  clean INTEGER NOT NULL, topology BLOB NOT NULL,"
     "  topology_text TEXT NOT NULL, run_dir TEXT NOT NULL,"
-    "  opened INTEGER NOT NULL);"
+    "  opened INTEGER NOT NULL, sum INTEGER);"
     "CREATE TABLE losses (id INTEGER PRIMARY KEY,"
     "  time_ns INTEGER NOT NULL, worker INTEGER NOT NULL,"
     "  text TEXT NOT NULL);"
     /* Renames of states that are under way; new_name NULL: drop it. */
     "CREATE TABLE renames (id INTEGER PRIMARY KEY, op INTEGER NOT NULL,"
     "  old_name TEXT NOT NULL, new_name TEXT);";
+
+/* SQLite's own check finds damaged pages, not another number in a row: `sum`
+ * is of all that the row says, and this connection keeps it so. */
+#define META_SUM							\
+	"catalog_sum(application, start_time_ns, epoch, generation,"	\
+	" workers, partitions, clean, topology, run_dir, opened)"
+
+static const char keep_sum[] =
+    "CREATE TEMP TRIGGER kept AFTER UPDATE OF application, start_time_ns,"
+    "  epoch, generation, workers, partitions, clean, topology, run_dir,"
+    "  opened ON main.meta"
+    "  BEGIN UPDATE meta SET sum = " META_SUM "; END;"
+    "CREATE TEMP TRIGGER made AFTER INSERT ON main.meta"
+    "  BEGIN UPDATE meta SET sum = " META_SUM "; END;";
 
 /* --- SQLite's errors as ours --------------------------------------------- */
 
@@ -161,22 +176,49 @@ check_integrity(struct catalog *c, struct err *err)
 	return (r);
 }
 
+/* The SQL function catalog_sum(...), of its arguments in their order. */
+static void
+sum_of(sqlite3_context *context, int n, sqlite3_value **v)
+{
+	uint64_t sum = 0;
+	const void *data;
+	int i;
+
+	for (i = 0; i < n; i++) {
+		/* As bytes: a number is its text.  The data before its size. */
+		data = sqlite3_value_blob(v[i]);
+		sum = part_seal(slice_of(data == NULL ? "" : data,
+		    (size_t)sqlite3_value_bytes(v[i])), sum);
+	}
+	sqlite3_result_int64(context, (int64_t)(sum & INT64_MAX));
+}
+
+static int
+keep_sums(struct catalog *c, struct err *err)
+{
+	if (sqlite3_create_function(c->db, "catalog_sum", -1, SQLITE_UTF8 |
+	    SQLITE_DETERMINISTIC | SQLITE_INNOCUOUS, NULL, sum_of, NULL, NULL)
+	    != SQLITE_OK)
+		return (cat_err(c, err));
+	return (0);
+}
+
 static int
 make(struct catalog *c, const char *app, struct err *err)
 {
 	sqlite3_stmt *st;
 
 	if (exec(c, "BEGIN IMMEDIATE", err) == -1 ||
-	    exec(c, schema, err) == -1)
+	    exec(c, schema, err) == -1 || exec(c, keep_sum, err) == -1)
 		return (-1);
 	st = prepare(c, "INSERT INTO meta VALUES (1, ?, ?, 0, 0, 0, 0, 1, "
-	    "x'', '', '', 0)");
+	    "x'', '', '', 0, NULL)");
 	if (st != NULL) {
 		sqlite3_bind_text(st, 1, app, -1, SQLITE_STATIC);
 		sqlite3_bind_int64(st, 2, (int64_t)clock_wall_ns());
 	}
 	if (finish(c, st, err) == -1 ||
-	    exec(c, "PRAGMA user_version = 2; COMMIT", err) == -1)
+	    exec(c, "PRAGMA user_version = 3; COMMIT", err) == -1)
 		return (-1);
 	return (0);
 }
@@ -186,7 +228,7 @@ read_meta(struct catalog *c, const char *app, struct err *err)
 {
 	sqlite3_stmt *st = prepare(c, "SELECT application, start_time_ns, "
 	    "epoch, generation, workers, partitions, clean, topology, run_dir, "
-	    "opened FROM meta WHERE id = 1");
+	    "opened, sum = " META_SUM " FROM meta WHERE id = 1");
 	const char *name, *dir;
 	int r = 0;
 
@@ -211,7 +253,11 @@ read_meta(struct catalog *c, const char *app, struct err *err)
 	    (size_t)sqlite3_column_bytes(st, 7));
 	c->run_dir = xstrdup(dir == NULL ? "" : dir);
 	c->opened = (uint64_t)sqlite3_column_int64(st, 9);
-	if (name == NULL || strcmp(name, app) != 0)
+	if (sqlite3_column_int(st, 10) != 1)
+		r = err_set(err, ERR_CORRUPT, "%s is damaged (its row is not "
+		    "what was written): restore the state-directory from a "
+		    "backup", c->path);
+	else if (name == NULL || strcmp(name, app) != 0)
 		r = err_set(err, ERR_CONFIG, "the state-directory belongs to "
 		    "application \"%s\", this is \"%s\" (%s)",
 		    name == NULL ? "" : name, app, c->path);
@@ -231,7 +277,8 @@ open_checked(struct catalog *c, const char *app, struct err *err)
 	/* Not WAL: a copy of one file is a backup.  EXTRA: a rollback journal
 	 * that a power loss brings back would undo the last transaction. */
 	if (exec(c, "PRAGMA journal_mode = DELETE; PRAGMA synchronous = EXTRA",
-	    err) == -1 || read_version(c, &version, err) == -1)
+	    err) == -1 || keep_sums(c, err) == -1 ||
+	    read_version(c, &version, err) == -1)
 		return (-1);
 	if (version == 0) {
 		if (make(c, app, err) == -1)
@@ -240,6 +287,8 @@ open_checked(struct catalog *c, const char *app, struct err *err)
 		return (err_set(err, ERR_CORRUPT, "%s has schema version %d, "
 		    "this program knows %d", c->path, version,
 		    CATALOG_VERSION));
+	else if (exec(c, keep_sum, err) == -1)
+		return (-1);
 	if (check_integrity(c, err) == -1 || read_meta(c, app, err) == -1 ||
 	    exec(c, "UPDATE meta SET epoch = epoch + 1", err) == -1)
 		return (-1);

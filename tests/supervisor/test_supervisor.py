@@ -585,6 +585,20 @@ def test_newer_catalog(app):
     a.fails(100, "schema version 99")
 
 
+@pytest.mark.parametrize("change", [
+    "workers = workers + 1", "generation = 7", "clean = 0", "epoch = 99",
+    "partitions = 2 * partitions", "run_dir = '/run'", "opened = 0",
+    "topology = x'93'", "sum = sum + 1", "sum = NULL"])
+def test_changed_catalog(app, change):
+    """A number that nobody wrote is not believed."""
+    a = app().start()
+    a.stop()
+    with sqlite3.connect(a.state + "/catalog.sqlite") as db:
+        db.execute("UPDATE meta SET " + change)
+    a.fails(100, "catalog.sqlite is damaged .its row is not what was "
+                 "written.: restore the state-directory from a backup")
+
+
 def test_directory_of_another_application(app):
     a = app().start()
     a.stop()
