@@ -95,7 +95,7 @@ replayed(const struct letters *l)
 	return ("no");
 }
 
-/* Nothing that a terminal would obey. */
+/* Nothing that a terminal would obey: no controls of ASCII, nor of U+0080 on. */
 static char *
 harmless(const char *text, size_t most)
 {
@@ -106,10 +106,13 @@ harmless(const char *text, size_t most)
 		for (len = most; len > 0 && (text[len] & 0xc0) == 0x80; )
 			len--;
 	s = xstrndup(text, len);
-	for (i = 0; i < len; i++)
+	for (i = 0; i < len; i++) {
 		if (((unsigned char)s[i] < 0x20 && s[i] != '\n') ||
 		    s[i] == 0x7f)
 			s[i] = '?';
+		if ((unsigned char)s[i] == 0xc2 && (s[i + 1] & 0xe0) == 0x80)
+			s[i] = s[i + 1] = '?';
+	}
 	return (s);
 }
 

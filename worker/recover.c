@@ -813,9 +813,10 @@ note_entry(struct worker *w, struct entry *e)
 		}
 		break;
 	case ENTRY_EOF:
-		if (e->flags & ENTRY_SOURCE)
-			w->sources[e->channel].eof = true;
-		else
+		if (e->flags & ENTRY_SOURCE) {
+			if (e->channel < w->topo.nsources)
+				w->sources[e->channel].eof = true;
+		} else
 			note_conn(w, e->channel, 0, 0, true);
 		break;
 	case ENTRY_FILE:

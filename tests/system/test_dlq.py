@@ -24,7 +24,7 @@ PLACE = os.environ.get("PLACE", "")
 
 def check(place, text):
     if place == PLACE and "poison" in text:
-        raise ValueError("\\x1b[2J no %s in %s" % (text, place))
+        raise ValueError("\\x1b[2J\\x9b2J no %s in %s" % (text, place))
 
 ''' + apps.WORD_COUNT.replace(
     "    return data.decode()\n",
@@ -137,9 +137,11 @@ def test_places(cluster, receiver, feeder, place, workers):
         run.send(client, "one poison two", "three")
     run.wait_letters(5)
     text = run.app.ctl_raw("dlq", "list").stdout
-    assert b"\x1b" not in text and b"ValueError" in text
+    assert b"\x1b" not in text and b"\xc2" not in text
+    assert b"ValueError" in text
     text = run.app.ctl_raw("dlq", "show", "1").stdout
-    assert b"\x1b" not in text and b"Traceback" in text
+    assert b"\x1b" not in text and b"\xc2" not in text
+    assert b"Traceback" in text
     run.repair(workers=workers)
     if place in ("decoder", "computation"):
         run.words += ["one", "poison", "two"] * 5
