@@ -95,7 +95,7 @@ replayed(const struct letters *l)
 	return ("no");
 }
 
-/* Nothing that a terminal would obey: no controls of ASCII, nor of U+0080 on. */
+/* Nothing that a terminal would obey: no controls, of U+0080 on neither. */
 static char *
 harmless(const char *text, size_t most)
 {

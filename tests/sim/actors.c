@@ -12,6 +12,7 @@
 
 #define WATCH_NS	(50 * MS)
 #define STALL_NS	(120 * SEC)
+#define QUIET_NS	(3 * SEC)
 #define RECEIVERS	256
 #define ALONE_NS	(1200 * MS)	/* a worker without its supervisor */
 
@@ -49,7 +50,8 @@ static bool holding;			/* clients wait for the stop */
 static bool stopping;			/* the operator has said so */
 static bool middle_due, middle;		/* the stop half way */
 static bool late_kill;
-static bool dark;			/* the power has failed, for good */
+static bool dark;			/* more is lost than may be */
+static bool accepted, accepting;	/* the operator accepts that */
 static bool outage;			/* it has, and comes back */
 static bool recovering;			/* from that */
 static bool file_stale;			/* it is not yet cut */
@@ -104,7 +106,7 @@ client_waits(struct client *c)
 	while (c->answered < c->waits_for && oracle_has(
 	    plan.from[c->number][c->answered]))
 		c->answered++;
-	return (c->answered < c->waits_for);
+	return (c->answered < c->waits_for && !accepted);
 }
 
 static void
@@ -275,7 +277,7 @@ actor_sent(struct tcp *t, const uint8_t *data, size_t n)
 	struct receiver *r = t->actor;
 	uint32_t len;
 
-	if (!t->sink)
+	if (!t->sink || dark)
 		return;
 	if (r == NULL) {
 		if (nreceivers == RECEIVERS) {
@@ -372,7 +374,7 @@ plan_file_written(struct inode *i)
 {
 	uint32_t len;
 
-	if (strcmp(i->path, "/data/output") != 0)
+	if (strcmp(i->path, "/data/output") != 0 || dark)
 		return;
 	file_stale = false;
 	while (i->size - file_read >= sizeof(len)) {
@@ -393,7 +395,8 @@ plan_file_written(struct inode *i)
 void
 plan_file_cut(struct inode *i)
 {
-	if (strcmp(i->path, "/data/output") != 0 || i->size >= file_read)
+	if (strcmp(i->path, "/data/output") != 0 || dark ||
+	    i->size >= file_read)
 		return;
 	file_read = 0;
 	oracle_file_again();
@@ -451,37 +454,19 @@ let_clients_go(void)
 	}
 }
 
-/*
- * The power fails: what was on a tmpfs is gone, connections are, and so is
- * what systemd kept.  With durability = process that is a loss, and the start
- * must be refused; without a clean stop nothing else is right.
- */
-static void
-black_out(void)
+bool
+actors_accept_loss(void)
 {
-	bool loss = false;
-	unsigned int i;
+	bool yes = accepting;
 
-	for (i = 0; i < plan.workers; i++)
-		loss |= store_sim_exists(i) && !store_sim_clean(i);
-	/* Else it is about to start again anyway. */
-	if (!loss || supervisor == NULL)
-		return;
-	trace("the power fails");
-	counts.blackouts++;
-	dark = true;
-	supervisor = NULL;		/* its end is not of interest */
-	killer.armed = false;
-	plan.nkills = 0;
-	plan.db_errors = plan.no_fork = 0;
-	plan.space_to = 0;
-	for (i = 0; i < PROCS; i++)
-		if (procs[i].life == PROC_LIVE)
-			proc_kill(&procs[i], SIGKILL);
-	files_lost("/run/");
-	world_forget_store();
-	plan.boot++;
-	sched_at(now_ns + SEC, start_event, NULL, 0);
+	accepting = false;		/* for one start */
+	return (yes);
+}
+
+bool
+actors_beyond(void)
+{
+	return (dark);
 }
 
 bool
@@ -507,26 +492,25 @@ disk_loses(void *arg, uint64_t number)
 	(void)number;
 	disk_lose();
 	store_sim_power_loss();
+	if (dark)
+		loss_happens();
+	if (dark)
+		return;
 	if (plan.file_sink)
 		oracle_file_again();
 	file_stale = plan.file_sink;
 	file_read = 0;
 }
 
-/*
- * With durability = machine it goes on after that as if nothing had been,
- * also when it happens again before that is done.  p is at work just now.
- */
-void
-actors_power_loss(struct proc *p)
+/* p is at work just now, or nobody is. */
+static void
+lose_power(const struct proc *p)
 {
 	unsigned int i;
 
 	trace("THE POWER FAILS");
-	counts.losses++;
-	counts.relosses += recovering;
 	outage = recovering = true;
-	supervisor = NULL;
+	supervisor = NULL;		/* its end is not of interest */
 	stopping = false;
 	middle_due = middle;
 	repeats = true;
@@ -543,6 +527,16 @@ actors_power_loss(struct proc *p)
 	    NULL, 0);
 }
 
+/* With durability = machine it goes on after that as if nothing had been,
+ * also when it happens again before that is done. */
+void
+actors_power_loss(struct proc *p)
+{
+	counts.losses++;
+	counts.relosses += recovering;
+	lose_power(p);
+}
+
 static void
 write_back_event(void *arg, uint64_t number)
 {
@@ -553,17 +547,66 @@ write_back_event(void *arg, uint64_t number)
 	    write_back_event, NULL, 0);
 }
 
+/*
+ * More is lost than the durability survives.  Without a clean stop only a
+ * refusal is right.
+ */
+static void
+black_out(void)
+{
+	/* Else it is about to start again anyway. */
+	if (supervisor == NULL || !loss_ready())
+		return;
+	counts.blackouts++;
+	dark = true;
+	killer.armed = false;
+	plan.nkills = 0;
+	plan.db_errors = plan.no_fork = plan.sync_errors = 0;
+	plan.space_to = 0;
+	plan.blind = false;
+	lose_power(NULL);
+}
+
+/* Nobody of before is left. */
+static void
+accept_event(void *arg, uint64_t number)
+{
+	const struct inode *file = inode_find("/data/output");
+
+	trace("the operator accepts the loss");
+	dark = false;
+	accepted = accepting = true;
+	counts.accepted++;
+	oracle_accept();
+	/* What is new comes behind it. */
+	file_read = file == NULL ? 0 : file->size;
+	start_event(arg, number);
+}
+
+/* Refused, as it must be. */
 static void
 dark_end(const struct proc *p)
 {
-	if (p->phase == PHASE_RUNNING)
-		fail("after a power loss it began as if nothing were lost");
-	else if (WIFEXITED(p->status)) {
-		if (WEXITSTATUS(p->status) != 100)
-			fail("after a power loss the start ended with code "
-			    "%d, not 100", WEXITSTATUS(p->status));
-		sched_stop();
+	if (!WIFEXITED(p->status))
+		return;
+	if (WEXITSTATUS(p->status) != 100) {
+		fail("after a loss the start ended with code %d, not 100",
+		    WEXITSTATUS(p->status));
+		return;
 	}
+	middle = middle_due = holding = late_kill = false;
+	world_forget_store();
+	sched_at(now_ns + 2 * SEC, accept_event, NULL, 0);
+}
+
+/* It works, whatever it had to forget: that may show a little later. */
+static void
+dark_running(void)
+{
+	if (!loss_may_be_unseen())
+		fail("after a loss it began as if nothing were lost");
+	else if (now_ns - progress_ns > SEC)
+		sched_stop();
 }
 
 static void
@@ -587,7 +630,10 @@ supervisor_died(const struct proc *p)
 		if (!stopping)
 			fail("the supervisor ended, nobody had asked it to");
 		else if (!middle) {
-			oracle_final();
+			if (accepted)
+				oracle_accepted_final();
+			else
+				oracle_final();
 			sched_stop();
 			return;
 		}
@@ -632,6 +678,19 @@ stop_now(void)
 	late_kill = false;
 }
 
+/* Nobody knows what outputs there are to be. */
+static void
+stop_when_quiet(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < plan.nclients; i++)
+		if (client[i].next < plan.nfrom[i])
+			return;
+	if (clients_settled() && now_ns - progress_ns > QUIET_NS)
+		stop_now();
+}
+
 static void
 watch_event(void *arg, uint64_t number)
 {
@@ -657,12 +716,14 @@ watch_event(void *arg, uint64_t number)
 	}
 	if (dark && supervisor != NULL && supervisor->phase ==
 	    PHASE_RUNNING)
-		fail("after a power loss it began as if nothing were lost");
-	if (plan.blackout && !dark && seen_outputs > first_outputs &&
-	    !stopping && rng_one_in(&plan.sched, 2))
+		dark_running();
+	if (plan.blackout && !dark && !accepted && !stopping &&
+	    seen_outputs > first_outputs && rng_one_in(&plan.sched, 2))
 		black_out();
 	else if (dark)
 		;
+	else if (accepted)
+		stop_when_quiet();
 	else if (oracle_complete()) {
 		middle = middle_due = false;
 		/* The last frames may have no output to wait for. */
@@ -693,7 +754,8 @@ actors_reset(void)
 	progress_ns = now_ns;
 	seen_outputs = first_outputs = counts.outputs;
 	repeats = holding = stopping = middle = dark = outage = false;
-	recovering = file_stale = false;
+	recovering = file_stale = accepted = accepting = false;
+	loss_reset();
 	file_read = 0;
 }
 

@@ -315,7 +315,7 @@ note_phase(struct proc *p, int fd, const uint8_t *data, size_t len)
 	case FATAL:
 		/* Nothing that was done to it is a reason. */
 		if (plan.db_errors == 0 && plan.space_to == 0 &&
-		    plan.sync_errors == 0 && !plan.blind)
+		    plan.sync_errors == 0 && !plan.blind && !actors_beyond())
 			gives_up(data, len);
 		break;
 	}

@@ -27,6 +27,7 @@ static struct {
 	uint32_t	 n;
 } sink[SINKS];
 static uint32_t expected;
+static bool accepted;			/* a loss was: less is known */
 static struct {				/* TCP: of each worker in order */
 	uint32_t	 n;
 	uint16_t	 at[INPUTS][FANS];
@@ -91,6 +92,7 @@ oracle_reset(void)
 	for (i = 0; i < WORKERS; i++)
 		stream[i].n = 0;
 	expected = 0;
+	accepted = false;
 	for (i = 0; i < plan.ninputs; i++)
 		if (!plan.input[i].dropped)
 			expected += plan.input[i].fan;
@@ -154,6 +156,138 @@ check_second(const char *where, struct state *st, const struct output *o)
 	}
 }
 
+/* --- what is saved ------------------------------------------------------- */
+
+struct found {
+	struct state	first[FROMS * KEYS], second[KEYS2];
+	int64_t		sum;
+};
+
+static void
+on_row(void *arg, size_t stage, struct slice key, struct slice value)
+{
+	struct found *f = arg;
+	struct state *st;
+	char text[16] = "";
+	unsigned long n;
+
+	if (key.len >= sizeof(text) || value.len != sizeof(*st)) {
+		fail("a saved state cannot be read");
+		return;
+	}
+	memcpy(text, key.data, key.len);
+	n = strtoul(text + 1, NULL, 10);
+	st = stage == 1 ? &f->first[n] : &f->second[n];
+	if (n >= (stage == 1 ? FROMS * KEYS : KEYS2) || st->version != 0) {
+		fail("a saved state of step %zu, key \"%s\", is at two "
+		    "workers", stage, text);
+		return;
+	}
+	memcpy(st, value.data, sizeof(*st));
+	dump_state(stage == 1 ? "first" : "second", text, st);
+	f->sum += st->balance;
+}
+
+/* --- when a loss was accepted --------------------------------------------- */
+
+static struct found at_loss;		/* when it was */
+static bool restarted[SINKS][KEYS2];	/* a key was there since */
+#define LEAPS	2			/* what comes of either worker */
+static uint8_t leaps[KEYS2];
+
+static void
+read_saved(struct found *f)
+{
+	uint32_t i;
+
+	memset(f, 0, sizeof(*f));
+	for (i = 0; i < plan.workers; i++)
+		store_sim_rows(i, on_row, f);
+}
+
+void
+oracle_accept(void)
+{
+	accepted = true;
+	dump_close("dark");		/* no reference knows what is lost */
+	read_saved(&at_loss);
+	memset(restarted, 0, sizeof(restarted));
+	memset(leaps, 0, sizeof(leaps));
+}
+
+static bool
+goes_on(const struct state *from, const struct output *o)
+{
+	struct state st = *from;
+
+	state_second(&st, o);
+	return (o->v2 == st.version && o->d2 == st.digest &&
+	    o->balance2 == st.balance);
+}
+
+/*
+ * A key goes on where it was, or once at its worker's checkpoint; or it was
+ * there before with the same content.  On its way to the file it comes through
+ * another worker, where some of it may be lost.
+ */
+static void
+after_loss(const char *where, bool file, const struct output *o)
+{
+	struct state *st = &sink[file].key[o->key2];
+	bool new = goes_on(st, o);
+
+	if (!new && !restarted[file][o->key2]) {
+		restarted[file][o->key2] = new =
+		    goes_on(&at_loss.second[o->key2], o);
+	}
+	if (!new && file && leaps[o->key2]++ < LEAPS)
+		new = true;
+	if (new)
+		*st = (struct state){ o->v2, o->d2, o->balance2 };
+	else if (!sink[file].ever[o->seq][o->sub] || memcmp(o,
+	    &sink[file].got[o->seq][o->sub], sizeof(*o)) != 0)
+		fail("%s: after an accepted loss key %u has version %llu of "
+		    "neither what was there nor what was saved (%llu)", where,
+		    o->key2, (unsigned long long)o->v2, (unsigned long long)
+		    at_loss.second[o->key2].version);
+}
+
+/* Nothing that was saved is lost, and nothing else was shown. */
+void
+oracle_accepted_final(void)
+{
+	static struct found f;
+	uint32_t i;
+
+	if (failed)
+		return;
+	if (world_losses() == 0)
+		fail("a loss was accepted, and nothing says which");
+	if (!world_clean())
+		fail("the catalog does not say that the stop was clean");
+	for (i = 0; i < plan.workers; i++)
+		if (!store_sim_clean(i))
+			fail("worker %u was not stopped cleanly", i);
+	read_saved(&f);
+	for (i = 0; i < FROMS * KEYS; i++)
+		if (f.first[i].version < at_loss.first[i].version)
+			fail("first step, key %u: version %llu was saved and "
+			    "is lost", i, (unsigned long long)
+			    at_loss.first[i].version);
+	for (i = 0; i < KEYS2; i++) {
+		if (f.second[i].version < at_loss.second[i].version)
+			fail("second step, key %u: version %llu was saved "
+			    "and is lost", i, (unsigned long long)
+			    at_loss.second[i].version);
+		if (restarted[0][i] && memcmp(&f.second[i], &sink[0].key[i],
+		    sizeof(struct state)) != 0)
+			fail("second step, key %u: a receiver's last version "
+			    "is %llu, %llu is saved", i, (unsigned long long)
+			    sink[0].key[i].version, (unsigned long long)
+			    f.second[i].version);
+	}
+}
+
 /*
  * What one worker sends is one stream.  A connection begins somewhere in what
  * was seen of it, or right behind; from there on nothing is left out, and
@@ -183,7 +317,7 @@ oracle_received(uint32_t worker, const uint8_t *p, size_t n, bool again,
 	struct output o;
 
 	memcpy(&o, p, sizeof(o));
-	if (is_whole(&o, p, n))
+	if (is_whole(&o, p, n) && !accepted)
 		check_stream(worker, &o, next);
 	oracle_output(false, p, n, again);
 }
@@ -206,6 +340,10 @@ oracle_output(bool file, const uint8_t *p, size_t n, bool again)
 	    (unsigned long long)o.v2);
 	counts.outputs++;
 	digest(o.sum);
+	if (accepted) {
+		after_loss(where, file, &o);
+		return;
+	}
 	if (sink[file].seen[o.seq][o.sub]) {
 		counts.repeats++;
 		if (!again)
@@ -273,36 +411,6 @@ oracle_missing(char *text, size_t room)
 }
 
 /* --- after the stop ------------------------------------------------------ */
-
-struct found {
-	struct state	first[FROMS * KEYS], second[KEYS2];
-	int64_t		sum;
-};
-
-static void
-on_row(void *arg, size_t stage, struct slice key, struct slice value)
-{
-	struct found *f = arg;
-	struct state *st;
-	char text[16] = "";
-	unsigned long n;
-
-	if (key.len >= sizeof(text) || value.len != sizeof(*st)) {
-		fail("a saved state cannot be read");
-		return;
-	}
-	memcpy(text, key.data, key.len);
-	n = strtoul(text + 1, NULL, 10);
-	st = stage == 1 ? &f->first[n] : &f->second[n];
-	if (n >= (stage == 1 ? FROMS * KEYS : KEYS2) || st->version != 0) {
-		fail("a saved state of step %zu, key \"%s\", is at two "
-		    "workers", stage, text);
-		return;
-	}
-	memcpy(st, value.data, sizeof(*st));
-	dump_state(stage == 1 ? "first" : "second", text, st);
-	f->sum += st->balance;
-}
 
 static void
 check_saved(const char *step, size_t key, const struct state *saved,

@@ -207,7 +207,9 @@ make_faults(struct rng *r)
 	plan.resets = plan.tcp_sink && rng_one_in(r, 5);
 	plan.middle = rng_one_in(r, 8);
 	plan.blind = rng_one_in(r, 4);
-	plan.blackout = !plan.machine && rng_one_in(r, 24);
+	plan.blackout = rng_one_in(r, 24);
+	plan.loss = plan.machine ? rng_below(r, LOSSES) : LOSS_ALL;
+	plan.loss_worker = (uint32_t)rng_below(r, plan.workers);
 	plan.sync_errors = plan.machine && rng_one_in(r, 8) ? 300 : 0;
 }
 
@@ -220,7 +222,7 @@ loses_power(void)
 	for (i = 0; i < plan.nkills; i++)
 		if (plan.kill[i].how.power)
 			return (true);
-	return (plan.sync_errors != 0);
+	return (plan.blackout || plan.sync_errors != 0);
 }
 
 void
@@ -291,7 +293,7 @@ plan_aim(unsigned int place)
 	plan.kill[0].stop_ns = 0;
 	plan.kill[0].how.power = power;
 	plan.machine |= power;
-	plan.blackout &= !plan.machine;
+	plan.blackout = false;
 	memset(k, 0, sizeof(*k));
 	k->how = (struct killer){ .armed = true, .kind = end == END_POWER ?
 	    PROC_WORKER : end, .power = end == END_POWER, .number = -1,
@@ -332,7 +334,7 @@ plan_arm(void)
 	if (next_kill < plan.nkills)
 		sched_at(now_ns + plan.kill[next_kill].after, arm_event,
 		    NULL, 0);
-	else if (plan.sync_errors == 0)
+	else if (plan.sync_errors == 0 && !plan.blackout)
 		disks = false;		/* the power fails no more */
 }
 
@@ -382,6 +384,8 @@ arm_event(void *arg, uint64_t number)
 
 	(void)arg;
 	(void)number;
+	if (next_kill > plan.nkills)
+		return;			/* they were called off */
 	if (k->stop_ns != 0) {
 		stop_somebody(k);
 		plan_arm();
@@ -412,7 +416,7 @@ plan_arm_late(void)
 	killer = (struct killer){ .armed = true, .kind =
 	    rng_one_in(&plan.sched, 2) ? PROC_SUPERVISOR : PROC_WORKER,
 	    .number = -1, .phase = -1, .countdown = few(&plan.sched, 9),
-	    .power = disks && rng_one_in(&plan.sched, 3) };
+	    .power = plan.machine && disks && rng_one_in(&plan.sched, 3) };
 	if (rng_one_in(&plan.sched, 2))
 		choose_points(&plan.sched, &killer, rng_one_in(&plan.sched,
 		    2) ? PHASE_DRAINING : PHASE_FINISHING);
@@ -448,7 +452,7 @@ plan_passed(const struct proc *p, unsigned int id)
 	if (p->tool)
 		return;
 	passed(p->kind, p->phase, id);
-	if (disks && p->kind == PROC_WORKER)
+	if (disks && plan.machine && p->kind == PROC_WORKER)
 		passed(END_POWER, p->phase, id);
 }
 

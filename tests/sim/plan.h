@@ -40,6 +40,11 @@ struct kill {
 	bool		 again;		/* while somebody recovers */
 };
 
+/* Mapped files of all workers or of one, its journal; an older copy of one's
+ * database, its journal, or all it has; entries that were confirmed. */
+enum loss_kind { LOSS_ALL, LOSS_FILES, LOSS_JOURNAL, LOSS_OLD_DATABASE,
+	LOSS_OLD_JOURNAL, LOSS_OLD_WORKER, LOSS_TAIL, LOSSES };
+
 struct plan {
 	uint64_t	 seed;
 	struct rng	 work, sched;
@@ -74,7 +79,9 @@ struct plan {
 	bool		 resets;	/* receivers reset */
 	bool		 slow;		/* receivers are slow */
 	bool		 middle;	/* a clean stop half way */
-	bool		 blackout;	/* the power fails, and ends the seed */
+	bool		 blackout;	/* more is lost than may be: loss.c */
+	enum loss_kind	 loss;
+	uint32_t	 loss_worker;
 	bool		 machine;	/* durability */
 	bool		 after;		/* outputs after the checkpoint */
 	uint64_t	 sync_ns;	/* that a round takes, at most */
@@ -93,7 +100,7 @@ extern struct plan plan;
 struct counts {
 	uint64_t seeds, inputs, crashes, recrashes, supervisor_crashes, alls,
 	    stops, lives, outputs, repeats, checkpoints, middle, goldens,
-	    virtual_ms, blackouts, machines, afters, losses, relosses;
+	    virtual_ms, blackouts, accepted, machines, afters, losses, relosses;
 	uint64_t passed[ENDS][PHASES][POINT_KINDS * 2];
 	uint64_t killed[ENDS][PHASES][POINT_KINDS * 2];
 };
@@ -128,9 +135,18 @@ void	actors_reset(void);
 void	actors_death(struct proc *);
 void	actors_power_loss(struct proc *);
 bool	actors_dark(void);		/* nothing has been started since */
+bool	actors_accept_loss(void);	/* the operator does, now */
+bool	actors_beyond(void);		/* more is lost than may be */
+
+/* loss.c */
+void	loss_reset(void);
+bool	loss_ready(void);
+void	loss_happens(void);
+bool	loss_may_be_unseen(void);
 struct proc *world_start(void);
 void	world_forget_store(void);
 void	world_power_loss(void);
+uint64_t world_losses(void);		/* that the catalog was told */
 bool	world_clean(void);
 
 /* oracle.c */
@@ -165,6 +181,9 @@ void	oracle_received(uint32_t worker, const uint8_t *, size_t, bool again,
 bool	oracle_has(uint32_t seq);
 bool	oracle_complete(void);
 void	oracle_final(void);		/* after a clean stop */
+/* --accept-loss: each worker may begin at its checkpoint, once. */
+void	oracle_accept(void);
+void	oracle_accepted_final(void);
 uint64_t oracle_digest(void);		/* of everything whose order is known */
 void	oracle_missing(char *, size_t);
 

@@ -372,7 +372,8 @@ show_counts(const struct counts *c, double seconds)
 	    "%" PRIu64 "  power losses %" PRIu64 " (of these while recovering "
 	    "from one %" PRIu64 ")\n", c->machines, c->afters, c->losses,
 	    c->relosses);
-	printf("power losses that were refused %" PRIu64 "  ", c->blackouts);
+	printf("other losses %" PRIu64 " (refused and then accepted %" PRIu64
+	    ")\n", c->blackouts, c->accepted);
 	printf("clean stops half way %" PRIu64 "  runs without faults %" PRIu64
 	    "  repeats where a receiver went away %" PRIu64 "\n", c->middle,
 	    c->goldens, c->repeats);

@@ -16,6 +16,7 @@
  *	syncsim.c	the thread that syncs files
  *	hostsim.c	a test host in C instead of Python
  *	plan.c		what a seed means: pipeline, input, faults
+ *	loss.c		what no setting survives
  *	actors.c	clients, receivers, the init system
  *	oracle.c	was it right?
  *	dump.c		what reference.py is asked about
@@ -373,6 +374,10 @@ void	notify_message(const uint8_t *, size_t, struct file *);
 void	store_sim_reset(void);
 void	store_sim_death(struct proc *);
 void	store_sim_power_loss(void);
+uint64_t store_sim_commits(uint32_t worker);
+uint64_t store_sim_position(uint32_t worker);
+void	store_sim_keep(uint32_t worker);	/* a copy */
+void	store_sim_put_back(uint32_t worker);
 /* Each saved row of a worker: for the oracle. */
 void	store_sim_rows(uint32_t worker, void (*)(void *, size_t,
 	    struct slice, struct slice), void *);

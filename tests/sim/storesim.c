@@ -29,6 +29,7 @@ struct db {
 	size_t		 nboxes, boxes_cap;
 	/* As of the last commit that was synced, when others came since. */
 	struct db	*synced;
+	struct db	*kept;		/* an older copy */
 	/* The writer thread of the process that has it open. */
 	int		 pid;
 	struct store	*store;
@@ -84,21 +85,24 @@ copy_db(const struct db *d)
 	memset(&c->automaton, 0, sizeof(c->automaton));
 	bytes_put(&c->automaton, d->automaton.p + d->automaton.head,
 	    d->automaton.len);
-	c->synced = NULL;
+	c->synced = c->kept = NULL;
 	return (c);
 }
 
 /* d becomes what was kept of it. */
 static void
-put_back(struct db *d, struct db *kept)
+put_back(struct db *d, struct db *from)
 {
+	struct db *kept = d->kept;
+
 	drop_rows(d->row, &d->nrows);
 	drop_rows(d->box, &d->nboxes);
 	free(d->row);
 	free(d->box);
 	bytes_free(&d->automaton);
-	*d = *kept;
-	free(kept);
+	*d = *from;
+	d->kept = kept;
+	free(from);
 }
 
 static void
@@ -136,6 +140,9 @@ store_sim_reset(void)
 		drop_rows(dbs[i].row, &dbs[i].nrows);
 		drop_rows(dbs[i].box, &dbs[i].nboxes);
 		all_synced(&dbs[i]);
+		if (dbs[i].kept != NULL)
+			drop_db(dbs[i].kept);
+		dbs[i].kept = NULL;
 		bytes_free(&dbs[i].automaton);
 		dbs[i].exists = dbs[i].clean = false;
 		dbs[i].owner = dbs[i].lineage = 0;
@@ -168,6 +175,38 @@ bool
 store_sim_clean(uint32_t worker)
 {
 	return (dbs[worker].exists && dbs[worker].clean);
+}
+
+uint64_t
+store_sim_commits(uint32_t worker)
+{
+	return (dbs[worker].commits);
+}
+
+uint64_t
+store_sim_position(uint32_t worker)
+{
+	return (dbs[worker].position);
+}
+
+void
+store_sim_keep(uint32_t worker)
+{
+	dbs[worker].kept = copy_db(&dbs[worker]);
+}
+
+void
+store_sim_put_back(uint32_t worker)
+{
+	struct db *d = &dbs[worker], *from = d->kept;
+
+	if (from == NULL)
+		return;
+	d->kept = NULL;
+	put_back(d, from);
+	d->pid = 0;
+	d->job = d->done = NULL;
+	d->store = NULL;
 }
 
 static struct row *

@@ -211,6 +211,7 @@ fault_listed(int argc, char *const argv[])
 
 /* --- the catalog: each change is whole and on disk when it returns -------- */
 
+static uint64_t losses;			/* that were accepted */
 static struct {
 	struct catalog	c;		/* pointers are not used */
 	struct bytes	topology;
@@ -323,10 +324,16 @@ catalog_loss(struct catalog *c, uint32_t worker, const char *text,
     struct err *err)
 {
 	(void)c;
-	(void)worker;
-	(void)text;
 	(void)err;
+	trace("loss of worker %u: %s", worker, text);
+	losses++;
 	return (0);
+}
+
+uint64_t
+world_losses(void)
+{
+	return (losses);
 }
 
 int
@@ -794,6 +801,7 @@ world_reset(void)
 	bytes_free(&disk.topology);
 	memset(&disk, 0, sizeof(disk));
 	nstore = 0;
+	losses = 0;
 	memset(lives, 0, sizeof(lives));
 }
 
@@ -811,5 +819,6 @@ supervisor_main(void)
 	struct supervisor *s = xcalloc(1, sizeof(*s));
 
 	plan_conf(&s->conf);
+	s->opt.accept_loss = actors_accept_loss();
 	return (supervisor_run(s));
 }
