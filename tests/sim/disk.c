@@ -132,12 +132,10 @@ in_order(struct inode **list)
 void
 disk_write_back(void)
 {
-	uint64_t ino = inode_any(), pages;
-	struct inode *i = inodes;
+	struct inode *i = inode_any();
+	uint64_t pages;
 
-	while (i < inodes + INODES && (!i->used || i->ino != ino))
-		i++;
-	if (i == inodes + INODES || i->path[0] == '\0' || i->size == 0)
+	if (i == NULL || i->path[0] == '\0' || i->size == 0)
 		return;
 	pages = (i->size + PAGE - 1) / PAGE;
 	sync_page(i, rng_below(&plan.sched, pages) * PAGE);
@@ -259,7 +257,7 @@ lose_content(struct inode *i, const struct luck *luck)
 void
 disk_lose(void)
 {
-	static const uint64_t pages[] = { 0, 10, 50, 90, 100 };
+	static const uint64_t pages[] = { 0, 0, 20, 50, 100 };
 	struct luck luck = { pages[rng_below(&plan.sched, 5)],
 	    rng_one_in(&plan.sched, 2) ? 20 : 0 };
 	struct inode *list[INODES];

@@ -18,6 +18,8 @@ static int pool_fd = -1;
 static uint8_t *pool;
 static uint8_t *disk;			/* what is on it, by slot */
 static uint64_t next_ino;
+#define MADE		4096	/* of which it is known where they are */
+static uint16_t slot_of[MADE];
 
 static int
 no(int error)
@@ -78,11 +80,14 @@ free_slot(const char *path)
 	return (found);
 }
 
-/* The number of some file, that may be gone. */
-uint64_t
+/* Any of those that were made, in the same way wherever they are. */
+struct inode *
 inode_any(void)
 {
-	return (rng_range(&plan.sched, FIRST_INO, next_ino));
+	uint64_t n = rng_below(&plan.sched, next_ino - FIRST_INO + 1);
+	struct inode *i = &inodes[slot_of[n % MADE]];
+
+	return (i->used && i->ino == FIRST_INO + n ? i : NULL);
 }
 
 struct inode *
@@ -98,6 +103,7 @@ inode_new(const char *path)
 	(void)snprintf(i->path, sizeof(i->path), "%s", path);
 	i->used = true;
 	i->refs = 0;
+	slot_of[(next_ino - FIRST_INO) % MADE] = (uint16_t)i->slot;
 	i->ino = next_ino++;
 	i->size = i->dirty_to = 0;
 	i->locked_by = 0;

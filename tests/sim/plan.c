@@ -172,6 +172,13 @@ make_kill(struct rng *r, struct kill *k, bool again)
 	k->again = again;
 	/* A death takes a moment until somebody takes its place. */
 	k->after = again ? few(r, 20) : few(r, 23);
+	if (again && h->power && rng_one_in(r, 2)) {
+		/* What the last one has left was hardly looked at. */
+		*h = (struct killer){ .armed = true, .power = true, .kind =
+		    PROC_WORKER, .number = -1, .phase = PHASE_RUNNING,
+		    .countdown = few(r, 12) };
+		k->again = false;
+	}
 	if (rng_one_in(r, 12))
 		k->stop_ns = rng_range(r, 1, rng_one_in(r, 4) ? 4000 : 200) *
 		    MS;
@@ -210,7 +217,7 @@ make_faults(struct rng *r)
 	plan.blackout = rng_one_in(r, 24);
 	plan.loss = plan.machine ? rng_below(r, LOSSES) : LOSS_ALL;
 	plan.loss_worker = (uint32_t)rng_below(r, plan.workers);
-	plan.sync_errors = plan.machine && rng_one_in(r, 8) ? 300 : 0;
+	plan.sync_errors = plan.machine && rng_one_in(r, 8) ? 150 : 0;
 }
 
 /* Does it ever matter what is on the disk? */
@@ -269,6 +276,7 @@ plan_make(uint64_t seed, const char *plant, bool faults)
 	plan.machine = rng_below(&r, 5) < 2;
 	plan.after = rng_one_in(&r, plan.machine ? 4 : 16);
 	plan.sync_ns = rng_one_in(&r, 2) ? 300 * US : 3 * MS;
+	plan.lagging = (uint32_t)rng_below(&r, 2 * plan.workers);
 	next_kill = 0;
 	arm_number = 0;
 	recovering = false;
@@ -367,8 +375,8 @@ phase_of_somebody(enum proc_kind kind)
 	if (kind == PROC_SUPERVISOR && plan.machine)
 		return (rng_one_in(&plan.sched, 2) ? PHASE_OPENING :
 		    PHASE_CUTTING);
-	if (actors_dark())
-		return ((int)rng_below(&plan.sched, PHASE_RUNNING));
+	if (actors_dark())		/* or as soon as it runs again */
+		return ((int)rng_below(&plan.sched, PHASE_RUNNING + 1));
 	for (i = 0; i < PROCS; i++)
 		if (procs[i].life == PROC_LIVE && procs[i].kind == kind &&
 		    !procs[i].tool && procs[i].phase < PHASE_RUNNING)

@@ -84,7 +84,8 @@ struct plan {
 	uint32_t	 loss_worker;
 	bool		 machine;	/* durability */
 	bool		 after;		/* outputs after the checkpoint */
-	uint64_t	 sync_ns;	/* that a round takes, at most */
+	uint64_t	 sync_ns;	/* that a round takes, at most ... */
+	uint32_t	 lagging;	/* and much longer with this worker */
 	uint32_t	 sync_errors;
 	struct kill	 kill[KILLS];
 	uint32_t	 nkills;

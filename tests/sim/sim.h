@@ -336,7 +336,7 @@ struct inode {
 #define INODE_MAX	(UINT64_C(1) << 20)
 extern struct inode inodes[INODES];
 struct inode *inode_find(const char *path);
-uint64_t inode_any(void);
+struct inode *inode_any(void);	/* NULL: it is gone */
 struct inode *inode_new(const char *path);
 void	inode_unref(struct inode *);
 void	inode_close(struct inode *, struct proc *);	/* locks */

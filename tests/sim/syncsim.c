@@ -108,6 +108,7 @@ void
 sync_give(struct sync *s, struct sync_round *r)
 {
 	struct under_way *u = &under_way[current->slot];
+	uint64_t most = plan.sync_ns;
 
 	s->syncer.job = r;
 	s->syncer.busy = true;
@@ -116,8 +117,10 @@ sync_give(struct sync *s, struct sync_round *r)
 	*u = (struct under_way){ &s->syncer, sometimes(2) ? r->nfiles :
 	    rng_below(&plan.sched, r->nfiles + 1), current->pid, false };
 	sync_files(r, 0, u->late);
-	sched_at(now_ns + rng_range(&plan.sched, 20 * US, plan.sync_ns),
-	    round_event, u, (uint64_t)current->pid);
+	if (current->number == plan.lagging)
+		most = 20 * MS;
+	sched_at(now_ns + rng_range(&plan.sched, 20 * US, most), round_event,
+	    u, (uint64_t)current->pid);
 }
 
 struct sync_round *

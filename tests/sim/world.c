@@ -786,10 +786,11 @@ world_start(void)
 	return (p);
 }
 
-/* Its clock may have been wrong. */
+/* Its clock may have been wrong, and another disk may be the slow one. */
 void
 world_power_loss(void)
 {
+	plan.lagging = (uint32_t)rng_below(&plan.sched, 2 * plan.workers);
 	world_forget_store();
 	plan.boot++;
 	plan.wall_skew = rng_below(&plan.sched, 2 * SEC) - SEC;
