@@ -731,6 +731,8 @@ on_reaped(struct ev_loop *loop, ev_child *w, int events)
 	note_death(c);
 	channel_close(c);
 	child_move(c, CHILD_DYING);
+	if (c->role == CHILD_WORKER)
+		cut_forget(c->s);
 	FAULT_POINT(reap_after);
 	look_what_is_left(c);
 }

@@ -823,7 +823,6 @@ app_child_died(struct child *c)
 	}
 	ctl_child_died(c);
 	external_child_died(c);
-	cut_forget(s);
 	if (s->state == APP_KILLING) {
 		child_end(c, CHILD_NONE);
 		check_killed(s);

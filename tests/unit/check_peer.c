@@ -239,7 +239,8 @@ START_TEST(test_greeting)
 }
 END_TEST
 
-/* Before `run` nothing may be journaled, so nothing is read. */
+/* Before `run` nothing may be journaled, so nothing is read; and the life may
+ * still become another one. */
 START_TEST(test_not_running)
 {
 	make(false);
@@ -249,10 +250,12 @@ START_TEST(test_not_running)
 	turns();
 	ck_assert_uint_eq(seen.hellos, 0);
 	ck_assert(!w.peers[1].greeted);
+	w.lineage++;
 	w.running = true;
 	peer_run(&w);				/* as control.c does */
 	turns();
 	ck_assert_uint_eq(seen.hellos, 1);
+	ck_assert_uint_eq(seen.hello.lineage, w.lineage);
 	ck_assert_uint_eq(seen.resumes, 1);
 	end();
 }
