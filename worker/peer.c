@@ -113,7 +113,8 @@ journal_frame(struct worker *w, uint32_t from, const struct msg_data *d,
 	to = journal_stage(&w->journal, ENTRY_FRAME,
 	    (uint64_t)from << 16 | d->exchange, 0, len, 0);
 	memcpy(to, &h, sizeof(h));
-	memcpy(to + sizeof(h), d->records.data, d->records.len);
+	if (d->records.len > 0)
+		memcpy(to + sizeof(h), d->records.data, d->records.len);
 	journal_publish(&w->journal, len);
 	(void)peer_scan(w, journal_at(&w->journal, at), 1);
 }
