@@ -51,6 +51,7 @@ static bool stopping;			/* the operator has said so */
 static bool middle_due, middle;		/* the stop half way */
 static bool late_kill;
 static bool dark;			/* more is lost than may be */
+static bool refused;			/* that was too much */
 static bool accepted, accepting;	/* the operator accepts that */
 static bool outage;			/* it has, and comes back */
 static bool recovering;			/* from that */
@@ -410,8 +411,9 @@ start_event(void *arg, uint64_t number)
 {
 	(void)arg;
 	(void)number;
-	/* Two reasons may have come together. */
-	if (outage || supervisor != NULL)
+	/* Two reasons may have come together; and who was refused is not
+	 * started again by anybody but the operator. */
+	if (outage || supervisor != NULL || refused)
 		return;
 	if ((supervisor = world_start()) == NULL)
 		fail("there is no room for another process");
@@ -574,7 +576,7 @@ accept_event(void *arg, uint64_t number)
 	const struct inode *file = inode_find("/data/output");
 
 	trace("the operator accepts the loss");
-	dark = false;
+	dark = refused = false;
 	accepted = accepting = true;
 	counts.accepted++;
 	oracle_accept();
@@ -595,6 +597,7 @@ dark_end(const struct proc *p)
 		return;
 	}
 	middle = middle_due = holding = late_kill = false;
+	refused = true;
 	world_forget_store();
 	sched_at(now_ns + 2 * SEC, accept_event, NULL, 0);
 }
@@ -754,7 +757,8 @@ actors_reset(void)
 	progress_ns = now_ns;
 	seen_outputs = first_outputs = counts.outputs;
 	repeats = holding = stopping = middle = dark = outage = false;
-	recovering = file_stale = accepted = accepting = false;
+	recovering = file_stale = refused = false;
+	accepted = accepting = false;
 	loss_reset();
 	file_read = 0;
 }
