@@ -40,6 +40,7 @@ INSIDE = "automaton_run"
 # application: it needs no counting.
 WORKER = """#!/bin/sh
 if mkdir %(out)s/described 2>/dev/null; then exec %(worker)s; fi
+export TMPDIR=%(out)s
 exec %(valgrind)s --tool=callgrind --vgdb=no --toggle-collect=%(inside)s \\
     --callgrind-out-file=%(out)s/counts.%%p --log-file=%(out)s/log.%%p \\
     %(worker)s

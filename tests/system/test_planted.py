@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from harness import LEVEL
+
 pytestmark = pytest.mark.level("all")
 
 KILLS = "test_kill.py::test_random_kills"
@@ -37,6 +39,9 @@ RULES = {
     "STABLE5": ("a checkpoint commits before what it came from is synced",
                 [POWER], 4),
 }
+# Power has to fail often until these are seen; the simulation, in which it
+# does, finds them each time (tests/sim/test_planted.py).
+LONG = ("STABLE3", "STABLE4", "STABLE5")
 
 
 def run_tests(build, tests, rule=None):
@@ -59,13 +64,15 @@ def run_tests(build, tests, rule=None):
 
 def test_nothing_planted(special_build):
     """The build by itself is sound: its failures below are the rules'."""
-    tests = sorted({test for _, tests, _ in RULES.values()
-                    for test in tests})
+    tests = sorted({test for rule in RULES if LEVEL == "long" or
+                    rule not in LONG for test in RULES[rule][1]})
     code, output = run_tests(special_build, tests)
     assert code == 0, output[-6000:]
 
 
-@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize("rule", [
+    pytest.param(rule, marks=pytest.mark.level("long"))
+    if rule in LONG else rule for rule in sorted(RULES)])
 def test_broken_rule_is_seen(special_build, rule, report):
     what, tests, tries = RULES[rule]
     for attempt in range(1, tries + 1):
