@@ -187,7 +187,7 @@ actor_recovers(uint32_t worker, uint64_t tail)
 		if (c->asks && c->last->given_id != 0 && c->last->worker ==
 		    worker && c->last->forgotten != 0 &&
 		    c->last->forgotten <= tail)
-			client_goes_on(c, UINT64_MAX);
+			client_goes_on(c, c->last->received - c->last->fin);
 }
 
 void
