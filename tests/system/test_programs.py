@@ -374,10 +374,15 @@ def test_older_forms(program):
     """Addresses without names, sources that take their pipeline's, classes
     written by hand."""
     m = program(OLDER, inputs=["x"])
+    host = "localhost"
+    try:
+        socket.getaddrinfo(host, 1)
+    except socket.gaierror:		# a system without /etc/hosts
+        host = "127.0.0.1"
     for option in ("--in", "--out"):
         at = m.command.index(option) + 1
         m.command[at] = m.command[at].replace("x@", "").replace(
-            "127.0.0.1", "localhost")
+            "127.0.0.1", host)
     m.receive().start()
     m.send("x", b"abc\ndrop\nno\ndef\n")
     m.wait_lines(2)
