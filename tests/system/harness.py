@@ -533,11 +533,14 @@ class Cluster:
             self.process.wait()
 
     def close(self, failed=False):
-        """End all processes; keep the directory when the test failed."""
+        """End all processes; keep the directory when the test failed, unless
+        it is one that has to fail."""
         if not os.path.exists(self.dir):
             return
         self.end_processes()
-        if failed or self.keep or os.environ.get("WALLAROO_TEST_KEEP"):
+        if os.environ.get("WALLAROO_TEST_KEEP") or (
+                (failed or self.keep)
+                and not os.environ.get("WALLAROO_TEST_DISCARD")):
             print("kept: %s and %s" % (self.dir, self.run_dir))
             print(self.log_tail())
             return

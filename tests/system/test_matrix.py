@@ -32,8 +32,9 @@ def test_sample(special_build, report):
 
 
 @pytest.mark.level("all")
-def test_a_point_that_is_not_reached(special_build):
+def test_a_point_that_is_not_reached(special_build, monkeypatch):
     """is a failure: a power loss that nothing needs to agree after."""
+    monkeypatch.setenv("WALLAROO_TEST_DISCARD", "1")
     code, output = play(special_build, "--cell", "kill w1 s0 cut_ask_before")
     assert code == 1 and "not reached: cut_ask_before" in output, output
 
@@ -42,6 +43,7 @@ def test_a_point_that_is_not_reached(special_build):
 def test_a_broken_rule_is_seen(special_build, monkeypatch):
     """The ledger objects when a source forgets what was read and not
     published."""
+    monkeypatch.setenv("WALLAROO_TEST_DISCARD", "1")
     monkeypatch.setenv("WALLAROO_PLANTED", "RULE6")
     monkeypatch.setenv("WALLAROO_TEST_LIMIT", "15")
     code, output = play(special_build, "--cell",
