@@ -291,6 +291,13 @@ failed(enum fault_kind kind)
 	}
 }
 
+/* A short call moves one byte. */
+static size_t
+short_of(enum fault_kind k, size_t n)
+{
+	return (k == FAULT_KIND_shortly && n > 1 ? 1 : n);
+}
+
 #define ON_READ		(FAULT_ANY_READ | FAULT_BIT(eio))
 #define ON_WRITE	(ON_READ | FAULT_BIT(enospc))
 #define ON_SEND		(FAULT_ANY_READ | FAULT_BIT(tear) | FAULT_BIT(twice))
@@ -302,7 +309,7 @@ read(int fd, void *p, size_t n)
 
 	REAL(read);
 	return (failed(k) != 0 ? -1 : real_read(fd, p,
-	    k == FAULT_KIND_shortly && n > 1 ? 1 : n));
+	    short_of(k, n)));
 }
 
 ssize_t CALL
@@ -312,7 +319,7 @@ pread(int fd, void *p, size_t n, off_t off)
 
 	REAL(pread);
 	return (failed(k) != 0 ? -1 : real_pread(fd, p,
-	    k == FAULT_KIND_shortly && n > 1 ? 1 : n, off));
+	    short_of(k, n), off));
 }
 
 ssize_t CALL
@@ -322,7 +329,7 @@ pread64(int fd, void *p, size_t n, off_t off)
 
 	REAL(pread64);
 	return (failed(k) != 0 ? -1 : real_pread64(fd, p,
-	    k == FAULT_KIND_shortly && n > 1 ? 1 : n, off));
+	    short_of(k, n), off));
 }
 
 ssize_t CALL
@@ -332,7 +339,7 @@ write(int fd, const void *p, size_t n)
 
 	REAL(write);
 	return (failed(k) != 0 ? -1 : real_write(fd, p,
-	    k == FAULT_KIND_shortly && n > 1 ? 1 : n));
+	    short_of(k, n)));
 }
 
 ssize_t CALL
@@ -342,7 +349,7 @@ pwrite(int fd, const void *p, size_t n, off_t off)
 
 	REAL(pwrite);
 	return (failed(k) != 0 ? -1 : real_pwrite(fd, p,
-	    k == FAULT_KIND_shortly && n > 1 ? 1 : n, off));
+	    short_of(k, n), off));
 }
 
 ssize_t CALL
@@ -353,7 +360,7 @@ splice(int in, off64_t *in_off, int out, off64_t *out_off, size_t n,
 
 	REAL(splice);
 	return (failed(k) != 0 ? -1 : real_splice(in, in_off, out, out_off,
-	    k == FAULT_KIND_shortly && n > 1 ? 1 : n, flags));
+	    short_of(k, n), flags));
 }
 
 ssize_t CALL
@@ -363,7 +370,7 @@ recv(int fd, void *p, size_t n, int flags)
 
 	REAL(recv);
 	return (failed(k) != 0 ? -1 : real_recv(fd, p,
-	    k == FAULT_KIND_shortly && n > 1 ? 1 : n, flags));
+	    short_of(k, n), flags));
 }
 
 int CALL
@@ -382,7 +389,7 @@ pwrite64(int fd, const void *p, size_t n, off_t off)
 
 	REAL(pwrite64);
 	return (failed(k) != 0 ? -1 : real_pwrite64(fd, p,
-	    k == FAULT_KIND_shortly && n > 1 ? 1 : n, off));
+	    short_of(k, n), off));
 }
 
 /* Of several pieces only the first, and of that one byte. */
@@ -398,7 +405,7 @@ writev(int fd, const struct iovec *iov, int n)
 	if (k != FAULT_KIND_shortly || n == 0)
 		return (real_writev(fd, iov, n));
 	one.iov_base = iov[0].iov_base;
-	one.iov_len = iov[0].iov_len > 1 ? 1 : iov[0].iov_len;
+	one.iov_len = short_of(k, iov[0].iov_len);
 	return (real_writev(fd, &one, 1));
 }
 
@@ -415,8 +422,7 @@ sendmsg(int fd, const struct msghdr *m, int flags)
 		return (-1);
 	if (k == FAULT_KIND_shortly) {
 		one.iov_base = m->msg_iov[0].iov_base;
-		one.iov_len = m->msg_iov[0].iov_len > 1 ? 1 :
-		    m->msg_iov[0].iov_len;
+		one.iov_len = short_of(k, m->msg_iov[0].iov_len);
 		h.msg_iov = &one;
 		h.msg_iovlen = 1;
 	}
@@ -460,9 +466,7 @@ send(int fd, const void *p, size_t n, int flags)
 		(void)real_send(fd, p, (n + 1) / 2, flags);
 		kill_self();
 	}
-	if (k == FAULT_KIND_shortly && n > 1)
-		n = 1;
-	r = real_send(fd, p, n, flags);
+	r = real_send(fd, p, short_of(k, n), flags);
 	if (k != FAULT_KIND_twice)
 		return (r);
 	len = data_messages(p, n, &from);

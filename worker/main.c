@@ -212,65 +212,6 @@ check_topology(struct worker *w)
 	buf_fini(&b);
 }
 
-static void
-allocate(struct worker *w)
-{
-	size_t n = (size_t)w->topo.nexchanges * w->n + 1;
-	uint32_t i;
-
-	w->peer_box = xcalloc(n, sizeof(*w->peer_box));
-	w->journaled = xcalloc(n, sizeof(*w->journaled));
-	w->pending = xcalloc(n, sizeof(*w->pending));
-	w->sinks = xcalloc(w->topo.nsinks + 1, sizeof(*w->sinks));
-	w->saved_keys = xcalloc(w->topo.nstages + 1,
-	    sizeof(*w->saved_keys));
-	w->sources = xcalloc(w->topo.nsources + 1, sizeof(*w->sources));
-	w->peers = xcalloc(w->n, sizeof(*w->peers));
-	for (i = 0; i < w->n; i++) {
-		w->peers[i].w = w;
-		w->peers[i].worker = i;
-		w->peers[i].fd = -1;
-		w->peers[i].x = xcalloc(w->topo.nexchanges + 1,
-		    sizeof(*w->peers[i].x));
-	}
-	for (i = 0; i < w->topo.nsinks; i++) {
-		w->sinks[i].fd = -1;
-		w->sinks[i].mine = w->topo.sinks[i].kind == SINK_TCP ||
-		    automaton_writer(&w->a, i) == w->me;
-	}
-	for (i = 0; i < w->topo.nsources; i++)
-		w->sources[i].fd = w->sources[i].in = -1;
-	w->snapshot = xcalloc(worker_nboxes(w) + 1, sizeof(*w->snapshot));
-	w->journal.fd = -1;
-}
-
-static void
-make_automaton(struct worker *w)
-{
-	uint32_t parts = (uint32_t)w->conf.partitions;
-	struct err err;
-
-	w->a.conf = &w->conf;
-	w->a.topo = &w->topo;
-	w->a.journal = &w->journal;
-	w->a.stats = w->stats;
-	w->a.worker = w->me;
-	w->a.workers = w->n;
-	w->a.epoch = w->epoch;
-	w->a.bits = part_bits(parts);
-	w->a.table = xcalloc(parts, sizeof(*w->a.table));
-	part_assign(w->a.table, parts, w->n);
-	if (automaton_init(&w->a, &err) == -1)
-		worker_fatal(w, EXIT_PERMANENT, "%s", err.text);
-}
-
-void
-worker_make(struct worker *w)
-{
-	make_automaton(w);
-	allocate(w);
-}
-
 /* Two processes never own one worker's files: the lock is on a descriptor
  * that children do not get, and goes with the process. */
 static void
@@ -332,7 +273,8 @@ open_all(struct worker *w)
 	struct err err;
 
 	lock_files(w);
-	worker_make(w);
+	if (worker_make(w, &err) == -1)
+		worker_fatal_err(w, &err);
 	if (recover_open(w, &text, &err) == -1) {
 		if (text.len == 0)
 			worker_fatal_err(w, &err);

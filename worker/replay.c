@@ -497,7 +497,8 @@ replay_run(struct worker *w, int argc, char **argv)
 	w->durable = true;
 	start_host(w);
 	check_pipeline(w, force);
-	worker_make(w);
+	if (worker_make(w, &err) == -1)
+		give_up(EXIT_PERMANENT, "%s", err.text);
 	if (recover_replay(w, argv[optind], force, &err) == -1)
 		give_up(EXIT_PERMANENT, "%s", err.text);
 	seek_generators(w);

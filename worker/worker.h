@@ -259,8 +259,10 @@ char	*worker_db_path(const char *dir, uint32_t worker, uint64_t generation);
 int	recover_replay(struct worker *, const char *dir, bool force,
 	    struct err *err);
 
-/* main.c: the automaton and what surrounds it; conf, topo, host are set. */
-void	worker_make(struct worker *);
+/* make.c: the automaton and what surrounds it; n, me, epoch, conf, topo,
+ * stats and the host are set.  unmake frees that, once all is closed. */
+int	worker_make(struct worker *, struct err *err);
+void	worker_unmake(struct worker *);
 
 /* replay.c: what the program does with --copy and --replay. */
 int	replay_copy(int argc, char **argv);

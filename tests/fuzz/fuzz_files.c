@@ -95,20 +95,6 @@ fuzz_snapshot(const uint8_t *data, size_t n)
 
 /* --- spread -------------------------------------------------------------- */
 
-static struct slice
-piece(struct fuzz_in *in)
-{
-	size_t n = fuzz_number(in, 1);
-	struct slice s;
-
-	if (n > in->n)
-		n = in->n;
-	s = slice_of(in->p, n);
-	in->p += n;
-	in->n -= n;
-	return (s);
-}
-
 /* A saved frame, whose lengths may not be those of its records. */
 static void
 add_frame(struct store_job *j, uint32_t box, struct fuzz_in *in)
@@ -116,7 +102,7 @@ add_frame(struct store_job *j, uint32_t box, struct fuzz_in *in)
 	uint64_t bits = fuzz_number(in, 1);
 	uint32_t lens[2] = { bits & 3, bits >> 2 & 3 };
 	struct frame f = { .records = 2, .lens = sizeof(lens) };
-	struct slice body = piece(in);
+	struct slice body = fuzz_piece(in);
 	struct buf b = { 0 };
 
 	if (bits & 16)
@@ -141,8 +127,8 @@ add_items(struct store_job *j, struct fuzz_in *in)
 		op = fuzz_number(in, 1);
 		switch (op & 3) {
 		case 0:
-			s = piece(in);
-			store_job_row(j, 2, s, piece(in));
+			s = fuzz_piece(in);
+			store_job_row(j, 2, s, fuzz_piece(in));
 			break;
 		case 1:
 			k.resume = op >> 2;
@@ -153,9 +139,9 @@ add_items(struct store_job *j, struct fuzz_in *in)
 			add_frame(j, BOX_SINKS + 1, in);
 			break;
 		default:
-			s = piece(in);
+			s = fuzz_piece(in);
 			store_job_box(j, (uint32_t)(op >> 2) + (op & 4 ?
-			    BOX_SINKS : 0), s, piece(in));
+			    BOX_SINKS : 0), s, fuzz_piece(in));
 		}
 	}
 }

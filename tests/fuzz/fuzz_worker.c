@@ -35,14 +35,6 @@ worker_fatal_err(struct worker *w, const struct err *err)
 	worker_fatal(w, EXIT_PERMANENT, "%s", err->text);
 }
 
-/* main.c's, for a replay, which nothing here begins. */
-void
-worker_make(struct worker *w)
-{
-	(void)w;
-	abort();
-}
-
 /* --- a host whose values are strings ------------------------------------ */
 
 static int
@@ -210,65 +202,24 @@ fuzz_begin(const struct topo *t, uint32_t n)
 	w->conf.max_message = 1000;
 	w->conf.on_error = CONF_SKIP;
 	w->stats = xcalloc(1, STATS_SIZE);
+	w->a.host = &fuzz_host;
+	fuzz_check(worker_make(w, &err) == 0);
 	fuzz_check(journal_create(&w->journal, NULL, 65536, 0, w->lineage, 0,
 	    &err) == 0);
-	w->a.conf = &w->conf;
-	w->a.topo = &w->topo;
-	w->a.host = &fuzz_host;
-	w->a.journal = &w->journal;
-	w->a.stats = w->stats;
-	w->a.workers = n;
-	w->a.bits = part_bits(4);
-	w->a.table = xcalloc(4, sizeof(*w->a.table));
-	part_assign(w->a.table, 4, n);
-	fuzz_check(automaton_init(&w->a, &err) == 0);
-	w->journaled = xcalloc(n * t->nexchanges, sizeof(*w->journaled));
-	w->pending = xcalloc(n * t->nexchanges, sizeof(*w->pending));
-	w->peer_box = xcalloc(n * t->nexchanges, sizeof(*w->peer_box));
-	w->sources = xcalloc(t->nsources, sizeof(*w->sources));
-	w->sinks = xcalloc(t->nsinks, sizeof(*w->sinks));
-	w->snapshot = xcalloc(worker_nboxes(w) + 1, sizeof(*w->snapshot));
-	w->saved_keys = xcalloc(t->nstages + 1, sizeof(*w->saved_keys));
 	w->store.step_id = xcalloc(t->nstages + 1,
 	    sizeof(*w->store.step_id));
 	for (i = 0; i < t->nstages; i++)
 		w->store.step_id[i] = stage_has_state(&t->stages[i]) ?
 		    (int64_t)i + 1 : -1;
-	w->peers = xcalloc(n, sizeof(*w->peers));
-	for (i = 0; i < n; i++) {
-		w->peers[i].w = w;
-		w->peers[i].worker = i;
-		w->peers[i].fd = -1;
-		w->peers[i].x = xcalloc(t->nexchanges + 1,
-		    sizeof(*w->peers[i].x));
-	}
 	return (w);
 }
 
 void
 fuzz_end(struct worker *w)
 {
-	size_t i;
-
-	for (i = 0; i < worker_nboxes(w); i++)
-		buf_fini(&w->snapshot[i]);
-	for (i = 0; i < w->n; i++) {
-		buf_fini(&w->peers[i].in);
-		buf_fini(&w->peers[i].out);
-		free(w->peers[i].x);
-	}
-	automaton_fini(&w->a);
 	journal_close(&w->journal);
-	free(w->a.table);
+	worker_unmake(w);
 	free(w->stats);
-	free(w->journaled);
-	free(w->pending);
-	free(w->peer_box);
-	free(w->sources);
-	free(w->sinks);
-	free(w->peers);
-	free(w->snapshot);
-	free(w->saved_keys);
 	free(w->store.step_id);
 	free(w);
 }
@@ -705,19 +656,33 @@ fuzz_store(const uint8_t *data, size_t n)
 /* --- peer ---------------------------------------------------------------- */
 
 static void
-open_boxes(struct worker *w)
+open_box(struct worker *w, struct outbox *o)
 {
 	struct frame f = { .pos = 64, .records = 1 };
 	struct err err;
-	uint32_t x;
 
-	for (x = 0; x < fuzz_pipeline.nexchanges; x++) {
-		struct outbox *o = &w->peer_box[channel_of(w, x, 1)];
+	fuzz_check(outbox_create(o, NULL, 65536, w->lineage, 0, &err) == 0 &&
+	    outbox_reserve(o, 200, &err) == 0);
+	outbox_append(o, &f, slice_of("record", 6), NULL);
+}
 
-		fuzz_check(outbox_create(o, NULL, 65536, w->lineage, 0,
-		    &err) == 0 && outbox_reserve(o, 200, &err) == 0);
-		outbox_append(o, &f, slice_of("record", 6), NULL);
-	}
+static void
+each_box(struct worker *w, void (*fn)(struct worker *, struct outbox *))
+{
+	uint32_t i;
+
+	for (i = 0; i < w->topo.nexchanges; i++)
+		fn(w, &w->peer_box[channel_of(w, i, 1)]);
+	for (i = 0; i < w->topo.nsinks; i++)
+		if (w->sinks[i].mine)
+			fn(w, &w->sinks[i].box);
+}
+
+static void
+close_box(struct worker *w, struct outbox *o)
+{
+	(void)w;
+	outbox_close(o);
 }
 
 /* What a worker's channel brings, in two pieces. */
@@ -729,7 +694,6 @@ fuzz_peer(const uint8_t *data, size_t n)
 	size_t first = fuzz_number(&in, 2);
 	struct worker *w = fuzz_begin(&fuzz_pipeline, 2);
 	struct slice s = fuzz_rest(&in);
-	uint32_t x;
 	int fd[2], i;
 
 	if (loop == NULL)
@@ -739,7 +703,7 @@ fuzz_peer(const uint8_t *data, size_t n)
 	w->loop = loop;
 	w->running = w->admitting = true;
 	w->window = 32768;
-	open_boxes(w);
+	each_box(w, open_box);
 	peer_attach(w, 1, fd[0]);
 	if (first > s.len)
 		first = s.len;
@@ -757,7 +721,6 @@ fuzz_peer(const uint8_t *data, size_t n)
 	w->running = false;
 	peer_attach(w, 1, -1);
 	close(fd[1]);
-	for (x = 0; x < fuzz_pipeline.nexchanges; x++)
-		outbox_close(&w->peer_box[channel_of(w, x, 1)]);
+	each_box(w, close_box);
 	fuzz_end(w);
 }

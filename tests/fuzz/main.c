@@ -62,6 +62,20 @@ fuzz_rest(struct fuzz_in *in)
 	return (s);
 }
 
+struct slice
+fuzz_piece(struct fuzz_in *in)
+{
+	size_t n = fuzz_number(in, 1);
+	struct slice s;
+
+	if (n > in->n)
+		n = in->n;
+	s = slice_of(in->p, n);
+	in->p += n;
+	in->n -= n;
+	return (s);
+}
+
 const char *
 fuzz_file(const void *data, size_t n)
 {

@@ -219,22 +219,6 @@ class Reader:
         pass
 
 
-def keep(app, names):
-    """What these files hold now: a function that puts them back."""
-    kept = {}
-    for name in names:
-        path = os.path.join(app.state_dir, name)
-        with open(path, "rb") as file:
-            kept[path] = file.read()
-
-    def put_back():
-        for path, data in kept.items():
-            with open(path, "wb") as file:
-                file.write(data)
-            app._own(path)
-    return put_back
-
-
 class Service:
     """systemd as far as it concerns us: starts the supervisor again
     whenever it ended otherwise than it was asked to."""
@@ -614,11 +598,11 @@ class Session:
         self.settle()
         self.checkpoints(2)
         self.service.kill()
-        older = keep(self.app, self.files_of(what))
+        older = self.app.copies(self.files_of(what))
         self.start_again()
         self.checkpoints(4)
         self.service.kill()
-        newer = keep(self.app, self.files_of(what))
+        newer = self.app.copies(self.files_of(what))
         self.remove_logs(what)
         older()
         self.start_refused()

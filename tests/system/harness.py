@@ -266,6 +266,22 @@ class Cluster:
         if self.user:
             os.chown(path, self.user.pw_uid, self.user.pw_gid)
 
+    def copies(self, names):
+        """What these files of the state directory hold now: a function that
+        puts them back."""
+        kept = {}
+        for name in names:
+            path = os.path.join(self.state_dir, name)
+            with open(path, "rb") as file:
+                kept[path] = file.read()
+
+        def put_back():
+            for path, data in kept.items():
+                with open(path, "wb") as file:
+                    file.write(data)
+                self._own(path)
+        return put_back
+
     def _mkdir(self, name, mode=0o755):
         path = os.path.join(self.dir, name)
         os.mkdir(path, mode)

@@ -362,22 +362,6 @@ def test_page_of_the_journal_is_gone(cluster, feeder):
 
 # -- older copies -----------------------------------------------------------
 
-def copies(app, names):
-    """Put files back as they are now: copies(app, names)()."""
-    kept = {}
-    for name in names:
-        path = os.path.join(app.state_dir, name)
-        with open(path, "rb") as file:
-            kept[path] = file.read()
-
-    def put_back():
-        for path, data in kept.items():
-            with open(path, "wb") as file:
-                file.write(data)
-            app._own(path)
-    return put_back
-
-
 def worker_files(app, worker):
     found = [name for name in os.listdir(app.state_dir)
              if name.startswith("worker-%d." % worker)
@@ -407,10 +391,10 @@ def test_older_copy(machine, what):
              "journal": ["run/worker-1.journal"],
              "outbox": ["run/worker-1.x0.p0.outbox"],
              "worker": files, "catalog": ["catalog.sqlite"]}[what]
-    older = copies(app, names)
+    older = app.copies(names)
     run_for_a_while(app, 300)
     run_for_a_while(app, 600)
-    newer = copies(app, [name for name in worker_files(app, 1)
+    newer = app.copies([name for name in worker_files(app, 1)
                          if name in names or ".sqlite" in name] +
                    names if what != "catalog" else names)
     for name in names:
@@ -439,7 +423,7 @@ def copies_of_a_moment(app, worker):
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
     try:
-        return copies(app, worker_files(app, worker))
+        return app.copies(worker_files(app, worker))
     finally:
         for pid in stopped:
             os.kill(pid, signal.SIGCONT)

@@ -120,60 +120,11 @@ rig_dir_remove(char *dir)
 
 /* --- the worker ---------------------------------------------------------- */
 
-static void
-allocate(struct worker *w)
-{
-	size_t n = (size_t)w->topo.nexchanges * w->n + 1;
-	uint32_t i;
-
-	w->peer_box = xcalloc(n, sizeof(*w->peer_box));
-	w->journaled = xcalloc(n, sizeof(*w->journaled));
-	w->pending = xcalloc(n, sizeof(*w->pending));
-	w->sinks = xcalloc(w->topo.nsinks + 1, sizeof(*w->sinks));
-	w->saved_keys = xcalloc(w->topo.nstages + 1, sizeof(*w->saved_keys));
-	w->sources = xcalloc(w->topo.nsources + 1, sizeof(*w->sources));
-	w->snapshot = xcalloc(n + w->topo.nsinks, sizeof(*w->snapshot));
-	w->peers = xcalloc(w->n, sizeof(*w->peers));
-	for (i = 0; i < w->n; i++) {
-		w->peers[i].w = w;
-		w->peers[i].worker = i;
-		w->peers[i].fd = -1;
-		w->peers[i].x = xcalloc(w->topo.nexchanges + 1,
-		    sizeof(*w->peers[i].x));
-	}
-	for (i = 0; i < n; i++)
-		w->peer_box[i].fd = -1;
-	for (i = 0; i < w->topo.nsinks; i++) {
-		w->sinks[i].w = w;
-		w->sinks[i].index = i;
-		w->sinks[i].fd = -1;
-		w->sinks[i].box.fd = -1;
-		w->sinks[i].mine = w->topo.sinks[i].kind == SINK_TCP;
-	}
-	for (i = 0; i < w->topo.nsources; i++)
-		w->sources[i].fd = w->sources[i].in = -1;
-}
-
-static void
-make_automaton(struct worker *w)
-{
-	struct err err;
-
-	w->a.conf = &w->conf;
-	w->a.topo = &w->topo;
-	w->a.host = &rig_host;
-	w->a.journal = &w->journal;
-	w->a.stats = w->stats;
-	w->a.workers = w->n;
-	w->a.bits = part_bits(256);
-	w->a.table = xcalloc(256, sizeof(*w->a.table));
-	part_assign(w->a.table, 256, w->n);
-	ck_assert_int_eq(automaton_init(&w->a, &err), 0);
-}
-
 void
 rig_make_of(struct worker *w, const char *dir, const struct topo *topo)
 {
+	struct err err;
+
 	memset(w, 0, sizeof(*w));
 	w->n = 2;
 	w->conf.partitions = 256;
@@ -191,9 +142,8 @@ rig_make_of(struct worker *w, const char *dir, const struct topo *topo)
 	w->epoch = 1;
 	w->flags = START_AGAIN;
 	w->stats = xcalloc(1, STATS_SIZE);
-	w->journal.fd = -1;
-	make_automaton(w);
-	allocate(w);
+	w->a.host = &rig_host;
+	ck_assert_int_eq(worker_make(w, &err), 0);
 }
 
 void
@@ -234,30 +184,14 @@ rig_free(struct worker *w)
 	store_job_free(w->retry);
 	store_job_free(w->held);
 	store_job_free(w->taking);
-	automaton_fini(&w->a);
 	stable_fini(&w->stable);
 	free_conns(w);
-	for (i = 0; i < worker_nboxes(w); i++)
-		buf_fini(&w->snapshot[i]);
-	for (i = 0; i < w->n; i++) {
-		buf_fini(&w->peers[i].in);
-		buf_fini(&w->peers[i].out);
-		free(w->peers[i].x);
-	}
 	buf_fini(&w->control_out);
-	free(w->a.table);
-	free(w->peers);
-	free(w->peer_box);
-	free(w->journaled);
-	free(w->pending);
-	free(w->sinks);
-	free(w->saved_keys);
-	free(w->sources);
 	free(w->stats);
 	free(w->run_dir);
 	free(w->death);
 	free(w->journal_path);
-	free(w->snapshot);
+	worker_unmake(w);
 	free(w->conf.state_directory);
 }
 
