@@ -20,7 +20,8 @@
  *	closed-N	while it exists it does not open its files
  *	mute-N		while it exists it answers no cut
  *	diary-N		what happened, one line each
- * A client's line that begins with ! is an order, too; any other line goes to
+ * A client's line that begins with ! is an order, too (unread ORDER: with
+ * something unread on the channel to the supervisor); any other line goes to
  * the first sink, or back to the client when there is none.
  */
 #include <sys/mman.h>
@@ -150,8 +151,13 @@ obey(const char *order)
 {
 	struct msg_fatal m;
 	struct buf b = { 0 };
+	struct pollfd p = { CHANNEL, POLLIN, 0 };
 	char *end;
 
+	if (word_is(&order, "unread")) {	/* then as it says */
+		note("unread");
+		(void)poll(&p, 1, -1);
+	}
 	if (word_is(&order, "segv")) {
 		/* A sanitizer would make an exit of it. */
 		(void)signal(SIGSEGV, SIG_DFL);

@@ -212,6 +212,12 @@ class App:
         return json.loads(done.stdout) if code == 0 else \
             done.stderr.decode()
 
+    def ctl_start(self, *args):
+        """The same, not waited for."""
+        return subprocess.Popen([find("wallarooctl"), "-c", self.conf, *args],
+                                stdout=subprocess.DEVNULL,
+                                stderr=subprocess.DEVNULL)
+
     def status(self):
         return self.ctl("status")
 

@@ -220,6 +220,19 @@ def test_fatal_100_stops_at_once(app):
     assert re.search(r"worker \d: user function failed", a.log())
 
 
+def test_last_words_with_something_unread(app):
+    """Who dies without having read all leaves an error on the channel, before
+    what it has said."""
+    port = free_port()
+    a = app(workers=1, args=["source=127.0.0.1:%d" % port]).start()
+    Client(port).send("!unread fatal 100 user function failed")
+    a.wait_diary(0, "unread")
+    asked = a.ctl_start("checkpoint")
+    a.wait_exit(100)
+    asked.wait()
+    assert re.search(r"worker 0: user function failed", a.log())
+
+
 def test_hanging_worker_is_replaced(app):
     port = free_port()
     a = app(workers=1, hang_timeout=2,
