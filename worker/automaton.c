@@ -804,6 +804,18 @@ make_state(struct automaton *a, int stage, struct flow *f, struct kent *e)
 	return (e);
 }
 
+/* Of a key that may be in the file only.  -1: *err is set. */
+static int
+find_saved(struct automaton *a, size_t stage, struct slice key, uint64_t hash,
+    struct kent **e, struct err *err)
+{
+	*e = NULL;
+	if (a->load_key(a->load_arg, stage, key, err) == -1)
+		return (-1);
+	*e = keytab_find(&a->keys[stage], key, hash);
+	return (0);
+}
+
 /* The key's, which is there afterwards; NULL: *err is set. */
 static inline struct kent *
 state_of(struct automaton *a, int stage, struct flow *f)
@@ -811,6 +823,9 @@ state_of(struct automaton *a, int stage, struct flow *f)
 	struct keytab *t = &a->keys[stage];
 	struct kent *e = keytab_find(t, f->key, hash_of(f));
 
+	if (e == NULL && __builtin_expect(t->partial, 0) && find_saved(a,
+	    (size_t)stage, f->key, hash_of(f), &e, f->err) == -1)
+		return (NULL);
 	if ((e == NULL || e->obj == NULL) &&
 	    (e = make_state(a, stage, f, e)) == NULL)
 		return (NULL);
@@ -2156,11 +2171,15 @@ automaton_load(struct automaton *a, size_t stage, struct slice key,
 {
 	const struct topo_stage *st = &a->topo->stages[stage];
 	uint64_t hash = part_hash(key);
-	struct kent *e = keytab_find(&a->keys[stage], key, hash);
+	struct keytab *t = &a->keys[stage];
+	struct kent *e = keytab_find(t, key, hash);
 
 	if (e == NULL) {
-		e = keytab_add(&a->keys[stage], key, hash);
-		a->nkeys++;
+		e = keytab_add(t, key, hash);
+		if (t->left > 0)	/* that was one of them */
+			t->left--;
+		else
+			a->nkeys++;
 	}
 	if (stage_has_windows(st) &&
 	    windows_take_head(&a->windows[stage], e, &value) == -1)
@@ -2205,6 +2224,9 @@ automaton_query(struct automaton *a, struct slice step, struct slice key,
 		    "called \"%.*s\"", (int)step.len,
 		    (const char *)step.data));
 	e = keytab_find(&a->keys[i], key, part_hash(key));
+	if (e == NULL && a->keys[i].partial && find_saved(a, i, key,
+	    part_hash(key), &e, err) == -1)
+		return (-1);
 	if (e == NULL)
 		return (0);
 	*found = true;

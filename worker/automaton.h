@@ -126,6 +126,11 @@ struct automaton {
 	void			(*save_first)(void *, size_t stage,
 				    struct kent *);
 	void			*save_arg;
+	/* A key that a partial table does not have: automaton_load it, if it
+	 * is saved.  -1: *err is set. */
+	int			(*load_key)(void *, size_t stage,
+				    struct slice key, struct err *);
+	void			*load_arg;
 	struct mark		*marks;		/* [exchange * workers + w] */
 	struct keytab		*keys;		/* [nstages], with state only */
 	struct windows		*windows;	/* [nstages], those only */
@@ -152,7 +157,7 @@ struct automaton {
 	size_t			 live_sinks;	/* all the others */
 	struct buf		 garbage;	/* u64 ids of connections that
 						   turned bad */
-	uint64_t		 nkeys;
+	uint64_t		 nkeys;		/* also those not loaded */
 
 	/* The entry at work. */
 	uint64_t		 sum;		/* of its outputs */

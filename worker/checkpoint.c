@@ -89,6 +89,7 @@ pack_marks(const struct worker *w, struct buf *b)
 static void
 pack_keys(const struct worker *w, struct buf *b)
 {
+	const struct keytab *t = w->a.keys;
 	uint32_t i, n = 0;
 
 	for (i = 0; i < w->topo.nstages; i++)
@@ -99,8 +100,8 @@ pack_keys(const struct worker *w, struct buf *b)
 			mp_put_array(b, 2);
 			mp_put_int(b, w->store.step_id[i]);
 			/* At the start they are not loaded yet. */
-			mp_put_uint(b, w->a.keys[i].n > w->saved_keys[i] ?
-			    w->a.keys[i].n : w->saved_keys[i]);
+			mp_put_uint(b, t[i].n + t[i].left > w->saved_keys[i] ?
+			    t[i].n + t[i].left : w->saved_keys[i]);
 		}
 }
 
@@ -750,6 +751,7 @@ checkpoint_finish(struct worker *w)
 		worker_fatal_err(w, &err);
 	FAULT_POINT(finish_commit_after);
 	store_job_free(j);
+	load_end(w);
 	store_close(&w->store);
 	FAULT_POINT(finish_unlink_before);
 	recover_unlink(w);

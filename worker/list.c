@@ -54,6 +54,7 @@ list_answer(struct worker *w, const struct msg_list *m)
 {
 	struct msg_listed r = { .id = m->id, .ok = 1 };
 	const struct keytab *t;
+	struct err err;
 	size_t n;
 
 	if (m->stage >= w->topo.nstages ||
@@ -63,13 +64,15 @@ list_answer(struct worker *w, const struct msg_list *m)
 	}
 	FAULT_POINT(keys_list_before);
 	t = &w->a.keys[m->stage];
-	r.keys = t->n;
+	r.keys = t->n + t->left;
 	if (m->names == 0) {
 		answer(w, &r);
 		FAULT_POINT(keys_list_after);
 		return;
 	}
 	if (m->from == 0) {
+		if (load_all(w, &err) == -1)
+			worker_fatal_err(w, &err);
 		if (!take(w, t)) {
 			refuse(w, m->id, "too many keys to list");
 			return;

@@ -298,6 +298,7 @@ on_turn(struct ev_loop *loop, ev_prepare *p, int events)
 	more |= w->a.pos < journal_tail(&w->journal) && !w->stalled &&
 	    !durable_holds(w);
 	more |= w->taking != NULL;
+	more |= load_slice(w);
 	if (more && !planted("RULE7"))
 		ev_idle_start(loop, &w->more);
 	else

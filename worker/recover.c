@@ -736,37 +736,7 @@ start_lossy(struct worker *w, const struct store_meta *m, struct err *err)
 	return (mark_open(w, err));
 }
 
-/* --- state and the journal's view -------------------------------------- */
-
-static int
-load_row(void *arg, size_t step, struct slice key, struct slice value)
-{
-	struct restore *r = arg;
-
-	return (automaton_load(&r->w->a, step, key, value, &r->err));
-}
-
-static int
-load_rows(struct worker *w, struct err *err)
-{
-	struct restore r = { .w = w };
-	size_t i;
-
-	if (store_rows(&w->store, load_row, &r, err) == -1) {
-		if (r.err.code != ERR_NONE)
-			*err = r.err;
-		return (-1);
-	}
-	for (i = 0; i < w->topo.nstages; i++)
-		if (stage_has_windows(&w->topo.stages[i]))
-			windows_loaded(&w->a.windows[i], w->saved_clock_ns);
-	for (i = 0; i < w->topo.nstages; i++)
-		if (stage_has_state(&w->topo.stages[i]) &&
-		    w->a.keys[i].n < w->saved_keys[i])
-			return (store_damaged(w->store.path, "keys are "
-			    "missing", err));
-	return (0);
-}
+/* --- the journal's view ------------------------------------------------- */
 
 static void
 note_conn(struct worker *w, uint64_t id, uint32_t source, uint64_t journaled,
@@ -969,12 +939,10 @@ open_durable(struct worker *w, struct buf *text, struct err *err)
 		return (-1);
 	r = start_durable(w, &m, text, err);
 	buf_fini(&m.automaton);
-	if (r == -1)
+	if (r == -1 || load_begin(w, err) == -1)
 		return (-1);
-	FAULT_POINT(rows_load_before);
-	r = load_rows(w, err);
-	FAULT_POINT(rows_load_after);
-	return (r);
+	/* What somebody may have restored is checked as a whole, before. */
+	return (m.clean ? load_all(w, err) : 0);
 }
 
 /* Where the journal ends is decided. */
@@ -1054,7 +1022,7 @@ recover_replay(struct worker *w, const char *dir, bool force,
 	w->a.drop = UINT64_MAX;
 	if (r == 0) {
 		w->a.note = journal_note(&w->journal);
-		r = load_rows(w, err);
+		r = load_begin(w, err) == -1 ? -1 : load_all(w, err);
 	}
 	return (r);
 }

@@ -33,6 +33,17 @@
 #define SLICE_KEYS	SIZE(16, 1)
 #define SLICE_NS	SIZE(500000, 0)
 
+/* load.c: keys that are loaded before anything is processed; how many between
+ * two looks at the clock, and for how long per turn, after it.  Tests with
+ * fault points have few keys. */
+#ifdef WALLAROO_FAULTS
+#define LOAD_FIRST	8
+#else
+#define LOAD_FIRST	SIZE(10000, 2)
+#endif
+#define LOAD_KEYS	SIZE(64, 1)
+#define LOAD_NS		SIZE(500000, 0)
+
 /* loop.c: output per turn */
 #define TURN_BYTES	SIZE(512 * 1024, 4096)
 

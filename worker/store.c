@@ -47,10 +47,11 @@ store_damaged(const char *path, const char *what, struct err *err)
 	    "whole state-directory from a backup", path, what));
 }
 
-static int
-db_err(struct store *s, struct err *err, const char *doing)
+int
+store_db_err(const struct store *s, sqlite3 *db, struct err *err,
+    const char *doing)
 {
-	int rc = sqlite3_extended_errcode(s->db);
+	int rc = sqlite3_extended_errcode(db);
 
 	/* SQLite takes an I/O error of a read for damage; restoring a backup
 	 * because a disk did not answer once would lose what is there. */
@@ -58,9 +59,15 @@ db_err(struct store *s, struct err *err, const char *doing)
 		return (err_set(err, ERR_STORAGE, "%s: cannot %s: %s",
 		    s->path, doing, strerror(EIO)));
 	if ((rc & 0xff) == SQLITE_CORRUPT || (rc & 0xff) == SQLITE_NOTADB)
-		return (store_damaged(s->path, sqlite3_errmsg(s->db), err));
+		return (store_damaged(s->path, sqlite3_errmsg(db), err));
 	return (err_set(err, ERR_STORAGE, "%s: cannot %s: %s", s->path, doing,
-	    sqlite3_errmsg(s->db)));
+	    sqlite3_errmsg(db)));
+}
+
+static int
+db_err(struct store *s, struct err *err, const char *doing)
+{
+	return (store_db_err(s, s->db, err, doing));
 }
 
 static struct slice
@@ -352,9 +359,8 @@ delta_sum(struct slice steps, struct slice rows)
 	return ((part_hash(steps) ^ part_hash(rows)) & INT64_MAX);
 }
 
-/* Every row of one delta, by the number that the file gives its step. */
-static int
-delta_rows(struct store *s, uint64_t sum, struct slice steps,
+int
+store_delta_rows(const struct store *s, uint64_t sum, struct slice steps,
     struct slice rows, int (*row)(void *, int64_t, struct slice,
     struct slice), void *arg, struct err *err)
 {
@@ -424,8 +430,8 @@ store_rows(struct store *s, int (*row)(void *, size_t step,
 	    "ORDER BY id", err) == -1)
 		return (-1);
 	while (r == 0 && (rc = sqlite3_step(st)) == SQLITE_ROW)
-		r = delta_rows(s, (uint64_t)sqlite3_column_int64(st, 0),
-		    column(st, 1), column(st, 2), known_row, &k, err);
+		r = store_delta_rows(s, (uint64_t)sqlite3_column_int64(st,
+		    0), column(st, 1), column(st, 2), known_row, &k, err);
 	if (r == 0 && rc != SQLITE_DONE)
 		r = db_err(s, err, "read state");
 	sqlite3_finalize(st);
@@ -629,9 +635,9 @@ merge_read(struct store *s, struct merge *m, struct err *err)
 	    err) == -1)
 		return (-1);
 	while (r == 0 && (rc = sqlite3_step(st)) == SQLITE_ROW)
-		r = delta_rows(s, (uint64_t)sqlite3_column_int64(st, 0),
-		    column(st, 1), merge_keep(m, column(st, 2)), merge_row, m,
-		    err);
+		r = store_delta_rows(s, (uint64_t)sqlite3_column_int64(st,
+		    0), column(st, 1), merge_keep(m, column(st, 2)),
+		    merge_row, m, err);
 	if (r == 0 && rc != SQLITE_DONE)
 		r = db_err(s, err, "read state");
 	sqlite3_finalize(st);
@@ -649,7 +655,7 @@ merge_deltas(struct store *s, const struct store_job *j, struct err *err)
 
 	r = merge_read(s, &m, err);
 	if (r == 0)
-		r = delta_rows(s, delta_sum(steps, rows), steps, rows,
+		r = store_delta_rows(s, delta_sum(steps, rows), steps, rows,
 		    merge_row, &m, err);
 	if (r == 0)
 		r = merge_put(s, &m, err);

@@ -64,6 +64,15 @@ struct store {
 int64_t	store_meta_sum(const struct store_meta *, uint32_t worker);
 int64_t	store_item_sum(int64_t number, struct slice, struct slice);
 int	store_damaged(const char *path, const char *what, struct err *);
+/* What SQLite could not do, always -1. */
+int	store_db_err(const struct store *, sqlite3 *, struct err *,
+	    const char *doing);
+/* Every row of one row of `delta`, by the number that the file gives its
+ * step. */
+int	store_delta_rows(const struct store *, uint64_t sum,
+	    struct slice steps, struct slice rows, int (*row)(void *,
+	    int64_t step, struct slice key, struct slice value), void *,
+	    struct err *);
 
 /* Open or make the file, take ownership, read the last checkpoint.
  * steps[i] is the name of stage i with state, NULL for other stages. */

@@ -170,6 +170,7 @@ struct worker {
 					   checkpoint has this position */
 
 	struct store	 store;
+	struct storeread *reading;	/* keys are left in there, or NULL */
 	struct store_job *retry;	/* a checkpoint that failed */
 	struct store_job *taking;	/* keys are being saved for it */
 	bool		 checkpointing;	/* one is taken, or with the writer */
@@ -258,6 +259,14 @@ char	*worker_db_path(const char *dir, uint32_t worker, uint64_t generation);
 /* From the files of a copy, to be run again without giving anything. */
 int	recover_replay(struct worker *, const char *dir, bool force,
 	    struct err *err);
+
+/* load.c: saved keys.  The first of them at the start, the others as they are
+ * needed and bit by bit. */
+int	load_begin(struct worker *, struct err *);
+/* Some more: true if it is to be called again soon. */
+bool	load_slice(struct worker *);
+int	load_all(struct worker *, struct err *);
+void	load_end(struct worker *);	/* no more are needed */
 
 /* make.c: the automaton and what surrounds it; n, me, epoch, conf, topo,
  * stats and the host are set.  unmake frees that, once all is closed. */

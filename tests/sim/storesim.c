@@ -11,7 +11,7 @@
 #include "tests/sim/plan.h"
 #include "tests/sim/sim.h"
 #include "tests/sim/sim_sys.h"
-#include "worker/store.h"
+#include "worker/storeread.h"
 
 struct row {
 	uint32_t	 number;	/* step, or box */
@@ -320,20 +320,126 @@ store_open(struct store *s, const char *path, uint32_t worker,
 	return (0);
 }
 
-int
-store_rows(struct store *s, int (*row)(void *, size_t, struct slice,
-    struct slice), void *arg, struct err *err)
+/* --- storeread.h: of the file as it is when it begins ------------------- */
+
+struct storeread {
+	struct row	*row;
+	size_t		 n, at;
+	bool		 done[64];	/* of a step: all was given */
+};
+
+/* A process that is killed frees nothing: its worker's next one does. */
+static struct storeread *reading[WORKERS];
+
+/* A worker ends when it cannot read, so less often than it cannot write. */
+static bool
+read_fails(void)
+{
+	return (plan.db_errors != 0 && sometimes(plan.db_errors * 100));
+}
+
+static void
+end_reading(size_t worker)
+{
+	struct storeread *r = reading[worker];
+
+	if (r == NULL)
+		return;
+	drop_rows(r->row, &r->n);
+	free(r->row);
+	free(r);
+	reading[worker] = NULL;
+}
+
+struct storeread *
+storeread_new(struct store *s, struct err *err)
 {
 	const struct db *d = db_of(s);
+	size_t w = (size_t)(d - dbs);
+
+	if (read_fails()) {
+		(void)err_set(err, ERR_STORAGE, "%s: disk I/O error",
+		    s->path);
+		return (NULL);
+	}
+	end_reading(w);
+	reading[w] = calloc(1, sizeof(*reading[w]));
+	reading[w]->row = copy_rows(d->row, d->nrows);
+	reading[w]->n = d->nrows;
+	return (reading[w]);
+}
+
+void
+storeread_free(struct storeread *r)
+{
+	size_t i;
+
+	for (i = 0; i < WORKERS; i++)
+		if (r != NULL && reading[i] == r)
+			end_reading(i);
+}
+
+static struct slice
+key_of(const struct row *r)
+{
+	return (slice_of(r->data, r->first));
+}
+
+static struct slice
+value_of(const struct row *r)
+{
+	return (slice_of(r->data + r->first, r->second));
+}
+
+int
+storeread_key(struct storeread *r, size_t step, struct slice key,
+    struct slice *value, struct err *err)
+{
+	size_t i;
+
+	if (read_fails())
+		return (err_set(err, ERR_STORAGE, "disk I/O error"));
+	for (i = 0; i < r->n; i++)
+		if (r->row[i].number == step && r->row[i].first == key.len &&
+		    memcmp(r->row[i].data, key.data, key.len) == 0) {
+			*value = value_of(&r->row[i]);
+			return (1);
+		}
+	return (0);
+}
+
+int
+storeread_step(struct storeread *r, size_t step, storeread_row *row,
+    void *arg, struct err *err)
+{
 	size_t i;
 
 	(void)err;
-	for (i = 0; i < d->nrows; i++)
-		if (row(arg, d->row[i].number, slice_of(d->row[i].data,
-		    d->row[i].first), slice_of(d->row[i].data +
-		    d->row[i].first, d->row[i].second)) == -1)
+	for (i = 0; i < r->n; i++)
+		if (r->row[i].number == step && row(arg, step,
+		    key_of(&r->row[i]), value_of(&r->row[i])) == -1)
 			return (-1);
+	r->done[step] = true;
 	return (0);
+}
+
+int
+storeread_next(struct storeread *r, size_t most, storeread_row *row,
+    void *arg, struct err *err)
+{
+	const struct row *e;
+
+	if (read_fails())
+		return (err_set(err, ERR_STORAGE, "disk I/O error"));
+	while (r->at < r->n && most > 0) {
+		e = &r->row[r->at++];
+		if (r->done[e->number])
+			continue;
+		most--;
+		if (row(arg, e->number, key_of(e), value_of(e)) == -1)
+			return (-1);
+	}
+	return (r->at < r->n);
 }
 
 int

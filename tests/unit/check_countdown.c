@@ -21,6 +21,7 @@
 #include "common/mem.h"
 #include "tests/unit/rig.h"
 #include "tests/unit/unit.h"
+#include "worker/storeread.h"
 
 /* --- the countdown ----------------------------------------------------- */
 
@@ -572,6 +573,62 @@ run_store_read(struct err *err)
 	return (r);
 }
 
+/* What is left is read while others commit; by key, by step, in pieces. */
+static int
+read_left(struct store *s, struct err *err)
+{
+	struct storeread *r = storeread_new(s, err);
+	struct buf seen = { 0 };
+	struct slice value;
+	int more = 1;
+
+	if (r == NULL)
+		return (-1);
+	if (storeread_key(r, 0, slice_of("key", 3), &value, err) != 1 ||
+	    storeread_key(r, 0, slice_of("nokey", 5), &value, err) != 0)
+		more = -1;
+	while (more == 1)
+		more = storeread_next(r, 1, see_row, &seen, err);
+	storeread_free(r);
+	if (more == 0 && (r = storeread_new(s, err)) == NULL)
+		more = -1;
+	if (more == 0) {
+		more = storeread_step(r, 0, see_row, &seen, err);
+		storeread_free(r);
+	}
+	buf_fini(&seen);
+	return (more);
+}
+
+static int
+run_store_left(struct err *err)
+{
+	struct store_meta m;
+	struct store s;
+	int r;
+
+	if (open_store(&s, &m, err) == -1)
+		return (-1);
+	buf_fini(&m.automaton);
+	r = read_left(&s, err);
+	store_close(&s);
+	return (r);
+}
+
+/* The key is in the table. */
+static void
+prepare_merged(void)
+{
+	struct store_meta m;
+	struct store s;
+	struct err err;
+
+	ck_assert_int_eq(open_store(&s, &m, &err), 0);
+	ck_assert_int_eq(commit(&s, 400, "four", true, &err), 0);
+	buf_fini(&m.automaton);
+	store_close(&s);
+}
+
 /* One of the commits that were tried, whole. */
 static void
 verify_store(void)
@@ -610,6 +667,18 @@ each_store(const struct scenario *s, long least)
 	ck_assert_int_ge(calls, least);
 	ck_assert_int_ge(allocations, least);
 }
+
+START_TEST(test_store_left)
+{
+	static const struct scenario newer = { prepare_store, run_store_left,
+	    verify_store };
+	static const struct scenario merged = { prepare_merged,
+	    run_store_left, verify_store };
+
+	each_store(&newer, 8);
+	each_store(&merged, 8);
+}
+END_TEST
 
 START_TEST(test_store_open)
 {
@@ -772,5 +841,5 @@ START_TEST(test_recover_stopped)
 END_TEST
 
 UNIT_MAIN("countdown", test_journal, test_outbox, test_store_open,
-    test_store_commit, test_store_read, test_recover_fresh,
+    test_store_commit, test_store_read, test_store_left, test_recover_fresh,
     test_recover_killed, test_recover_stopped)

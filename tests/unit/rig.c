@@ -180,6 +180,7 @@ rig_free(struct worker *w)
 		outbox_close(&w->peer_box[i]);
 	for (i = 0; i < w->topo.nsinks; i++)
 		outbox_close(&w->sinks[i].box);
+	load_end(w);
 	store_close(&w->store);
 	store_job_free(w->retry);
 	store_job_free(w->held);
