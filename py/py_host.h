@@ -146,6 +146,27 @@ struct py_class *py_class_named(struct py_codec *, struct slice head,
 /* A str of ASCII bytes from a cache; returns new; NULL: exception. */
 PyObject *py_name(PyObject **cache, const uint8_t *, size_t, bool intern);
 
+/* py_attrs.c: attributes of an object without a __dict__, in the order in
+ * which they were set; borrowed, and valid until any code runs. */
+struct py_attrs {
+	PyObject *const	*name;		/* every second one */
+	PyObject *const	*value;
+	const uint8_t	*order;		/* read downwards */
+	size_t		 n;
+};
+/* False: it has a dict, or none of this is known. */
+bool	 py_attrs_of(PyObject *, struct py_attrs *);
+static inline PyObject *
+py_attrs_name(const struct py_attrs *a, size_t i)
+{
+	return (a->name[2 * *(a->order - i)]);
+}
+static inline PyObject *
+py_attrs_value(const struct py_attrs *a, size_t i)
+{
+	return (a->value[*(a->order - i)]);
+}
+
 /* py_value.c */
 #define PY_MARK_TUPLE	1	/* first element of an array: a tuple */
 #define PY_MARK_OBJECT	2	/* ...: module, qualname, attributes */

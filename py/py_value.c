@@ -375,9 +375,34 @@ pack_dict(struct packer *pk, PyObject *o, int depth, bool shared, bool names)
 	    PACK_PICKLE : r);
 }
 
+/* The attributes of an object without a __dict__.  One of them may run code
+ * that changes the object: what is there is looked up each time. */
+static int
+pack_attrs(struct packer *pk, PyObject *o, const struct py_attrs *first,
+    int depth, bool shared)
+{
+	struct py_attrs a = *first;
+	size_t n = a.n;
+	int r = PACK_DONE;
+
+	put_count(pk->b, 0x80, 15, 0xde, n);
+	for (size_t i = 0; r == PACK_DONE && i < n; i++) {
+		if (!PyUnicode_IS_COMPACT_ASCII(py_attrs_name(&a, i)))
+			return (PACK_PICKLE);
+		r = pack_str(pk, py_attrs_name(&a, i));
+		if (r == PACK_DONE)
+			r = pack_value(pk, py_attrs_value(&a, i), depth,
+			    shared);
+		if (r == PACK_DONE && (!py_attrs_of(o, &a) || a.n != n))
+			return (PACK_PICKLE);
+	}
+	return (r);
+}
+
 static int
 pack_object(struct packer *pk, PyObject *o, int depth, bool shared)
 {
+	struct py_attrs a;
 	struct py_class *k;
 	PyObject *dict;
 	int r;
@@ -385,6 +410,10 @@ pack_object(struct packer *pk, PyObject *o, int depth, bool shared)
 	k = py_class_of(&pk->app->codec, Py_TYPE(o));
 	if (k == NULL)
 		return (PyErr_Occurred() ? PACK_ERROR : PACK_PICKLE);
+	if (py_attrs_of(o, &a)) {
+		buf_add(pk->b, k->head, k->head_len);
+		return (pack_attrs(pk, o, &a, depth, shared));
+	}
 	dict = PyObject_GenericGetDict(o, NULL);
 	if (dict == NULL)
 		return (PACK_ERROR);

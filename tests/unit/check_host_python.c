@@ -81,6 +81,20 @@ static const char app_py[] =
     "    o = Slots()\n"
     "    for k, v in kw.items(): setattr(o, k, v)\n"
     "    return o\n"
+    "def bare(**kw):\n"
+    "    o = Plain.Inner()\n"
+    "    for k, v in kw.items(): setattr(o, k, v)\n"
+    "    return o\n"
+    "kept = []\n"
+    "def keep(o): kept.append(o); return o\n"
+    "def dressed(o): return sys.version_info[:2] == (3, 11) and any(\n"
+    "    type(x) is dict for x in gc.get_referents(o))\n"
+    "def turned():\n"
+    "    o = bare(a=1, b=2, c=3); del o.a; o.a = [4]; o.b = (5, [6])\n"
+    "    return o\n"
+    "def many(): return bare(**{'k%d' % i: i for i in range(40)})\n"
+    "def undress(r, depth, n):\n"
+    "    return bare(**{'k%d' % i: rnd(r, depth - 1) for i in range(n)})\n"
     "def cycle():\n"
     "    a = []; a.append(a); return a\n"
     "def deep(n):\n"
@@ -94,7 +108,7 @@ static const char app_py[] =
     "T = ([],)\n"
     "def tuples(): return [T, T]\n"
     "def rnd(r, depth):\n"
-    "    k = r.randrange(17 if depth else 10)\n"
+    "    k = r.randrange(18 if depth else 10)\n"
     "    if k == 0: return None\n"
     "    if k == 1: return r.random() < .5\n"
     "    if k == 2: return r.choice((1, -1)) * (1 << r.randrange(70))\n"
@@ -118,6 +132,7 @@ static const char app_py[] =
     "        str(i).encode(), i + .5)): rnd(r, depth - 1) for i in range(n)}\n"
     "    if k == 15: return r.choice((Plain, Sub))(**{'k%d' % i:\n"
     "        rnd(r, depth - 1) for i in range(n)})\n"
+    "    if k == 16: return undress(r, depth, n)\n"
     "    return r.choice((Point(rnd(r, depth - 1)),\n"
     "        Pair(rnd(r, depth - 1), 1), {1, 2}, MyDict(a=1),\n"
     "        make(a=rnd(r, depth - 1), b=2),\n"
@@ -1002,7 +1017,7 @@ static void
 round_trip(const char *text, struct buf *keep)
 {
 	host_val v = eval(text), w;
-	char *before = show(v), *after;
+	char *before, *after;
 	struct buf b, again;
 
 	buf_init(&b);
@@ -1010,6 +1025,7 @@ round_trip(const char *text, struct buf *keep)
 	buf_add(&b, "##", 2);
 	ck_assert_msg(py->pack(app, v, &b, &err) == 0, "%s: %s", text,
 	    err.text);
+	before = show(v);		/* it may give it a __dict__ */
 	py->val_free(app, v);
 	ck_assert_msg(py->unpack(app, slice_of(b.data + 2, b.len - 2), &w,
 	    &err) == 0, "%s: %s", text, err.text);
@@ -1045,6 +1061,8 @@ START_TEST(codec_values)
 		"{((1,), 2): 3}", "{Point(1): 2}", "{frozenset((1,)): 2}",
 		"[(), (1,), ([2],), {'x': ({},)}]", "Plain()",
 		"Plain(a=1, b=[2], c=Plain())", "Sub(x=1)", "Plain.Inner()",
+		"bare()", "bare(a=1, b=[2], c=bare(d='x'))", "turned()",
+		"many()", "[bare(**{'\\xe9': 1, '\\udc80': 2})]",
 		"Point(1, [2])", "Prop()", "Slots()", "make(a=1)", "Pair(1, 2)",
 		"Color.RED", "{1, 2}", "MyDict(a=1)", "NewArgs(8)",
 		"collections.OrderedDict(a=1)", "collections.defaultdict(int)",
@@ -1057,6 +1075,48 @@ START_TEST(codec_values)
 	start();
 	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
 		round_trip(texts[i], NULL);
+	cleanup();
+}
+END_TEST
+
+/* An object is written as its __dict__ would be, and not given one. */
+START_TEST(codec_bare)
+{
+	static const char *const texts[] = {
+		"bare()", "bare(a=1, b='x', c=(1, 2))", "turned()",
+		"bare(a=bare(b=bare()), c=[])", "many()",
+		"(lambda x: bare(a=x, b=x))([1])", "bare(**{'\\xe9': 1})"
+	};
+	struct buf bare, dressed;
+	char text[200];
+	host_val v;
+
+	start();
+	buf_init(&bare);
+	buf_init(&dressed);
+	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+		buf_clear(&bare);
+		buf_clear(&dressed);
+		(void)snprintf(text, sizeof(text), "keep(%s)", texts[i]);
+		v = eval(text);
+		ck_assert_int_eq(py->pack(app, v, &bare, &err), 0);
+		py->val_free(app, v);
+		/* Not so many, or pickled: those get one. */
+		if (i < 4)
+			expect_value(eval("dressed(kept[-1])"), "False");
+		v = eval("(kept[-1].__dict__, kept.pop())[1]");
+		ck_assert_int_eq(py->pack(app, v, &dressed, &err), 0);
+		py->val_free(app, v);
+		if (i < 6) {
+			ck_assert_uint_eq(bare.len, dressed.len);
+			ck_assert_mem_eq(bare.data, dressed.data, bare.len);
+		}
+		ck_assert_int_eq(py->unpack(app, buf_slice(&bare), &v, &err),
+		    0);
+		py->val_free(app, v);
+	}
+	buf_fini(&bare);
+	buf_fini(&dressed);
 	cleanup();
 }
 END_TEST
@@ -1917,8 +1977,8 @@ UNIT_MAIN("host_python", describe, isolation, path_of_configuration,
     open_missing, open_imports_missing, open_raises, open_syntax, open_exits,
     open_no_package, open_wrong_python, open_venv, open_other_prefix,
     decode_encode, steps, states, keys, frame_lengths, generators,
-    generator_fails, exceptions, codec_values, codec_special, codec_shared,
-    codec_random, codec_malformed, codec_hostile, codec_new_version,
-    codec_hooks, reprs, logs, context, threads, stack_dump, leaks,
-    windows, real_package, published_windows, real_package_no_pipeline,
+    generator_fails, exceptions, codec_values, codec_bare, codec_special,
+    codec_shared, codec_random, codec_malformed, codec_hostile,
+    codec_new_version, codec_hooks, reprs, logs, context, threads, stack_dump,
+    leaks, windows, real_package, published_windows, real_package_no_pipeline,
     real_package_refuses, stuck_thread)
