@@ -31,6 +31,7 @@ const char *const conf_durability[] = { "none", "process", "machine",
 const char *const conf_outputs[] = { "at-once", "after-checkpoint", NULL };
 const char *const conf_on_error[] = { "fail", "skip", "dead-letter", NULL };
 const char *const conf_poison[] = { "set-aside", "stop", NULL };
+const char *const conf_at_end[] = { "stay", "stop", NULL };
 const char *const conf_log_level[] = { "error", "warning", "info", "debug",
     NULL };
 const char *const conf_access[] = { "loopback", "any", NULL };

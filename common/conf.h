@@ -16,12 +16,13 @@ enum conf_durability { CONF_NONE, CONF_PROCESS, CONF_MACHINE };
 enum conf_outputs { CONF_AT_ONCE, CONF_AFTER_CHECKPOINT };
 enum conf_on_error { CONF_FAIL, CONF_SKIP, CONF_DEAD_LETTER };
 enum conf_poison { CONF_SET_ASIDE, CONF_STOP };
+enum conf_at_end { CONF_STAY, CONF_LEAVE };
 enum conf_log_level { CONF_ERROR, CONF_WARNING, CONF_INFO, CONF_DEBUG };
 enum conf_access { CONF_LOOPBACK, CONF_ANY };
 /* NULL-terminated names in the order of the enums. */
 extern const char *const conf_durability[], *const conf_outputs[],
-    *const conf_on_error[], *const conf_poison[], *const conf_log_level[],
-    *const conf_access[];
+    *const conf_on_error[], *const conf_poison[], *const conf_at_end[],
+    *const conf_log_level[], *const conf_access[];
 
 struct conf_list {
 	char	**item;			/* owned */

@@ -38,6 +38,7 @@
 	S(set_aside, "those of them that killed the process twice")	\
 	S(outbox_bytes, "bytes in outboxes")				\
 	S(connections, "open client connections")			\
+	S(sources_open, "sources that this worker reads alone, not ended") \
 	S(repeats, "records that may have been sent twice")		\
 	S(nondeterministic, "entries whose replay gave something else")
 

@@ -445,6 +445,14 @@ on_drained(void *arg, const struct msg_drained *m, struct err *err)
 }
 
 static int
+on_settled(void *arg, const struct msg_settled *m, struct err *err)
+{
+	(void)err;
+	finite_answer(arg, m);
+	return (0);
+}
+
+static int
 on_finished(void *arg, const struct msg_finished *m, struct err *err)
 {
 	struct child *c = arg;
@@ -521,6 +529,7 @@ static const struct msg_handlers handlers = {
 	.connect = on_connect,
 	.close = on_close,
 	.drained = on_drained,
+	.settled = on_settled,
 	.finished = on_finished,
 	.checkpointed = on_checkpointed,
 	.answer = on_answer,

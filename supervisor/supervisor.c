@@ -620,6 +620,7 @@ running(struct supervisor *s)
 	notify_send(s, text);
 	free(text);
 	listen_update(s);
+	finite_start(s);
 }
 
 void
@@ -631,6 +632,7 @@ app_child_ready(struct child *c)
 	ctl_child_ready(c);
 	dlq_resend(c);
 	external_child_ready(c);
+	finite_child_ready(c);
 	listen_update(s);
 	if (s->state != APP_RECOVERING)
 		return;
@@ -739,6 +741,7 @@ all_finished(struct supervisor *s)
 		return;
 	}
 	listen_cancel(s);
+	finite_stop(s);
 	drain_fini(&s->drain);
 	free_workers(s);
 	if (s->transit && !s->stopping && s->was_quiet) {
@@ -823,6 +826,7 @@ app_child_died(struct child *c)
 	}
 	ctl_child_died(c);
 	external_child_died(c);
+	finite_child_died(c);
 	if (s->state == APP_KILLING) {
 		child_end(c, CHILD_NONE);
 		check_killed(s);
@@ -935,6 +939,7 @@ make_loop(struct supervisor *s, struct err *err)
 	s->wire.repeat = SUP_RETRY_S;
 	s->wire.data = s;
 	ev_init(&s->drain_timer, on_drain_time);
+	ev_init(&s->look, NULL);
 	s->drain_timer.data = s;
 	listen_init(s);
 	notify_start(s);

@@ -6,8 +6,9 @@
  * (what workers agree on after a power loss), spawn
  * (fork and exec), child (life of one worker), channel (messages to it), wire
  * (sockets between workers), listen (clients and receivers), hold (duplicates
- * of their connections), drain (the stop), ctl (the operator), external
- * and extquery (operators' programs, over TCP), notify (systemd).
+ * of their connections), drain (the stop), finite (the end by itself), ctl
+ * (the operator), external and extquery (operators' programs, over TCP),
+ * notify (systemd).
  */
 #ifndef SUPERVISOR_SUPERVISOR_H
 #define SUPERVISOR_SUPERVISOR_H
@@ -466,6 +467,14 @@ void	external_listed(struct child *, const struct msg_listed *);
 void	external_child_died(struct child *);
 void	external_child_ready(struct child *);
 
+/* --- finite.c: the end of a run whose sources end ------------------------- */
+
+void	finite_start(struct supervisor *);	/* the application runs */
+void	finite_stop(struct supervisor *);
+void	finite_answer(struct child *, const struct msg_settled *);
+void	finite_child_died(struct child *);
+void	finite_child_ready(struct child *);
+
 /* --- dlq.c: dead letters that are put back ------------------------------- */
 
 enum dlq_state { DLQ_NEW, DLQ_PENDING, DLQ_DONE };
@@ -619,6 +628,8 @@ struct supervisor {
 
 	struct drain		 drain;
 	ev_timer		 drain_timer;
+	struct drain		 settle;	/* rounds while it runs */
+	ev_timer		 look;		/* for the end of sources */
 	ev_timer		 abort;
 	ev_timer		 check;
 	ev_timer		 wire;

@@ -252,6 +252,26 @@ on_drain(void *arg, const struct msg_drain *m, struct err *err)
 }
 
 static int
+on_settle(void *arg, const struct msg_settle *m, struct err *err)
+{
+	struct delivery *d = arg;
+	struct worker *w = d->w;
+	struct msg_settled r = { 0 };
+	struct buf b = { 0 };
+
+	(void)err;
+	r.round = m->round;
+	r.idle = source_open_count(w) == 0 && loop_quiet(w) &&
+	    automaton_tick(&w->a) == UINT64_MAX;
+	r.tail = journal_tail(&w->journal);
+	r.sinks_empty = r.idle && sink_empty(w);
+	msg_put_settled(&b, &r);
+	control_send(w, &b);
+	buf_fini(&b);
+	return (0);
+}
+
+static int
 on_finish(void *arg, const struct msg_finish *m, struct err *err)
 {
 	struct delivery *d = arg;
@@ -413,6 +433,7 @@ static const struct msg_handlers handlers = {
 	.cut = on_cut,
 	.run = on_run,
 	.drain = on_drain,
+	.settle = on_settle,
 	.finish = on_finish,
 	.checkpoint = on_checkpoint,
 	.query = on_query,

@@ -214,6 +214,7 @@ update_stats(struct worker *w)
 		if (w->sinks[i].mine)
 			bytes += outbox_used(&w->sinks[i].box);
 	STAT_SET(w->stats, outbox_bytes, bytes);
+	STAT_SET(w->stats, sources_open, source_open_count(w));
 	STAT_SET(w->stats, journal_tail, journal_tail(&w->journal));
 }
 

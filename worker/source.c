@@ -598,6 +598,21 @@ source_settled(const struct worker *w)
 	return (true);
 }
 
+/* Files, generators and standard input of this worker that have not ended,
+ * or whose end is not in the journal yet. */
+uint32_t
+source_open_count(const struct worker *w)
+{
+	uint32_t n = 0;
+	size_t i;
+
+	for (i = 0; i < w->topo.nsources; i++)
+		if (w->sources[i].mine && !(w->topo.sources[i].kind ==
+		    SOURCE_GEN ? w->a.sources[i].ended : w->sources[i].eof))
+			n++;
+	return (n);
+}
+
 /* May sources be read now?  If that changes, watchers follow. */
 void
 source_admit(struct worker *w)

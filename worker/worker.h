@@ -331,6 +331,7 @@ bool	source_tick(struct worker *);		/* for windows */
 void	source_garbage(struct worker *);
 uint64_t source_space(const struct worker *);
 bool	source_settled(const struct worker *);
+uint32_t source_open_count(const struct worker *);	/* files and the like */
 char	*source_segment(const struct worker *, size_t source);
 
 /* peer.c */

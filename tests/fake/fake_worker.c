@@ -18,7 +18,7 @@
  *	lost-N		POSITION: its journal is whole up to there since a
  *			power loss
  *	closed-N	while it exists it does not open its files
- *	mute-N		while it exists it answers no cut
+ *	mute-N		while it exists it answers no cut and no settle
  *	diary-N		what happened, one line each
  * A client's line that begins with ! is an order, too (unread ORDER: with
  * something unread on the channel to the supervisor); any other line goes to
@@ -460,6 +460,26 @@ on_drain(void *arg, const struct msg_drain *m, struct err *err)
 }
 
 static int
+on_settle(void *arg, const struct msg_settle *m, struct err *err)
+{
+	struct msg_settled r = { 0 };
+	struct buf b = { 0 };
+
+	(void)arg;
+	(void)err;
+	if (has_order("mute"))
+		return (0);
+	note("settle");
+	r.round = m->round;
+	r.idle = w.ready && !has_order("busy");
+	r.sinks_empty = !has_order("full");
+	r.tail = w.tail;
+	msg_put_settled(&b, &r);
+	say(&b);
+	return (0);
+}
+
+static int
 on_finish(void *arg, const struct msg_finish *m, struct err *err)
 {
 	(void)arg;
@@ -525,7 +545,8 @@ on_stdio(void *arg, const struct msg_stdio *m, struct err *err)
 static const struct msg_handlers handlers = {
 	.start = on_start, .peer = on_peer, .conn = on_conn,
 	.sinkconn = on_sinkconn, .dropped = on_dropped, .run = on_run,
-	.drain = on_drain, .finish = on_finish, .checkpoint = on_checkpoint,
+	.drain = on_drain, .settle = on_settle, .finish = on_finish,
+	.checkpoint = on_checkpoint,
 	.query = on_query, .stdio = on_stdio, .cut = on_cut,
 };
 

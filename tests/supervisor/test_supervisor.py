@@ -90,6 +90,75 @@ def test_stop_waits_for_quiet_and_sinks(app):
     assert "not everything" not in a.log()
 
 
+# -- the end of a finite run -------------------------------------------------
+
+def test_ends_by_itself(app):
+    """With at-end = stop, when workers say that all sources have ended."""
+    a = app(at_end="stop", stop_timeout=0).start()
+    a.wait_exit(0)
+    assert "every source has ended" in a.log()
+    assert "application has stopped" in a.log()
+    assert all("settle" in a.diary(i) and "finish" in a.diary(i)
+               for i in range(2))
+
+
+def test_stays_by_default(app):
+    a = app().start()
+    time.sleep(0.3)
+    assert a.status()["state"] == "running"
+    assert all("settle" not in a.diary(i) for i in range(2))
+    a.stop()
+
+
+def test_end_waits_for_quiet_and_sinks(app):
+    """However long: no stop-timeout cuts what a receiver still lacks."""
+    a = app(at_end="stop", stop_timeout=0)
+    a.order("busy-0")
+    a.order("full-1")
+    a.start()
+    for order, worker in (("busy", 0), ("full", 1)):
+        seen = len(a.diary(0))
+        wait_for(lambda: a.diary(0)[seen:].count("settle") > 3,
+                 "more rounds")
+        assert "is stopping" not in a.log()
+        a.revoke("%s-%d" % (order, worker))
+    a.wait_exit(0)
+    assert "not everything" not in a.log()
+
+
+def test_worker_killed_before_the_end(app):
+    """Its answer is forgotten, and its replacement is asked."""
+    a = app(at_end="stop")
+    a.order("busy-0")
+    a.order("mute-1")
+    a.start()
+    a.wait_diary(0, "settle")
+    a.revoke("busy-0")
+    pid = a.pid(1)
+    a.revoke("mute-1")
+    os.kill(pid, signal.SIGKILL)
+    a.wait_exit(0)
+    replaced = re.findall(r"worker=1 pid=(\d+) life", a.log())[-1]
+    assert int(replaced) != pid
+    assert "settle" in a.diary(1, int(replaced))
+
+
+def test_sigterm_while_a_finite_run_ends(app):
+    a = app(at_end="stop")
+    a.order("mute-0")
+    a.start()
+    a.wait_diary(1, "settle")
+    a.stop()
+
+
+def test_endless_source_with_at_end_stop(app):
+    a = app(at_end="stop", args=["source=127.0.0.1:%d" % free_port()])
+    a.start()
+    a.wait_log("a source never ends")
+    assert all("settle" not in a.diary(i) for i in range(2))
+    a.stop()
+
+
 def test_stop_timeout_for_sinks(app):
     a = app(stop_timeout=1).start()
     a.order("full-1")

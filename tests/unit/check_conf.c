@@ -133,6 +133,7 @@ check_full(const struct conf_app *a, const char *base)
 	ck_assert_int_eq(a->checkpoint_interval, 250);
 	ck_assert_int_eq(a->hang_timeout, 1500);
 	ck_assert_int_eq(a->stop_timeout, 0);
+	ck_assert_int_eq(a->at_end, CONF_LEAVE);
 	ck_assert_int_eq(a->restart_limit, 1000);
 	ck_assert_int_eq(a->on_error, CONF_DEAD_LETTER);
 	ck_assert_str_eq(a->dead_letter_file, AT_BASE("dead.jsonl"));
