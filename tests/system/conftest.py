@@ -23,6 +23,20 @@ left_out = {}
 reported = []
 
 
+class Lanes:
+    """With several processes that run tests, each tells the first one."""
+
+    @staticmethod
+    def pytest_testnodedown(node, error):
+        if not error:
+            left_out.update(node.workeroutput["left_out"])
+
+    @staticmethod
+    def pytest_sessionfinish(session):
+        if hasattr(session.config, "workeroutput"):
+            session.config.workeroutput["left_out"] = left_out
+
+
 def level_of(item):
     mark = item.get_closest_marker("level")
     return mark.args[0] if mark else "check"
@@ -31,6 +45,8 @@ def level_of(item):
 def pytest_configure(config):
     config.addinivalue_line(
         "markers", "level(name): check, all or long; see conftest.py")
+    if config.pluginmanager.hasplugin("xdist"):
+        config.pluginmanager.register(Lanes())
     harness.raise_file_limit()
 
 
@@ -49,6 +65,13 @@ def pytest_collection_modifyitems(config, items):
     if out:
         config.hook.pytest_deselected(items=out)
         items[:] = keep
+
+
+def pytest_runtest_logreport(report):
+    if report.when == "teardown":
+        reported.extend(
+            "%s: %s" % (report.nodeid.rsplit("::", 1)[-1], text)
+            for name, text in report.user_properties if name == "measured")
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -77,8 +100,7 @@ def level():
 def report(request):
     """Say a measured figure in the summary: report("30 kills")."""
     def say(text):
-        reported.append("%s: %s" % (request.node.name, text))
-        # tests/run reads it there
+        # tests/run reads it there, too
         request.node.user_properties.append(("measured", text))
     return say
 

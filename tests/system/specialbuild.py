@@ -1,8 +1,10 @@
-"""A build of the programs with options that only tests use."""
+"""A build of the programs with options that only tests use: imported, or
+called with a directory to make it in."""
 
 import os
 import shutil
 import subprocess
+import sys
 
 from harness import SOURCE_TREE
 
@@ -50,3 +52,7 @@ def run(build, command):
     done = subprocess.run(command, cwd=build, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT)
     assert done.returncode == 0, done.stdout.decode()[-4000:]
+
+
+if __name__ == "__main__":
+    make(sys.argv[1])
