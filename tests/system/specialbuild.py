@@ -37,7 +37,8 @@ def copy(source):
     keeps its time."""
     ignored = shutil.ignore_patterns(
         ".git", "*.o", "*.a", "config.status", "config.h", "stamp-h1",
-        "__pycache__", "test-results", "matrix-build", "coverage-build", "_build")
+        "__pycache__", "test-results", "matrix-build", "coverage-build",
+        "bench-peers", "bench-inputs", "_build")
 
     def ignore(where, names):
         # other builds within the tree

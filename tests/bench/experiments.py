@@ -1,0 +1,465 @@
+"""What is run for the rows: each function once per run, ours and what it is
+compared with one after the other, so that a machine that becomes slower
+makes both slower.  Each returns figures by name; an exception in place of a
+figure says why there is none.
+"""
+
+import os
+import time
+
+import harness
+import peers
+import sut
+from sut import NotRun
+
+KEYS = 10000
+MILLION = 1000000
+ALL = {}
+
+
+def experiment(runs=5, quick=False):
+    """runs: of `make bench`; quick: also a part of bench-quick, once."""
+    def declare(function):
+        function.runs = runs
+        function.quick = quick
+        ALL[function.__name__] = function
+        return function
+    return declare
+
+
+def put(figures, name, events, run, *arguments, **more):
+    """Rates of one case, whose run gives seconds and CPU seconds.  It may
+    fail, the others are run all the same."""
+    try:
+        seconds, cpu, *_ = run(*arguments, **more)
+    except Exception as error:
+        figures[name + " rate"] = figures[name + " per CPU"] = error
+        return
+    figures[name + " rate"] = events / seconds
+    # A tenth of a second is ten ticks of the kernel's account.
+    figures[name + " per CPU"] = events / cpu if cpu >= 0.1 else NotRun(
+        "too short to be seen by the kernel's account")
+
+
+def put_bare(bench, figures, kind, count, source, *arguments):
+    """The bare loop, in Python's program and in the worker's library."""
+    target = bench.path("bare.out")
+    put(figures, "bare", count, sut.bare, 1, kind, source, target,
+        *arguments)
+    put(figures, "embedded", count, lambda: sut.bare(
+        1, kind, source, target, *arguments, python=bench.embedded()))
+
+
+def put_pair(bench, figures, kind, count, source, *arguments):
+    """Two plain processes."""
+    put(figures, "pair", count, sut.bare, 2, kind, source,
+        bench.path("pair.out"), *arguments)
+
+
+# -- rates from a file to a file ----------------------------------------------
+
+def word_files(bench, per_line):
+    count = bench.size(2000000, 100000)
+    return count, bench.input("words%d" % per_line, count,
+                              lambda: sut.words(count, per_line))
+
+
+def count_words(bench, per_line):
+    def exact(app):
+        sut.check_counts(app.out("output"), bench.path("bare.out"))
+    count, source = word_files(bench, per_line)
+    figures = {}
+    put_bare(bench, figures, "words", count, source)
+    if not bench.quick:
+        put_pair(bench, figures, "words", count, source)
+    for workers, durability in ((1, "none"), (1, "process"), (1, "machine"),
+                                (2, "process")):
+        if bench.quick and durability == "machine":
+            continue
+        put(figures, "%s %d" % (durability, workers), count, sut.run_files,
+            "word_count_app.py", ([source], []), count, workers, durability,
+            look=exact if bench.quick else None)
+    return figures
+
+
+@experiment(quick=True)
+def one_word(bench):
+    """Word count, one word per event."""
+    return count_words(bench, 1)
+
+
+@experiment()
+def ten_words(bench):
+    """Word count, one line of ten words per event."""
+    return count_words(bench, 10)
+
+
+def object_figures(bench, kind, count, workers):
+    source = bench.input("readings", count,
+                         lambda: sut.readings(count, KEYS))
+    figures = {}
+    put_bare(bench, figures, kind, count, source)
+    if workers == 2:
+        put_pair(bench, figures, kind, count, source)
+    put(figures, "process", count, sut.run_files, "instructions_app.py",
+        ([source], [kind]), count, workers)
+    return figures
+
+
+@experiment(quick=True)
+def counter(bench):
+    """A counter per key that is a small object: 1 M events, 10 k keys."""
+    return object_figures(bench, "counter", bench.size(MILLION, 100000), 1)
+
+
+@experiment(quick=True)
+def exchanges(bench):
+    """Two exchanges, two workers; beside one and two plain processes."""
+    return object_figures(bench, "exchanges", bench.size(MILLION, 100000),
+                          2)
+
+
+def rounds_of(bench):
+    """So many rounds of spin() take 200 microseconds."""
+    if "rounds" not in bench.cache:
+        import bare
+        spin = bare.load("bench_app.py").spin
+        tries = []
+        for _ in range(20):
+            begun = time.process_time()
+            spin(100000)
+            tries.append(time.process_time() - begun)
+        bench.cache["rounds"] = str(int(0.0002 * 100000 / min(tries)))
+    return bench.cache["rounds"]
+
+
+@experiment(quick=True)
+def busy(bench):
+    """A stage of 200 microseconds of Python."""
+    count = bench.size(10000, 2000)
+    source = bench.input("busy", count, lambda: sut.fifty_bytes(count, 1000))
+    rounds = rounds_of(bench)
+    figures = {}
+    put_bare(bench, figures, "busy", count, source, rounds)
+    put_pair(bench, figures, "busy", count, source, rounds)
+    for workers in (1, 2):
+        put(figures, "process %d" % workers, count, sut.run_files,
+            "bench_app.py", (["busy", source], [rounds]), count, workers)
+    return figures
+
+
+@experiment()
+def hop(bench):
+    """An exchange and little else: what two workers use more than one, for
+    each value of 50 bytes that goes from one to the other."""
+    keys, count = 100, 2000000
+    source = bench.input("hop", count, lambda: sut.fifty_bytes(count, keys))
+    target = bench.path("bare.out")
+    outputs = count // 1000
+
+    def crossing(app):
+        """Of all values, by their keys: those that are not where the file
+        is read."""
+        entries = app.workers().values()
+        return sum(entry["keys"] for entry in entries
+                   if not entry["records_in"]) / keys
+    one = sut.run_files("bench_app.py", (["hop", source], []), outputs, 1)
+    two = sut.run_files("bench_app.py", (["hop", source], []), outputs, 2,
+                        look=crossing)
+    bare = sut.bare(1, "hop", source, target)
+    pair = sut.bare(2, "hop", source, target)
+    figures = {}
+    for name, more, share in (("process", two[1] - one[1], two[2]),
+                              ("pair", pair[1] - bare[1], 0.5)):
+        figures[name + " hops per CPU"] = count * share / more \
+            if more > 0.05 else NotRun("it costs too little to be seen")
+    put(figures, "process 1", count, lambda: one)
+    put(figures, "process 2", count, lambda: two)
+    return figures
+
+
+# -- how it grows -------------------------------------------------------------
+
+@experiment()
+def events(bench):
+    """Word count of ten thousand to ten million events."""
+    figures = {}
+    for power in (4, 5, 6, 7):
+        count = 10 ** power
+        source = bench.input("growing%d" % power, count,
+                             lambda count=count: sut.words(count, 1))
+        put(figures, "10^%d" % power, count, sut.run_files,
+            "word_count_app.py", ([source], []), count)
+    return figures
+
+
+@experiment()
+def workers(bench):
+    """Word count with one to eight workers on this machine's processors."""
+    count = MILLION
+    source = bench.input("growing6", count, lambda: sut.words(count, 1))
+    figures = {}
+    for number in (1, 2, 4, 8):
+        put(figures, "%d" % number, count, sut.run_files,
+            "word_count_app.py", ([source], []), count, number)
+    return figures
+
+
+# -- latency ------------------------------------------------------------------
+
+def put_latency(figures, name, answer):
+    few = NotRun("too few samples beyond it")
+    for key in ("p50", "p99", "p999"):
+        figures["%s %s" % (name, key)] = few if answer[key] is None \
+            else answer[key] / 1e6
+
+
+def latency(bench, rate):
+    seconds = bench.size(8, 2)
+    figures = {}
+    with sut.tcp_cluster(bench) as (_, driver):
+        answer = driver.do("run", KEYS, rate, seconds, 1)
+        put_latency(figures, "ours", answer)
+    with sut.tcp_loop(bench) as (_, driver):
+        put_latency(figures, "loop", driver.do("run", KEYS, rate, seconds,
+                                               1))
+    if answer["own"] is not None:
+        figures["driver p99"] = answer["own"] / 1e6
+    return figures
+
+
+@experiment(quick=True)
+def latency_1k(bench):
+    """TCP to TCP at 1,000 events a second, beside an asyncio loop."""
+    return latency(bench, 1000)
+
+
+@experiment()
+def latency_10k(bench):
+    """The same at 10,000."""
+    return latency(bench, 10000)
+
+
+@experiment()
+def latency_100k(bench):
+    """The same at 100,000."""
+    return latency(bench, 100000)
+
+
+def percentile(hist, share, unit):
+    value = hist.at(share)
+    return NotRun("too few samples beyond it") if value is None \
+        else value / unit
+
+
+@experiment(quick=True)
+def inside(bench):
+    """From the begin of decode() to the end of encode(), inside a worker
+    with checkpoints each second, and in the asyncio loop."""
+    rate, seconds = 5000, bench.size(25, 2)
+    figures = {}
+    for name, run in (("ours", sut.tcp_cluster), ("bare", sut.tcp_loop)):
+        probe = sut.Probe(bench.probe, bench.path("probe"))
+        with run(bench, probe=probe.arguments) as (_, driver):
+            driver.do("run", KEYS, rate, 1, 0)
+            probe.clear()
+            driver.do("run", KEYS, rate, seconds, 0)
+        hist = probe.read()[0]
+        figures[name + " p50"] = percentile(hist, 0.5, 1e3)
+        figures[name + " p9999"] = percentile(hist, 0.9999, 1e6)
+    return figures
+
+
+def keeps_up(answer):
+    """p99 at most 100 ms, and the lag does not grow."""
+    if None in (answer["p99"], answer["early"], answer["late"]):
+        return False
+    return answer["p99"] <= 100e6 and \
+        answer["late"] <= 2 * answer["early"] + 10e6
+
+
+def sustainable(driver, seconds=3, lowest=2000, highest=512000,
+                precision=1.1):
+    """The highest rate that it keeps up with, by bisection."""
+    if not keeps_up(driver.do("run", KEYS, lowest, seconds, 1)):
+        raise NotRun("does not keep up with %d events a second" % lowest)
+    good, bad = lowest, highest
+    while bad / good > precision:
+        rate = int((good * bad) ** 0.5)
+        if keeps_up(driver.do("run", KEYS, rate, seconds, 1)):
+            good = rate
+        else:
+            bad = rate
+    return good
+
+
+@experiment()
+def sustained(bench):
+    """The highest rate TCP to TCP with p99 at most 100 ms and no growing
+    lag, by bisection."""
+    figures = {}
+    for name, run in (("ours", sut.tcp_cluster), ("loop", sut.tcp_loop)):
+        with run(bench) as (_, driver):
+            figures[name] = sustainable(driver)
+    return figures
+
+
+@experiment(runs=1)
+def half_load(bench):
+    """Minutes at half of the sustainable rate, with checkpoints."""
+    with sut.tcp_cluster(bench) as (_, driver):
+        rate = sustainable(driver, precision=1.3) // 2
+        answer = driver.do("run", KEYS, rate, int(bench.minutes * 60), 2,
+                           limit=bench.minutes * 60 + sut.LIMIT)
+    figures = {"rate": rate, "gap": answer["gap"] / 1e6}
+    put_latency(figures, "ours", answer)
+    return figures
+
+
+# -- state ----------------------------------------------------------------------
+
+def settle(app):
+    """A checkpoint has all that was done."""
+    def saved():
+        return all(entry["checkpoint_position"] == entry["journal_done"]
+                   == entry["journal_tail"]
+                   for entry in app.workers().values())
+    harness.wait_for(saved, "a checkpoint of everything", sut.LIMIT, 0.1)
+
+
+@experiment()
+def state(bench):
+    """A million keys: their memory, and the pauses of checkpoints while all
+    of them change under saturating load."""
+    keys, seconds = MILLION, 20
+    probe = sut.Probe(bench.probe, bench.path("probe"))
+    with sut.tcp_cluster(bench, probe=probe.arguments) as (app, driver):
+        driver.do("load", 1)
+        before = sut.anonymous_bytes(app.pids()[0])
+        driver.do("load", keys)
+        settle(app)
+        after = sut.anonymous_bytes(app.pids()[0])
+        probe.clear()
+        checkpoints = app.stat("checkpoints")
+        driver.do("flood", keys, seconds)
+        checkpoints = app.stat("checkpoints") - checkpoints
+    _, gaps, longest, longest_cpu = probe.read()
+    python, = sut.run_python(sut.here("keys.py"), str(keys))
+    longest.sort()
+    if checkpoints == 0:
+        raise NotRun("no checkpoint in %d s" % seconds)
+    return {"bytes per key": (after - before - python) / keys,
+            "python": python / keys,
+            "checkpoints": checkpoints,
+            "pause median": longest[len(longest) // 2] / 1e6,
+            "pause longest": longest[-1] / 1e6,
+            "pause CPU": max(longest_cpu) / 1e6,
+            "gap p999": percentile(gaps, 0.999, 1e6)}
+
+
+def recovery(bench, keys):
+    """Milliseconds from a kill -9 to the first output of an input that was
+    due after it."""
+    with sut.tcp_cluster(bench) as (app, driver):
+        driver.do("load", keys)
+        settle(app)
+        answer = driver.do("kill", keys, 1000, 4, app.pids()[0])
+    if not answer["recovered"]:
+        raise NotRun("no input was due after the kill")
+    return {"silence": answer["recovered"] / 1e6}
+
+
+@experiment(quick=True)
+def recovery_10k(bench):
+    """kill -9 of the only worker to its next output, 10 k keys."""
+    return recovery(bench, 10000)
+
+
+@experiment()
+def recovery_100k(bench):
+    """The same, 100 k keys."""
+    return recovery(bench, 100000)
+
+
+@experiment()
+def recovery_1m(bench):
+    """The same, 1 M keys."""
+    return recovery(bench, MILLION)
+
+
+@experiment()
+def pressure(bench):
+    """Memory of the worker when the receiver does not read and the sender
+    never waits, less what it had before."""
+    source, sink = harness.free_port(), harness.Receiver(keep=False)
+    with sink, sut.cluster("bench_app.py") as app:
+        app.write_conf(args=["tcp", source, sink.port])
+        app.start(limit=sut.LIMIT)
+        pid = app.pids()[0]
+        before = harness.resident_bytes(pid)
+        sink.wait_connections(1)
+        sink.pause()
+        lines = b"".join(b"k%d %d\n" % (i % KEYS, i)
+                         for i in range(100000))
+        feeder = harness.Feeder(source).start(lines for _ in range(200))
+        most, last, since = 0, -1, time.monotonic()
+        while feeder.busy() and time.monotonic() - since < 3:
+            most = max(most, harness.resident_bytes(pid))
+            if feeder.sent != last:
+                last, since = feeder.sent, time.monotonic()
+            time.sleep(0.05)
+        stopped = feeder.busy()
+        feeder.close()
+        sink.resume()
+        app.stop(limit=sut.LIMIT, code=None)
+    if not stopped:
+        raise RuntimeError("the sender was never held back")
+    return {"growth": (most - before) / (1 << 20)}
+
+
+# -- the others -----------------------------------------------------------------
+
+OURS = {"words": ("word_count_app.py", []),
+        "counter": ("instructions_app.py", ["counter"])}
+
+
+def peer(bench, program):
+    """Word count and counter by a peer's program, in each of the ways that
+    it names, and by ours from the same file."""
+    python = peers.python(bench, program)
+    figures = {}
+    for kind, count in (("words", 500000), ("counter", 500000)):
+        source = bench.input("peer-" + kind, count, {
+            "words": lambda: sut.words(count, 1),
+            "counter": lambda: sut.readings(count, KEYS)}[kind])
+        for way in peers.WAYS[program][kind]:
+            put(figures, "%s %s" % (kind, way), count, peers.run, bench,
+                python, program, kind, way, source)
+        app, more = OURS[kind]
+        put(figures, kind + " ours", count, sut.run_files, app,
+            ([source], more), count)
+    return figures
+
+
+@experiment()
+def bytewax(bench):
+    """Bytewax from a file to a file with the same functions."""
+    return peer(bench, "bytewax")
+
+
+@experiment()
+def pathway(bench):
+    """Pathway from a file to a file, which counts by itself."""
+    return peer(bench, "pathway")
+
+
+@experiment(runs=1)
+def kafka_peers(bench):
+    """Quix Streams and Faust, whose every input comes from Kafka."""
+    raise NotRun("needs a Kafka broker, and there is none here")
+
+
+@experiment(runs=1)
+def pyflink(bench):
+    """PyFlink."""
+    raise NotRun("needs a Java virtual machine and 800 MB of packages")
