@@ -85,7 +85,7 @@ finite_start(struct supervisor *s)
 	if (s->conf.at_end != CONF_LEAVE)
 		return;
 	if (endless != NULL) {
-		log_warn("at-end = stop, but a source never ends: the "
+		log_info("at-end = stop, but a source never ends: the "
 		    "application runs until it is stopped source=\"%s\"",
 		    endless);
 		return;

@@ -14,12 +14,15 @@ builds a pipeline and returns wallaroo.build_application(name, pipeline):
         )
         return wallaroo.build_application("Digits", pipeline)
 
-wallaroo-supervisord runs it with any number of worker processes,
-`python -m wallaroo run` in one plain process, and wallaroo.testing in tests.
+wallaroo-supervisord runs it with any number of worker processes, and
+`python -m wallaroo run app.py --workers 3` starts that for you; without
+--workers it runs in one plain process; wallaroo.testing runs it in tests.
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import Any
 
 from . import codecs
@@ -156,6 +159,7 @@ __all__ = [
     "minutes",
     "nanoseconds",
     "range_windows",
+    "run",
     "seconds",
     "serialize",
     "source",
@@ -164,6 +168,26 @@ __all__ = [
     "tcp_parse_input_addrs",
     "tcp_parse_output_addrs",
 ]
+
+
+def run(
+    application_setup: Callable[[list[str]], Any] | None = None,
+    *,
+    workers: int | None = None,
+) -> None:
+    """Run the application of the module that ends in this line.
+
+    With it `python app.py` does what `python -m wallaroo run app.py` does,
+    with the same options, and does not return.  In a module that is imported,
+    as workers do it, nothing happens.  workers is what --workers is when the
+    command line doesn't say.
+    """
+    module = sys._getframe(1).f_globals
+    if module.get("__name__") == "__main__":
+        from ._run import main_of
+
+        sys.exit(main_of(module, application_setup, workers))
+
 
 def __getattr__(name: str) -> Any:
     """wallaroo.experimental without an import of its own."""

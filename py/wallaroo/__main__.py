@@ -1,4 +1,4 @@
-"""python -m wallaroo run: an application in this one process."""
+"""python -m wallaroo run: an application, from a terminal."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""An application run in one plain process, with its real sources and sinks.
+"""The command "python -m wallaroo run": an application, run from a terminal.
 
-For trying an application before anything is configured: the reference
-executor reads files, the standard input, generators and TCP clients, and
-writes to files, the standard output and TCP receivers.  Nothing is kept
-when it ends.
+In one plain process, with its real sources and sinks, for trying it before
+anything is configured: the reference executor reads files, the standard
+input, generators and TCP clients, and writes to files, the standard output
+and TCP receivers; nothing is kept when it ends.  With --workers in processes
+of the real runtime, see _cluster.py.
 """
 
 from __future__ import annotations
@@ -38,23 +39,85 @@ CHUNK = 65536
 RETRY_S = 0.25
 
 USAGE = """\
-Run an application in this one process: %(prog)s app.py [its arguments].
-APPLICATION is a file or a module that has application_setup(args); all
-arguments after it are the application's."""
+Run an application: %(prog)s app.py [options] [its arguments].
+APPLICATION is a file or a module that has application_setup(args).  Without
+--workers it runs in this one process, and nothing is kept; with it, in worker
+processes under wallaroo-supervisord.  The options may stand before APPLICATION
+or right behind it; what follows them, or --, is the application's."""
 
 
 def main(argv: list[str]) -> int:
     """The command line; the exit status."""
     options = parse(argv)
+    if options.watch:
+        from ._watch import watch
+
+        return watch(
+            [sys.executable, "-m", "wallaroo", "run"]
+            + without_watch(argv[1:], options), locate(options.application)[1])
+    if options.workers is not None:
+        return in_workers(
+            options, *locate(options.application))
+    return in_this_process(
+        options.on_error,
+        lambda: setup(options.application, options.arguments))
+
+
+def main_of(
+    module: dict[str, Any],
+    application_setup: Optional[Callable[[list[str]], Any]],
+    workers: Optional[int],
+) -> int:
+    """wallaroo.run() in the module that Python runs: the exit status."""
+    path = os.path.abspath(module.get("__file__") or "")
+    build: Any = module.get("application_setup")
+    if build is None or application_setup not in (None, build):
+        say("wallaroo.run: %s needs a function application_setup(args), "
+            "which workers find by this name" % path)
+        return 1
+    options = parse(["run", path] + sys.argv[1:])
+    if workers is not None and options.workers is None:
+        options.workers = workers
+        check(options, options_parser())
+    if options.watch:
+        from ._watch import watch
+
+        return watch(
+            [sys.executable, path] + without_watch(sys.argv[1:], options),
+            os.path.dirname(path))
+    if options.workers is not None:
+        return in_workers(options, *locate(path))
+    args = [sys.argv[0]] + options.arguments
+    return in_this_process(
+        options.on_error, lambda: built(build, args))
+
+
+def in_workers(
+    options: argparse.Namespace, module: str, directory: str
+) -> int:
+    from . import _cluster
+
+    listed = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    paths = [directory] + [os.path.abspath(path) for path in listed if path]
     try:
-        application = setup(options.application, options.arguments)
+        return _cluster.run(_cluster.Request(
+            module, paths, options.arguments, options.workers,
+            options.state_directory, options.on_error, options.verbose))
+    except (OSError, WallarooParameterError) as error:
+        say(str(error))
+        return 1
+
+
+def in_this_process(on_error: str, build: Callable[[], Any]) -> int:
+    try:
+        application = build()
     except Exception:
         traceback.print_exc()
         say("Something went wrong while building the application.")
         return 1
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        Runner(application, options.on_error).run()
+        Runner(application, on_error).run()
     except KeyboardInterrupt:
         return 0
     except (UserFunctionError, FramingError):
@@ -78,41 +141,130 @@ def _end(status: int) -> int:
     return status
 
 
+def options_parser() -> argparse.ArgumentParser:
+    """The options that may stand on either side of APPLICATION."""
+    # No defaults: what stands behind must not hide what stood before.
+    options = argparse.ArgumentParser(
+        prog="python -m wallaroo run", add_help=False, allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    options.add_argument(
+        "--workers", type=int, metavar="N",
+        help="run it in so many worker processes",
+    )
+    options.add_argument(
+        "--state-directory", metavar="D",
+        help="where workers keep their state; without it that goes away",
+    )
+    options.add_argument(
+        "--on-error", choices=POLICIES,
+        help="what an exception in a user function does (default: fail)",
+    )
+    options.add_argument(
+        "--watch", action="store_true",
+        help="start it again whenever one of its files changes",
+    )
+    options.add_argument(
+        "--verbose", action="store_true",
+        help="show the whole log of supervisor and workers",
+    )
+    return options
+
+
 def parse(argv: list[str]) -> argparse.Namespace:
+    options = options_parser()
     parser = argparse.ArgumentParser(prog="python -m wallaroo")
     commands = parser.add_subparsers(required=True, metavar="run")
     run = commands.add_parser(
         "run",
-        help="run an application in this one process",
+        help="run an application",
+        usage="%(prog)s [option ...] APPLICATION [option ...] [argument ...]",
         description=USAGE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    run.add_argument(
-        "--on-error", choices=POLICIES, default="fail",
-        help="what an exception in a user function does (default: fail)",
+        parents=[options],
     )
     run.add_argument("application", metavar="APPLICATION")
-    run.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER)
-    return parser.parse_args(argv)
+    run.set_defaults(
+        workers=None, state_directory=None, on_error="fail", watch=False,
+        verbose=False,
+    )
+    ours, arguments = leading(argv[1:])
+    if arguments and arguments[0][:1] != "-":
+        behind, rest = leading(arguments[1:])
+        found = parser.parse_args(argv[:1] + ours + behind + arguments[:1])
+        found.arguments = rest
+    else:  # help, or a mistake
+        found = parser.parse_args(argv)
+        found.arguments = []
+    check(found, run)
+    return found
+
+
+def leading(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Options of ours at the beginning, and the application's arguments."""
+    values = {
+        "--workers": 1, "--state-directory": 1, "--on-error": 1,
+        "--watch": 0, "--verbose": 0,
+    }
+    at = 0
+    while at < len(arguments):
+        name, equal, _ = arguments[at].partition("=")
+        if arguments[at] == "--":
+            return arguments[:at], arguments[at + 1:]
+        if name not in values:
+            break
+        at += 1 if equal else 1 + values[name]
+    return arguments[:at], arguments[at:]
+
+
+def check(
+    options: argparse.Namespace, parser: argparse.ArgumentParser
+) -> None:
+    if options.workers is not None and not 1 <= options.workers <= 256:
+        parser.error("--workers must be from 1 to 256")
+    if options.state_directory is not None and options.workers is None:
+        parser.error(
+            "--state-directory needs --workers: without them nothing is kept"
+        )
+
+
+def without_watch(
+    argv: list[str], options: argparse.Namespace
+) -> list[str]:
+    """The same command line, for a process that runs it once."""
+    own = len(argv) - len(options.arguments)
+    return [
+        word for word in argv[:own] if word != "--watch"
+    ] + argv[own:]
+
+
+def locate(application: str) -> tuple[str, str]:
+    """The name of its module, and the directory that this is in."""
+    if not application.endswith(".py") and os.sep not in application:
+        return application, os.getcwd()
+    path = os.path.abspath(application)
+    directory, file = os.path.split(path)
+    if not os.path.exists(path):
+        raise FileNotFoundError("there is no %s" % application)
+    return file[:-3] if file.endswith(".py") else file, directory
 
 
 def setup(application: str, arguments: list[str]) -> Any:
-    """Import the application and call its application_setup.
-
-    It is compiled too, so that what workers would refuse is refused here.
-    """
-    module, directory = application, os.getcwd()
-    if application.endswith(".py") or os.sep in application:
-        path = os.path.abspath(application)
-        directory, file = os.path.split(path)
-        module = file[:-3] if file.endswith(".py") else file
-        if not os.path.exists(path):
-            raise FileNotFoundError("there is no %s" % application)
+    """Import the application and call its application_setup."""
+    module, directory = locate(application)
     sys.path.insert(0, directory)
     args = [application] + arguments
     wallaroo._ARGS = tuple(args)
     sys.argv = list(args)
-    result = importlib.import_module(module).application_setup(list(args))
+    return built(importlib.import_module(module).application_setup, args)
+
+
+def built(build: Callable[[list[str]], Any], args: list[str]) -> Any:
+    """The application; compiled too, so that what workers would refuse is
+    refused here."""
+    wallaroo._ARGS = tuple(args)
+    sys.argv = list(args)
+    result = build(list(args))
     compile_application(result)
     return result
 
