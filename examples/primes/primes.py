@@ -33,10 +33,10 @@ def application_setup(args):
     parser.add_argument("--limit", type=int, default=10000)
     parser.add_argument("--out-file")
     given = parser.parse_known_args(args)[0]
-    if given.out_file:
-        sink = wallaroo.FileSinkConfig(given.out_file, encode)
-    else:
-        sink = wallaroo.StdoutSinkConfig(encode)
+    sink = (
+        wallaroo.FileSinkConfig(given.out_file, encode)
+        if given.out_file else wallaroo.StdoutSinkConfig(encode)
+    )
     primes = (
         wallaroo.source(
             "Numbers",

@@ -3,15 +3,43 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Union, overload
+from typing import Any, Generic, Optional, Protocol, TypeVar, Union, overload
 
 from ._wrapped import Decoder, Encoder
+
+In = TypeVar("In", contravariant=True)
+Out = TypeVar("Out", covariant=True)
+Value = TypeVar("Value")
 
 Port = Union[str, int]
 Path = Union[str, "os.PathLike[str]"]
 
 
-class TCPSourceConfig:
+class SourceConfig(Generic[Out]):
+    """Base of the configurations of sources, whose messages are of type Out.
+
+    to_tuple() is what they are for.
+    """
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        raise NotImplementedError
+
+
+class SinkConfig(Generic[In]):
+    """Base of the configurations of sinks, which take messages of type In."""
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        raise NotImplementedError
+
+
+class Generator(Protocol[Value]):
+    """What GenSourceConfig takes: any object with these two methods."""
+
+    def initial_value(self) -> Optional[Value]: ...
+    def apply(self, value: Value, /) -> Optional[Value]: ...
+
+
+class TCPSourceConfig(SourceConfig[Out]):
     """Listens on host:port; clients send payloads that decoder decodes.
 
     parallelism is the number of connections that a worker serves at once,
@@ -34,7 +62,7 @@ class TCPSourceConfig:
         name: str,
         host: str,
         port: Port,
-        decoder: Decoder[Any] | Any,
+        decoder: Decoder[Out],
         valid: bool = True,
         parallelism: int = 10,
         max_size: int = 16384,
@@ -45,7 +73,7 @@ class TCPSourceConfig:
         self,
         host: str,
         port: Port,
-        decoder: Decoder[Any],
+        decoder: Decoder[Out],
         parallelism: int = 10,
     ) -> None: ...
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -81,16 +109,18 @@ class TCPSourceConfig:
         )
 
 
-class GenSourceConfig:
+class GenSourceConfig(SourceConfig[Out]):
     """Yields gen_instance.initial_value(), then .apply(previous value).
 
     None ends it.  The form without a name takes the pipeline's.
     """
 
     @overload
-    def __init__(self, name: str, gen_instance: Any) -> None: ...
+    def __init__(
+        self, name: str, gen_instance: Generator[Out]
+    ) -> None: ...
     @overload
-    def __init__(self, gen_instance: Any) -> None: ...
+    def __init__(self, gen_instance: Generator[Out]) -> None: ...
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         names: tuple[str, ...] = ("name", "gen_instance")
         if len(args) + len(kwargs) == 1:
@@ -103,14 +133,14 @@ class GenSourceConfig:
         return ("gen", self.name, self.gen)
 
 
-class FileSourceConfig:
+class FileSourceConfig(SourceConfig[Out]):
     """Reads a file from its beginning to its end, once."""
 
     def __init__(
         self,
         name: str,
         path: Path,
-        decoder: Decoder[Any] | Any,
+        decoder: Decoder[Out],
         max_size: int = 1 << 20,
     ) -> None:
         self.name = name
@@ -122,11 +152,11 @@ class FileSourceConfig:
         return ("file", self.name, self.path, self.decoder, self.max_size)
 
 
-class StdinSourceConfig:
+class StdinSourceConfig(SourceConfig[Out]):
     """Reads the standard input to its end."""
 
     def __init__(
-        self, name: str, decoder: Decoder[Any] | Any, max_size: int = 1 << 20
+        self, name: str, decoder: Decoder[Out], max_size: int = 1 << 20
     ) -> None:
         self.name = name
         self.decoder = decoder
@@ -136,11 +166,11 @@ class StdinSourceConfig:
         return ("stdin", self.name, self.decoder, self.max_size)
 
 
-class TCPSinkConfig:
+class TCPSinkConfig(SinkConfig[In]):
     """Connects to host:port and writes what encoder makes."""
 
     def __init__(
-        self, host: str, port: Port, encoder: Encoder[Any] | Any
+        self, host: str, port: Port, encoder: Encoder[In]
     ) -> None:
         self.host = host
         self.port = port
@@ -150,10 +180,10 @@ class TCPSinkConfig:
         return ("tcp", "", self.host, self.port, self.encoder)
 
 
-class FileSinkConfig:
+class FileSinkConfig(SinkConfig[In]):
     """Writes what encoder makes to a file."""
 
-    def __init__(self, path: Path, encoder: Encoder[Any] | Any) -> None:
+    def __init__(self, path: Path, encoder: Encoder[In]) -> None:
         self.path = os.fspath(path)
         self.encoder = encoder
 
@@ -161,10 +191,10 @@ class FileSinkConfig:
         return ("file", "", self.path, self.encoder)
 
 
-class StdoutSinkConfig:
+class StdoutSinkConfig(SinkConfig[In]):
     """Writes what encoder makes to the standard output."""
 
-    def __init__(self, encoder: Encoder[Any] | Any) -> None:
+    def __init__(self, encoder: Encoder[In]) -> None:
         self.encoder = encoder
 
     def to_tuple(self) -> tuple[Any, ...]:

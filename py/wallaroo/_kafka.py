@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from ._cli import kafka_parse_sink_options, kafka_parse_source_options
+from ._configs import SinkConfig, SourceConfig
 
 Brokers = Sequence[tuple[str, str]]
 
 
-class KafkaSourceConfig:
+class KafkaSourceConfig(SourceConfig[Any]):
     """Reads the values of a topic; decoder gets each as a whole."""
 
     def __init__(
@@ -38,7 +39,7 @@ class KafkaSourceConfig:
         )
 
 
-class KafkaSinkConfig:
+class KafkaSinkConfig(SinkConfig[Any]):
     """Writes to a topic; encoder makes (value, key, partition)."""
 
     def __init__(
@@ -65,7 +66,7 @@ class KafkaSinkConfig:
         )
 
 
-class DefaultKafkaSourceCLIParser:
+class DefaultKafkaSourceCLIParser(SourceConfig[Any]):
     """A source whose options --NAME_topic, --NAME_brokers and so on the
     runtime takes from the command line."""
 
@@ -77,7 +78,7 @@ class DefaultKafkaSourceCLIParser:
         return ("kafka-internal", self.name, self.decoder)
 
 
-class DefaultKafkaSinkCLIParser:
+class DefaultKafkaSinkCLIParser(SinkConfig[Any]):
     """A sink whose options --NAME_topic, --NAME_brokers and so on the
     runtime takes from the command line."""
 
@@ -89,7 +90,7 @@ class DefaultKafkaSinkCLIParser:
         return ("kafka-internal", self.name, self.encoder)
 
 
-class CustomKafkaSourceCLIParser:
+class CustomKafkaSourceCLIParser(SourceConfig[Any]):
     """A source as kafka_parse_source_options() reads it from args."""
 
     def __init__(self, args: Sequence[str], decoder: Any) -> None:
@@ -105,7 +106,7 @@ class CustomKafkaSourceCLIParser:
         )
 
 
-class CustomKafkaSinkCLIParser:
+class CustomKafkaSinkCLIParser(SinkConfig[Any]):
     """A sink as kafka_parse_sink_options() reads it from args."""
 
     def __init__(self, args: Sequence[str], encoder: Any) -> None:

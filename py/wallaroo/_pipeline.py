@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar, overload
 
+from ._configs import SinkConfig, SourceConfig
 from ._errors import api_error
 from ._windows import (
     CountWindows,
@@ -15,8 +16,9 @@ from ._windows import (
 )
 from ._wrapped import Computation, KeyExtractor, StateComputation
 
-T = TypeVar("T")
+T = TypeVar("T", covariant=True)
 U = TypeVar("U")
+Message = TypeVar("Message")
 V = TypeVar("V")
 
 _SINKS = ("to_sink", "to_sinks")
@@ -92,7 +94,9 @@ class Pipeline(Generic[T]):
     @overload
     def to(self, computation: Computation[T, U]) -> Pipeline[U]: ...
     @overload
-    def to(self, computation: Any) -> Pipeline[Any]: ...
+    def to(
+        self, computation: RangeWindows[T, U] | CountWindows[T, U]
+    ) -> Pipeline[U]: ...
     def to(self, computation: Any) -> Pipeline[Any]:
         """Add a computation, or windows (the result of .over())."""
         if isinstance(computation, (RangeWindows, CountWindows)):
@@ -105,11 +109,7 @@ class Pipeline(Generic[T]):
             return self._with_stage("to_state", computation)
         return self._with_stage("to", computation)
 
-    @overload
-    def key_by(self, key_extractor: KeyExtractor[T]) -> Pipeline[T]: ...
-    @overload
-    def key_by(self, key_extractor: Any) -> Pipeline[T]: ...
-    def key_by(self, key_extractor: Any) -> Pipeline[T]:
+    def key_by(self, key_extractor: KeyExtractor[T]) -> Pipeline[T]:
         """Partition messages by a key from here on."""
         return self._with_stage("key_by", key_extractor)
 
@@ -130,11 +130,13 @@ class Pipeline(Generic[T]):
         result._pipeline_tree.merge(other._pipeline_tree)
         return result
 
-    def to_sink(self, sink_config: Any) -> Pipeline[T]:
+    def to_sink(self, sink_config: SinkConfig[T]) -> Pipeline[T]:
         """Send all outputs to a sink; nothing can follow."""
         return self._with_stage("to_sink", sink_config.to_tuple())
 
-    def to_sinks(self, sink_configs: Sequence[Any]) -> Pipeline[T]:
+    def to_sinks(
+        self, sink_configs: Sequence[SinkConfig[T]]
+    ) -> Pipeline[T]:
         """Send all outputs to each of several sinks; nothing can follow."""
         configs = [config.to_tuple() for config in sink_configs]
         if not configs:
@@ -174,6 +176,12 @@ class Pipeline(Generic[T]):
         return self._stages("to_sink")
 
 
+@overload
+def source(
+    name: str, source_config: SourceConfig[Message]
+) -> Pipeline[Message]: ...
+@overload
+def source(name: str, source_config: Any) -> Pipeline[Any]: ...
 def source(name: str, source_config: Any) -> Pipeline[Any]:
     """Begin a pipeline with what a source yields."""
     return Pipeline.from_source(name, source_config)

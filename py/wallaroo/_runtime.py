@@ -110,7 +110,9 @@ def serialization_hooks(
         return None, None
     if serialize is wallaroo.serialize and deserialize is wallaroo.deserialize:
         return None, None  # by "from wallaroo import *"
-    return _windows.hooks(serialize, deserialize)
+    return _windows.hooks(
+        cast(_windows.Serialize, serialize),
+        cast(_windows.Deserialize, deserialize))
 
 
 def install(host: Host) -> None:

@@ -146,7 +146,8 @@ class _Plain:
             return ("unknown", id(value))
         if isinstance(form, str):
             return ("global", form)
-        _, arguments, state, items, pairs = (tuple(form) + (None,) * 5)[:5]
+        padded: tuple[Any, ...] = (tuple(form) + (None,) * 5)[:5]
+        _, arguments, state, items, pairs = padded
         held: list[Any] = [self.of(arguments), self.of(state)]
         for iterator in (items, pairs):
             held.append(tuple(map(self.of, iterator or ())))

@@ -13,10 +13,21 @@ import hashlib
 import math
 import pickle
 from collections.abc import Callable
-from typing import Any, NamedTuple, Optional, Union
+from typing import (
+    Any,
+    Generic,
+    NamedTuple,
+    Optional,
+    TypeVar,
+    Union,
+    overload,
+)
 
 from ._errors import api_error
-from ._wrapped import _validate_aggregation
+from ._wrapped import Aggregation, _validate_aggregation
+
+In = TypeVar("In", contravariant=True)
+Out = TypeVar("Out", covariant=True)
 
 # The watermark of a stage whose sources have all fallen silent.
 ENDLESS = (1 << 64) - 1
@@ -66,7 +77,7 @@ def hours(x: Number) -> Number:
     return x * 3600000000000
 
 
-class RangeWindows:
+class RangeWindows(Generic[In, Out]):
     """Windows of a length in time; what RangeWindowsBuilder.over() gives."""
 
     def __init__(
@@ -84,7 +95,7 @@ class RangeWindows:
         self.late_data_policy = late_data_policy
 
 
-class CountWindows:
+class CountWindows(Generic[In, Out]):
     """Windows of a number of messages; CountWindowsBuilder.over()."""
 
     def __init__(
@@ -139,7 +150,15 @@ class RangeWindowsBuilder:
         self.late_data_policy = policy
         return self
 
-    def over(self, aggregation: Any) -> RangeWindows:
+    @overload
+    def over(
+        self, aggregation: Callable[[], Aggregation[In, Any, Out]]
+    ) -> RangeWindows[In, Out]: ...
+    @overload
+    def over(
+        self, aggregation: Aggregation[In, Any, Out]
+    ) -> RangeWindows[In, Out]: ...
+    def over(self, aggregation: Any) -> RangeWindows[Any, Any]:
         """Aggregate with this class; the result is for Pipeline.to()."""
         slide = self.default_slide if self.slide is None else self.slide
         delay = self.default_delay if self.delay is None else self.delay
@@ -179,7 +198,15 @@ class CountWindowsBuilder:
         )
         return self
 
-    def over(self, aggregation: Any) -> CountWindows:
+    @overload
+    def over(
+        self, aggregation: Callable[[], Aggregation[In, Any, Out]]
+    ) -> CountWindows[In, Out]: ...
+    @overload
+    def over(
+        self, aggregation: Aggregation[In, Any, Out]
+    ) -> CountWindows[In, Out]: ...
+    def over(self, aggregation: Any) -> CountWindows[Any, Any]:
         """Aggregate with this class; the result is for Pipeline.to()."""
         return CountWindows(
             self.count, _aggregation(aggregation), self.timeout
@@ -270,7 +297,7 @@ class RangeArithmetic:
     state = RangeState
 
     def __init__(
-        self, windows: RangeWindows, offset: Optional[Offset] = None
+        self, windows: RangeWindows[Any, Any], offset: Optional[Offset] = None
     ) -> None:
         self.aggregation = windows.aggregation
         self.range = windows.range
@@ -475,7 +502,7 @@ class CountArithmetic:
     state = CountState
     patience = 0
 
-    def __init__(self, windows: CountWindows) -> None:
+    def __init__(self, windows: CountWindows[Any, Any]) -> None:
         self.aggregation = windows.aggregation
         self.count = windows.count
         self.interval = windows.timeout
@@ -536,7 +563,7 @@ Arithmetic = Union[RangeArithmetic, CountArithmetic]
 KINDS = ("to_range_windows", "to_count_windows")
 
 
-def stage_of(windows: Union[RangeWindows, CountWindows]) -> tuple[Any, ...]:
+def stage_of(windows: Union[RangeWindows[Any, Any], CountWindows[Any, Any]]) -> tuple[Any, ...]:
     """The stage of an application tuple."""
     if isinstance(windows, RangeWindows):
         return (

@@ -26,9 +26,11 @@ from typing import (
 
 from ._errors import NotAFunctionError, api_error
 
-In = TypeVar("In")
-Out = TypeVar("Out")
+# What takes a kind of message takes a special kind of it, too.
+In = TypeVar("In", contravariant=True)
+Out = TypeVar("Out", covariant=True)
 State = TypeVar("State")
+Accumulator = TypeVar("Accumulator")
 
 # How many classes were made of each base; part of their published names.
 _C: Counter[str] = Counter()
@@ -117,13 +119,15 @@ class StateComputationMulti(
         def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
-class Aggregation(BaseWrapped):
+class Aggregation(BaseWrapped, Generic[In, Accumulator, Out]):
     """What windows do with their messages; made to be derived from.
 
     initial_accumulator() gives what combine() leaves as it is,
     update(data, accumulator) changes the accumulator in place,
     combine(a, b) gives that of both without changing them, and
     output(key, accumulator) what leaves the window, None for nothing.
+
+    For type checkers: Aggregation[Message, Accumulator, Output].
     """
 
     # What a raised exception does; None is the application's setting.
@@ -131,6 +135,14 @@ class Aggregation(BaseWrapped):
 
     def name(self) -> str:
         return type(self).__name__
+
+    if TYPE_CHECKING:
+        def initial_accumulator(self) -> Accumulator: ...
+        def update(self, data: In, accumulator: Accumulator) -> None: ...
+        def combine(self, a: Accumulator, b: Accumulator) -> Accumulator: ...
+        def output(
+            self, key: str, accumulator: Accumulator
+        ) -> Optional[Out]: ...
 
 
 class KeyExtractor(BaseWrapped, Generic[In]):
@@ -259,7 +271,7 @@ def attach_to_module(
         _C[cls_name] += 1
         idx = _C[cls_name]
     name = "%s_%d__%s" % (cls_name, idx, function_name)
-    package = sys.modules[__package__]
+    package = sys.modules[__name__.rpartition(".")[0]]
     cls.__module__ = package.__name__
     cls.__qualname__ = name
     setattr(package, name, cls)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, islice
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Optional, Union, cast
 
 from . import _simulate
 from ._errors import WallarooParameterError
@@ -87,7 +87,7 @@ def run(
     """
     executor = Executor(application, on_error)
     if isinstance(inputs, Mapping):
-        for name, given in inputs.items():
+        for name, given in cast(Mapping[str, Inputs], inputs).items():
             _push_all(executor, _find(executor, name), given)
     else:
         for name, item in inputs:

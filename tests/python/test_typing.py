@@ -1,6 +1,7 @@
 """The package and a typed application, as a strict type checker sees them."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -42,7 +43,25 @@ def test_package_and_sample(tmp_path, environment):
     assert out.returncode == 0, out.stdout
 
 
-def test_mistakes_are_seen(tmp_path, environment):
+def test_what_is_right(tmp_path, environment):
+    out = mypy(tmp_path, environment, os.path.join(HERE, "typed", "right"))
+    assert out.returncode == 0, out.stdout
+
+
+@pytest.mark.parametrize("name", os.listdir(
+    os.path.join(HERE, "typed", "wrong")))
+def test_mistakes_are_seen(tmp_path, environment, name):
+    """Each line with the comment "wrong", and no other."""
+    path = os.path.join(HERE, "typed", "wrong", name)
+    with open(path) as file:
+        wrong = {number for number, line in enumerate(file, 1)
+                 if "# wrong" in line}
+    out = mypy(tmp_path, environment, path).stdout
+    found = set(map(int, re.findall(r"%s:(\d+): error" % name, out)))
+    assert found == wrong and wrong, out
+
+
+def test_more_mistakes_are_seen(tmp_path, environment):
     source = tmp_path / "wrong.py"
     lines = ["import wallaroo", "from typed_sample import encode, valid"]
     source.write_text("\n".join(lines + WRONG) + "\n")

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Union
 
+from .._configs import SinkConfig, SourceConfig
 from .._wrapped import (
     ConnectorDecoder,
     ConnectorEncoder,
@@ -91,7 +92,7 @@ def _wrap(func: Any, base_cls: Any) -> Any:
     return _wallaroo_wrap(func.__name__, func, base_cls)
 
 
-class SourceConnectorConfig:
+class SourceConnectorConfig(SourceConfig[Any]):
     """A source that a connector feeds; it connects to host:port.
 
     The encoder is for helper programs, the decoder for the runtime.  A
@@ -127,7 +128,7 @@ class SourceConnectorConfig:
         )
 
 
-class SinkConnectorConfig:
+class SinkConnectorConfig(SinkConfig[Any]):
     """A sink that a connector takes from; workers connect to host:port."""
 
     def __init__(

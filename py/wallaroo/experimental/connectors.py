@@ -195,9 +195,8 @@ class MultiSourceConnector(AtLeastOnceSourceConnector, BaseIter):
             stream = self._streams[key]
             if stream.is_open:
                 self.end_of_stream(key)
-            self.pending_eos_ack[key] = self._last_sent.get(
-                key, self.sources[key][1]
-            )
+            last: Any = self._last_sent.get(key, self.sources[key][1])
+            self.pending_eos_ack[key] = last
 
     # -- streams
 
