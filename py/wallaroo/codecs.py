@@ -10,6 +10,9 @@ options, and an instance with the usual ones:
     frames    framed_decoder, framed_encoder          bytes after a length
     MsgPack   msgpack_decoder, msgpack_encoder        values in such frames
 
+json_lines(Order) and csv_lines(Order) are decoders that give instances of the
+dataclass Order; the encoders for JSON and CSV take dataclasses, too.
+
 A decoder that returns None drops the payload; so blank lines of JSON and CSV
 are passed over (and so is JSON's null).
 """
@@ -17,13 +20,15 @@ are passed over (and so is JSON's null).
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, Optional, TypeVar, Union
 
-from . import _msgpack
+from . import _into, _msgpack
+from ._errors import api_error
 from ._wrapped import OctetDecoder, OctetEncoder
 
 Out = TypeVar("Out")
@@ -75,14 +80,38 @@ class JSONLinesDecoder(LineDecoder[Any]):
         return json.loads(payload) if payload.strip() else None
 
 
+class JSONLinesInto(LineDecoder[Out]):
+    """A line of JSON, an object, as an instance of a dataclass.
+
+    The types of its fields say what is made of their values; names that it
+    does not have are passed over.
+    """
+
+    def __init__(self, cls: type[Out]) -> None:
+        self.cls = cls
+        check_dataclass("json_lines", cls)
+        self.make = _into.json_maker(cls)
+
+    def __reduce__(self) -> Any:
+        return (type(self), (self.cls,))
+
+    def decode(self, payload: bytes) -> Optional[Out]:
+        if not payload.strip():
+            return None
+        made: Out = self.make(json.loads(payload))
+        return made
+
+
 class JSONLinesEncoder(OctetEncoder[Any]):
-    """The message as a line of JSON."""
+    """The message, also a dataclass, as a line of JSON."""
 
     def name(self) -> str:
         return type(self).__name__
 
     def encode(self, data: Any) -> bytes:
-        return json.dumps(data, separators=(",", ":")).encode() + b"\n"
+        return json.dumps(
+            data, separators=(",", ":"), default=_into.plain
+        ).encode() + b"\n"
 
 
 class CSVDecoder(LineDecoder[Any]):
@@ -112,8 +141,33 @@ class CSVDecoder(LineDecoder[Any]):
         return dict(zip(self.fields, rows[0]))
 
 
+class CSVInto(LineDecoder[Out]):
+    """A line of comma-separated values as an instance of a dataclass.
+
+    The values are those of its fields, in their order; an empty one is None
+    where None is allowed.
+    """
+
+    def __init__(self, cls: type[Out], delimiter: str = ",") -> None:
+        self.cls = cls
+        self.delimiter = delimiter
+        check_dataclass("csv_lines", cls)
+        self.make = _into.csv_maker(cls)
+
+    def __reduce__(self) -> Any:
+        return (type(self), (self.cls, self.delimiter))
+
+    def decode(self, payload: bytes) -> Optional[Out]:
+        line = payload.decode("utf-8")
+        rows = list(csv.reader([line], delimiter=self.delimiter, strict=True))
+        if not rows or not rows[0]:
+            return None
+        made: Out = self.make(rows[0])
+        return made
+
+
 class CSVEncoder(OctetEncoder[Any]):
-    """A sequence, or with `fields` a mapping, as a line of CSV."""
+    """A sequence, a dataclass, or with `fields` a mapping, as a line of CSV."""
 
     def __init__(
         self, fields: Optional[Sequence[str]] = None, delimiter: str = ","
@@ -124,9 +178,14 @@ class CSVEncoder(OctetEncoder[Any]):
     def name(self) -> str:
         return type(self).__name__
 
-    def encode(self, data: Union[Sequence[Any], Mapping[str, Any]]) -> bytes:
+    def encode(self, data: Any) -> bytes:
         if isinstance(data, Mapping):
             row = [data[field] for field in self.fields or list(data)]
+        elif dataclasses.is_dataclass(data):
+            row = [
+                getattr(data, field.name)
+                for field in dataclasses.fields(data)
+            ]
         else:
             row = list(data)
         out = io.StringIO()
@@ -198,6 +257,23 @@ def msgpack_pack(value: Any) -> bytes:
 def msgpack_unpack(data: Bytes) -> Any:
     """The one value that data holds; ValueError if it isn't exactly one."""
     return _msgpack.unpack(data)
+
+
+def check_dataclass(what: str, cls: Any) -> None:
+    if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):
+        api_error(
+            "codecs.%s() takes a dataclass, not %r: write @dataclass above "
+            "its class." % (what, cls))
+
+
+def json_lines(cls: type[Out]) -> JSONLinesInto[Out]:
+    """A decoder of lines of JSON into a dataclass."""
+    return JSONLinesInto(cls)
+
+
+def csv_lines(cls: type[Out], delimiter: str = ",") -> CSVInto[Out]:
+    """A decoder of lines of CSV into a dataclass."""
+    return CSVInto(cls, delimiter)
 
 
 lines_decoder = LinesDecoder()
