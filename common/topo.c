@@ -16,9 +16,9 @@
 #define TOPO_MAX_SIZE	(1U << 30)	/* bytes of one payload */
 
 static const char *const source_kinds[] = { "tcp", "gen", "file", "stdin",
-    NULL };
+    "connector", NULL };
 static const char *const framings[] = { "header", "custom", "lines", "none",
-    NULL };
+    "connector", NULL };
 static const char *const stage_kinds[] = { "step", "state", "key_by",
     "collect", "exchange", "sinks", "range_windows", "count_windows", NULL };
 static const char *const sink_kinds[] = { "tcp", "file", "stdout",
@@ -69,6 +69,8 @@ get_format(struct topo_source *s, struct mp *c)
 	const char *p = text;
 	uint32_t width;
 
+	if (s->framing == FRAMING_CONNECTOR)
+		s->header_big = true;
 	if (s->framing != FRAMING_HEADER)
 		return;
 	if (f.len == 0 || f.len > 2) {
@@ -116,10 +118,9 @@ get_format(struct topo_source *s, struct mp *c)
 static void
 get_source(struct topo_source *s, struct mp *c)
 {
+	uint32_t n = mp_get_array(c);
 	struct slice key;
 
-	if (mp_get_array(c) != 13)
-		c->bad = true;
 	s->name = mp_get_strdup(c);
 	s->kind = (enum topo_source_kind)get_name(c, source_kinds);
 	s->next = get_index(c);
@@ -137,6 +138,13 @@ get_source(struct topo_source *s, struct mp *c)
 		memcpy(s->key, key.data, key.len);
 	s->key_len = key.len;
 	s->parallelism = (uint32_t)mp_get_uint(c, UINT32_MAX);
+	if (n != (s->kind == SOURCE_CONNECTOR ? 16 : 13))
+		c->bad = true;
+	if (s->kind != SOURCE_CONNECTOR)
+		return;
+	s->cookie = mp_get_strdup(c);
+	s->max_credits = (uint32_t)mp_get_uint(c, UINT32_MAX);
+	s->refill_credits = (uint32_t)mp_get_uint(c, UINT32_MAX);
 }
 
 static void
@@ -259,11 +267,20 @@ check_source(const struct topo *t, const struct topo_source *s,
 	if (!gen && s->max_size == 0)
 		return (bad(err, "source", s->name,
 		    "the largest size must not be 0"));
-	if (s->kind == SOURCE_TCP && s->host[0] == '\0')
+	if (source_listens(s) && s->host[0] == '\0')
 		return (bad(err, "source", s->name, "has no address"));
-	if (s->kind == SOURCE_TCP && s->parallelism == 0)
+	if (source_listens(s) && s->parallelism == 0)
 		return (bad(err, "source", s->name,
 		    "parallelism must not be 0"));
+	if ((s->kind == SOURCE_CONNECTOR) !=
+	    (s->framing == FRAMING_CONNECTOR) ||
+	    (s->framing == FRAMING_CONNECTOR && s->header_length != 4))
+		return (bad(err, "source", s->name,
+		    "a connector has a framing of its own"));
+	if (s->kind == SOURCE_CONNECTOR &&
+	    s->refill_credits >= s->max_credits)
+		return (bad(err, "source", s->name,
+		    "refill_credits must be less than max_credits"));
 	if (s->kind == SOURCE_FILE && s->path[0] == '\0')
 		return (bad(err, "source", s->name, "has no path"));
 	return (0);
@@ -459,6 +476,7 @@ topo_fini(struct topo *t)
 		free(t->sources[i].host);
 		free(t->sources[i].path);
 		free(t->sources[i].key);
+		free(t->sources[i].cookie);
 	}
 	for (size_t i = 0; i < t->nstages; i++)
 		free(t->stages[i].name);

@@ -11,7 +11,8 @@
  * Wire form, MessagePack:
  * ["wallaroo-topology", 1, application, [source...], [stage...], [sink...]]
  * source: [name, kind, next, fn, framing, header_length, header_format,
- *          max_size, host, port, path, key, parallelism]
+ *          max_size, host, port, path, key, parallelism], and for a
+ *         connector: cookie, max_credits, refill_credits
  * stage:  [name, kind, next, fn, exchange, multi, policy, version], and for
  *         range_windows and count_windows: timeout_ns, patience_ns
  * sink:   [name, kind, fn, host, port, path, exchange, policy]
@@ -32,7 +33,9 @@ enum topo_source_kind {
 	SOURCE_TCP,		/* "tcp": listens on host:port */
 	SOURCE_GEN,		/* "gen": host function yields values */
 	SOURCE_FILE,		/* "file": path */
-	SOURCE_STDIN		/* "stdin" */
+	SOURCE_STDIN,		/* "stdin" */
+	SOURCE_CONNECTOR	/* "connector": listens; programs feed it by
+				   the connector protocol */
 };
 enum topo_framing {
 	FRAMING_HEADER,		/* "header": header_length bytes, whose value
@@ -41,7 +44,9 @@ enum topo_framing {
 				   host->frame_len */
 	FRAMING_LINES,		/* "lines": up to \n; \n and a \r before it
 				   are not in the payload */
-	FRAMING_NONE		/* "none": generators */
+	FRAMING_NONE,		/* "none": generators */
+	FRAMING_CONNECTOR	/* "connector": frames of the protocol, with
+				   4 bytes of length */
 };
 enum topo_stage_kind {
 	STAGE_STEP,		/* "step": stateless function */
@@ -83,6 +88,10 @@ struct topo_source {
 	uint8_t			*key;		/* initial current key */
 	size_t			 key_len;
 	uint32_t		 parallelism;	/* most connections a worker */
+	/* CONNECTOR: */
+	char			*cookie;	/* what its HELLO must have */
+	uint32_t		 max_credits;	/* frames under way */
+	uint32_t		 refill_credits; /* at these come new ones */
 };
 struct topo_stage {
 	char			*name;
@@ -122,6 +131,12 @@ struct topo {
 	int			*exchange_sink;	 /* or the sink, -1 */
 };
 
+/* Does somebody connect to it? */
+static inline bool
+source_listens(const struct topo_source *s)
+{
+	return (s->kind == SOURCE_TCP || s->kind == SOURCE_CONNECTOR);
+}
 static inline bool
 stage_has_windows(const struct topo_stage *s)
 {

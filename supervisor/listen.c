@@ -98,6 +98,12 @@ pick_worker(struct supervisor *s, uint32_t source)
 	uint32_t i, w, have, best = 0;
 	int found = -1;
 
+	/* Its streams are known to one worker, which has the right number. */
+	if (s->topo.sources[source].kind == SOURCE_CONNECTOR) {
+		w = source % s->n;
+		return (hold_count(s, source, w) >= limit ||
+		    s->child[w].state == CHILD_WAITING ? -1 : (int)w);
+	}
 	for (i = 0; i < s->n; i++) {
 		w = (s->turn[source] + i) % s->n;
 		have = hold_count(s, source, w);
@@ -379,7 +385,7 @@ listen_open(struct supervisor *s, struct err *err)
 	uint32_t i;
 
 	for (i = 0; i < s->topo.nsources; i++)
-		if (s->topo.sources[i].kind == SOURCE_TCP &&
+		if (source_listens(&s->topo.sources[i]) &&
 		    open_source(s, i, err) == -1)
 			return (-1);
 	update_store(s);

@@ -72,7 +72,7 @@ machida_listening(const struct supervisor *s)
 	size_t i;
 
 	for (i = 0; i < s->topo.nsources; i++)
-		if (s->topo.sources[i].kind == SOURCE_TCP)
+		if (source_listens(&s->topo.sources[i]))
 			machida_say(s, "%s source is listening",
 			    s->topo.sources[i].name);
 }

@@ -307,7 +307,7 @@ fits(const struct supervisor *s, const struct held *h)
 		    s->topo.sinks[h->index].kind == SINK_TCP &&
 		    s->conf.durability != CONF_NONE && !s->opt.accept_loss);
 	return (h->index < s->topo.nsources &&
-	    s->topo.sources[h->index].kind == SOURCE_TCP);
+	    source_listens(&s->topo.sources[h->index]));
 }
 
 static bool

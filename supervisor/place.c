@@ -62,7 +62,7 @@ place_check_fds(struct supervisor *s, struct err *err)
 	size_t i;
 
 	for (i = 0; i < s->topo.nsources; i++)
-		if (s->topo.sources[i].kind == SOURCE_TCP)
+		if (source_listens(&s->topo.sources[i]))
 			sources++;
 	for (i = 0; i < s->topo.nsinks; i++)
 		if (s->topo.sinks[i].kind == SINK_TCP)

@@ -123,16 +123,13 @@ turn_fini(struct turn *t)
 void
 automaton_fini(struct automaton *a)
 {
-	struct in_conn *c, *next;
 	size_t i, nturn = (size_t)a->topo->nexchanges * a->workers;
 
-	HASH_ITER(hh, a->conns, c, next) {
-		HASH_DEL(a->conns, c);
-		buf_fini(&c->rem);
-		free(c);
-	}
-	for (i = 0; i < a->topo->nsources; i++)
+	automaton_forget_conns(a);
+	for (i = 0; i < a->topo->nsources; i++) {
 		buf_fini(&a->sources[i].rem);
+		streams_fini(&a->sources[i].streams);
+	}
 	for (i = 0; i < a->topo->nstages; i++)
 		fini_stage(a, i);
 	for (i = 0; i < nturn; i++)
@@ -150,6 +147,7 @@ automaton_fini(struct automaton *a)
 	buf_fini(&a->scratch);
 	buf_fini(&a->seen);
 	buf_fini(&a->garbage);
+	buf_fini(&a->talk);
 	free(a->sources);
 	free(a->marks);
 	free(a->keys);
@@ -1203,19 +1201,20 @@ source_origin(const struct entry *e, uint64_t id)
 }
 
 static int
-source_error(struct automaton *a, uint32_t s, struct slice payload,
-    const struct origin *o, struct err *err)
+source_error(struct automaton *a, uint32_t s, struct slice key,
+    struct slice payload, const struct origin *o, struct err *err)
 {
 	const struct topo_source *src = &a->topo->sources[s];
 	struct spot at = { LETTER_SOURCE, s, src->name, POLICY_DEFAULT };
 
-	return (user_error(a, &at, slice_of(src->key, src->key_len), NULL,
-	    payload, o, err));
+	return (user_error(a, &at, key, NULL, payload, o, err));
 }
 
-/* One whole payload of source s; f->o and f->err are set. */
+/* One whole payload of source s, with the key that it has there; f->o and
+ * f->err are set. */
 static int
-record(struct automaton *a, uint32_t s, struct slice payload, struct flow *f)
+record(struct automaton *a, uint32_t s, struct slice key,
+    struct slice payload, struct flow *f)
 {
 	const struct topo_source *src = &a->topo->sources[s];
 	host_val v = NULL;
@@ -1229,10 +1228,10 @@ record(struct automaton *a, uint32_t s, struct slice payload, struct flow *f)
 		leave_user(a);
 	}
 	if (r == -1)
-		return (source_error(a, s, payload, &f->o, f->err));
+		return (source_error(a, s, key, payload, &f->o, f->err));
 	if (v == NULL)
 		return (0);
-	set_key(f, slice_of(src->key, src->key_len));
+	set_key(f, key);
 	f->depth = 0;
 	return (run(a, src->next, v, f));
 }
@@ -1344,21 +1343,81 @@ struct intake {
 	const char		*why;	/* it is garbage */
 };
 
+static struct in_conn *
+find_conn(struct automaton *a, uint64_t id)
+{
+	struct in_conn *c;
+
+	HASH_FIND(hh, a->conns, &id, sizeof(id), c);
+	return (c);
+}
+
+/* The worker has something to say to this connector. */
+static void
+note_talk(struct automaton *a, struct in_conn *c)
+{
+	if (!c->talks)
+		buf_add(&a->talk, &c->id, sizeof(c->id));
+	c->talks = true;
+}
+
+/*
+ * A frame of the connector protocol.  The first one of a connection is its
+ * HELLO, or it has no second: so nothing but the offset need be remembered.
+ * What speaks of a stream and a message does not depend on the connection.
+ */
+static int
+take_frame(struct automaton *a, struct intake *in, struct slice frame,
+    struct err *err)
+{
+	static char why[sizeof(((struct session *)0)->why)];
+	const struct topo_source *src = &a->topo->sources[in->source];
+	struct in_source *s = &a->sources[in->source];
+	const struct entry *e = in->e;
+	struct in_conn *c = find_conn(a, in->channel);
+	uint64_t end = e->off + in->from + in->taken;
+	struct session x = { .src = src, .streams = &s->streams,
+	    .conn = c->id, .reply = &c->reply,
+	    .most = (uint64_t)a->conf->connector_streams,
+	    .greeted = end > frame.len + src->header_length };
+	enum session_verdict verdict = session_frame(&x, frame);
+	struct flow f;
+
+	c->frames++;
+	note_talk(a, c);
+	s->off += x.news;
+	if (verdict == SESSION_GO_ON)
+		return (0);
+	if (verdict == SESSION_END) {
+		memcpy(why, x.why, sizeof(why));
+		in->why = why;
+		err->code = ERR_NONE;
+		return (-1);
+	}
+	f.o = source_origin(e, origin_id(in->source, x.stream, x.id));
+	f.err = err;
+	return (record(a, in->source, x.key, x.body, &f));
+}
+
 /* The record that ends where in->taken says. */
 static inline int
 take_payload(struct automaton *a, struct intake *in, struct slice payload,
     struct err *err)
 {
+	const struct topo_source *src = &a->topo->sources[in->source];
 	const struct entry *e = in->e;
 	uint64_t end = in->from + in->taken;
 	struct flow f;
 
 	in->had = true;
 	begin_record(a, e->pos + ENTRY_HEADER + end);
+	if (src->framing == FRAMING_CONNECTOR)
+		return (take_frame(a, in, payload, err));
 	f.o = source_origin(e, origin_id(in->source, in->channel,
 	    e->off + end));
 	f.err = err;
-	return (record(a, in->source, payload, &f));
+	return (record(a, in->source, slice_of(src->key, src->key_len),
+	    payload, &f));
 }
 
 /* As take_record, where in->rem has the beginning. */
@@ -1434,15 +1493,6 @@ take_record(struct automaton *a, struct intake *in, struct err *err)
  * how far it came: one record, or to the entry's end.
  */
 
-static struct in_conn *
-find_conn(struct automaton *a, uint64_t id)
-{
-	struct in_conn *c;
-
-	HASH_FIND(hh, a->conns, &id, sizeof(id), c);
-	return (c);
-}
-
 static void
 stream_garbage(struct automaton *a, struct in_conn *c, const char *why)
 {
@@ -1450,6 +1500,7 @@ stream_garbage(struct automaton *a, struct in_conn *c, const char *why)
 
 	c->bad = true;
 	buf_fini(&c->rem);
+	streams_release(&a->sources[c->source].streams, c->id);
 	buf_add(&a->garbage, &c->id, sizeof(c->id));
 	if (log_allowed(&rate))
 		log_warn("client sent garbage, closing its connection "
@@ -1492,6 +1543,11 @@ on_bytes(struct automaton *a, struct entry *e, size_t from, size_t *used,
 			log_error("%s", err->text);
 		if (err->code == ERR_POISON)
 			framing_aside(a, c->source, &c->rem, e, from, err);
+		if (!in.had && a->topo->sources[c->source].framing ==
+		    FRAMING_CONNECTOR) {
+			session_refuse(&c->reply, in.why);
+			note_talk(a, c);
+		}
 		stream_garbage(a, c, in.why);
 		return (0);
 	}
@@ -1552,7 +1608,8 @@ on_eof(struct automaton *a, struct entry *e, struct err *err)
 			f.o = source_origin(e, origin_id(s, c == NULL ? 0 :
 			    e->channel, e->off));
 			f.err = err;
-			r = record(a, s, slice_of(rem->data,
+			r = record(a, s, slice_of(a->topo->sources[s].key,
+			    a->topo->sources[s].key_len), slice_of(rem->data,
 			    line_len(buf_slice(rem))), &f);
 		} else
 			log_warn("stream ended inside a record "
@@ -1563,9 +1620,10 @@ on_eof(struct automaton *a, struct entry *e, struct err *err)
 	if (r == -1)
 		return (-1);
 	buf_fini(rem);
-	if (c != NULL)
+	if (c != NULL) {
 		c->eof = true;
-	else
+		streams_release(&a->sources[s].streams, c->id);
+	} else
 		a->sources[s].ended = true;
 	return (0);
 }
@@ -1596,9 +1654,25 @@ on_forget(struct automaton *a, struct entry *e)
 
 	if (c == NULL)
 		return;
+	streams_release(&a->sources[c->source].streams, c->id);
 	HASH_DEL(a->conns, c);
 	buf_fini(&c->rem);
+	buf_fini(&c->reply);
 	free(c);
+}
+
+void
+automaton_forget_conns(struct automaton *a)
+{
+	struct in_conn *c, *next;
+
+	HASH_ITER(hh, a->conns, c, next) {
+		streams_release(&a->sources[c->source].streams, c->id);
+		HASH_DEL(a->conns, c);
+		buf_fini(&c->rem);
+		buf_fini(&c->reply);
+		free(c);
+	}
 }
 
 static int
@@ -1909,7 +1983,7 @@ on_letter(struct automaton *a, struct entry *e, struct err *err)
 	o = source_origin(e, l.id);
 	o.time_ns = l.time_ns;
 	flow_init(&f, l.key, &o, err);
-	r = l.kind == LETTER_SOURCE ? record(a, l.index, l.value, &f) :
+	r = l.kind == LETTER_SOURCE ? record(a, l.index, l.key, l.value, &f) :
 	    l.kind == LETTER_STAGE ? run_packed(a, (int)l.index, l.value,
 	    &f) : put_back_sink(a, &l, &f);
 	if (r == 0)

@@ -21,6 +21,7 @@
 #include "common/letter.h"
 #include "common/stats.h"
 #include "common/topo.h"
+#include "worker/connector.h"
 #include "worker/determ.h"
 #include "worker/host.h"
 #include "worker/journal.h"
@@ -55,15 +56,21 @@ struct in_conn {
 	bool		bad;		/* sent garbage: is being closed */
 	uint64_t	off;		/* bytes taken from the journal */
 	struct buf	rem;		/* undecoded */
+	/* A connector's, since its worker last looked, in no checkpoint: */
+	struct buf	reply;		/* what it is answered */
+	uint32_t	frames;		/* that it has sent */
+	bool		talks;		/* is in the automaton's `talk` */
 	UT_hash_handle	hh;
 };
 
-/* A file, stdin or generator source; exists on its owner alone. */
+/* A file, stdin, generator or connector source; exists on its owner alone. */
 struct in_source {
-	uint64_t	off;		/* bytes, or values, taken */
+	uint64_t	off;		/* bytes, values, or events of streams,
+					   taken */
 	uint64_t	dev, ino;	/* of the file */
 	bool		ended;
 	struct buf	rem;
+	struct streams	streams;	/* of a connector */
 };
 
 /* A frame to be: end = offset in the turn's data behind it. */
@@ -157,6 +164,8 @@ struct automaton {
 	size_t			 live_sinks;	/* all the others */
 	struct buf		 garbage;	/* u64 ids of connections that
 						   turned bad */
+	struct buf		 talk;		/* u64 ids of connections that
+						   are to be answered */
 	uint64_t		 nkeys;		/* also those not loaded */
 
 	/* The entry at work. */
@@ -201,6 +210,8 @@ int	automaton_load(struct automaton *, size_t stage, struct slice key,
 /* Its bytes to be saved; from the checkpoint. */
 int	automaton_save(struct automaton *, size_t stage, struct kent *,
 	    struct buf *, struct err *);
+/* All connections that the checkpoint knew are gone. */
+void	automaton_forget_conns(struct automaton *);
 /* The turn has gone to the outboxes. */
 void	automaton_turn_clear(struct automaton *);
 

@@ -45,6 +45,7 @@ static void
 pack_sources(const struct worker *w, struct buf *b)
 {
 	const struct in_source *s;
+	struct buf streams = { 0 };
 	size_t i;
 
 	/* By name, so that a new version may have other sources. */
@@ -57,9 +58,15 @@ pack_sources(const struct worker *w, struct buf *b)
 		mp_put_uint(b, s->dev);
 		mp_put_uint(b, s->ino);
 		mp_put_bool(b, s->ended);
-		mp_put_bin(b, s->rem.data,
-		    planted("RULE8") ? 0 : s->rem.len);
+		if (w->topo.sources[i].kind == SOURCE_CONNECTOR) {
+			buf_clear(&streams);
+			streams_pack(&s->streams, &streams);
+			mp_put_bin(b, streams.data, streams.len);
+		} else
+			mp_put_bin(b, s->rem.data,
+			    planted("RULE8") ? 0 : s->rem.len);
 	}
+	buf_fini(&streams);
 }
 
 static void
@@ -202,6 +209,24 @@ unpack_conns(struct worker *w, struct mp *c)
 	}
 }
 
+/* Streams that were open on connections that there are no more, because the
+ * state was spread anew, are closed. */
+static int
+unpack_streams(struct worker *w, struct streams *t, struct slice packed)
+{
+	struct stream *s, *next;
+	struct in_conn *c;
+
+	if (streams_unpack(t, packed) == -1)
+		return (-1);
+	HASH_ITER(hh, t->by_id, s, next) {
+		HASH_FIND(hh, w->a.conns, &s->conn, sizeof(s->conn), c);
+		if (c == NULL)
+			s->conn = 0;
+	}
+	return (0);
+}
+
 static void
 unpack_sources(struct worker *w, struct mp *c)
 {
@@ -227,8 +252,12 @@ unpack_sources(struct worker *w, struct mp *c)
 				continue;
 			s = &w->a.sources[k];
 			buf_fini(&s->rem);
+			streams_fini(&s->streams);
 			*s = in;
-			buf_add(&s->rem, rem.data, rem.len);
+			if (w->topo.sources[k].kind != SOURCE_CONNECTOR)
+				buf_add(&s->rem, rem.data, rem.len);
+			else if (unpack_streams(w, &s->streams, rem) == -1)
+				c->bad = true;
 			break;
 		}
 	}
@@ -434,6 +463,7 @@ begin_job(struct worker *w)
 		if (stage_has_state(&w->topo.stages[i]))
 			keytab_round(&w->a.keys[i]);
 	checkpoint_pack(w, &j->automaton);
+	feeder_taken(w);
 	w->taking = j;
 	w->a.save_first = save_key;
 	w->a.save_arg = w;
@@ -588,6 +618,7 @@ committed(struct worker *w, const struct store_job *j)
 		if ((o = worker_box(w, i)) != NULL)
 			outbox_committed(o);
 	sink_committed(w);
+	feeder_committed(w);
 }
 
 void
@@ -750,6 +781,7 @@ checkpoint_finish(struct worker *w)
 	if (store_commit(&w->store, j, &err) == -1)
 		worker_fatal_err(w, &err);
 	FAULT_POINT(finish_commit_after);
+	feeder_committed(w);
 	store_job_free(j);
 	load_end(w);
 	store_close(&w->store);

@@ -282,6 +282,7 @@ on_turn(struct ev_loop *loop, ev_prepare *p, int events)
 		settle_aside(w);
 	update_stats(w);	/* what is owed is said before it is sent */
 	durable_turn(w);
+	feeder_talk(w);
 	source_garbage(w);
 	if (sink_flush(w) && !ev_is_active(&w->settle)) {
 		ev_timer_set(&w->settle, SETTLE_S, 0);
@@ -335,8 +336,8 @@ static void
 on_tick(struct ev_loop *loop, ev_timer *t, int events)
 {
 	(void)loop;
-	(void)t;
 	(void)events;			/* a turn follows */
+	feeder_silent(t->data);
 	log_flush(0);
 #ifdef WALLAROO_PLANTED
 	peer_late(t->data);
@@ -358,6 +359,10 @@ on_checkpoint_time(struct ev_loop *loop, ev_timer *t, int events)
 
 	(void)loop;
 	(void)events;
+	if (w->running && !w->durable) {	/* nothing will be safer */
+		feeder_taken(w);
+		feeder_committed(w);
+	}
 	if (w->running && (w->a.pos != STAT_GET(w->stats,
 	    checkpoint_position) || w->retry != NULL))
 		checkpoint_begin(w);

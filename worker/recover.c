@@ -148,7 +148,7 @@ control_room(const struct worker *w)
 	size_t i;
 
 	for (i = 0; i < w->topo.nsources; i++)
-		if (w->topo.sources[i].kind == SOURCE_TCP)
+		if (source_listens(&w->topo.sources[i]))
 			room += CONN_SLACK * (uint64_t)w->conf.connections;
 	return (room);
 }
@@ -710,7 +710,6 @@ start_unclean(struct worker *w, const struct store_meta *m, struct buf *text,
 static int
 start_lossy(struct worker *w, const struct store_meta *m, struct err *err)
 {
-	struct in_conn *c, *next;
 	size_t i;
 
 	for (i = 0; i < worker_nboxes(w); i++)
@@ -722,11 +721,7 @@ start_lossy(struct worker *w, const struct store_meta *m, struct err *err)
 		w->a.pos = 0;
 	automaton_aside_forget(&w->a);
 	memset(w->a.marks, 0, nboxes(w) * sizeof(*w->a.marks));
-	HASH_ITER(hh, w->a.conns, c, next) {
-		HASH_DEL(w->a.conns, c);
-		buf_fini(&c->rem);
-		free(c);
-	}
+	automaton_forget_conns(&w->a);
 	clock_random(&w->lineage, sizeof(w->lineage));
 	w->lineage &= INT64_MAX;
 	if (create_files(w, w->a.pos, err) == -1)

@@ -59,13 +59,37 @@ put_entry(struct worker *w, enum entry_type type, uint64_t channel,
 
 /* --- client connections ------------------------------------------------ */
 
-static struct conn *
-find_conn(struct worker *w, uint64_t id)
+struct conn *
+source_find(struct worker *w, uint64_t id)
 {
 	struct conn *c;
 
 	HASH_FIND(hh, w->conns, &id, sizeof(id), c);
 	return (c);
+}
+
+bool
+source_is_feeder(const struct conn *c)
+{
+	return (c->w->topo.sources[c->source].kind == SOURCE_CONNECTOR);
+}
+
+static void
+close_fd(struct conn *c)
+{
+	ev_io_stop(c->w->loop, &c->io);
+	ev_io_stop(c->w->loop, &c->wr);
+	close(c->fd);
+	c->fd = -1;
+}
+
+static void
+free_conn(struct conn *c)
+{
+	HASH_DEL(c->w->conns, c);
+	buf_fini(&c->out);
+	buf_fini(&c->acks);
+	free(c);
 }
 
 /* Nothing more comes from it: the supervisor may drop its duplicate. */
@@ -79,19 +103,17 @@ close_conn(struct conn *c, const char *why)
 		return;
 	c->closing = true;
 	if (c->fd != -1) {
-		ev_io_stop(c->w->loop, &c->io);
 		/* With a duplicate held, close(2) alone closes nothing. */
 		shutdown(c->fd, SHUT_RDWR);
-		close(c->fd);
-		c->fd = -1;
+		close_fd(c);
 	}
 	msg_put_close(&b, &m);
 	control_send(c->w, &b);
 	buf_fini(&b);
 }
 
-static void
-on_end(struct conn *c, uint16_t flags, const char *why)
+void
+source_end(struct conn *c, uint16_t flags, const char *why)
 {
 	if (!c->eof) {
 		c->eof = true;
@@ -130,19 +152,19 @@ on_readable(struct ev_loop *loop, ev_io *io, int events)
 		c->journaled += (uint64_t)n;
 		STAT_ADD(w->stats, bytes_in, (uint64_t)n);
 	} else if (n == 0)
-		on_end(c, 0, "end");
+		source_end(c, 0, "end");
 	else if (errno == EFAULT)		/* the page, not the client */
 		worker_fatal(w, EXIT_TEMPORARY, "storage failure: a page of "
 		    "%s cannot be written", w->journal_path);
 	else if (errno != EAGAIN && errno != EINTR)
-		on_end(c, ENTRY_RESET, strerror(errno));
+		source_end(c, ENTRY_RESET, strerror(errno));
 }
 
 /* A connection, new or one that this worker's predecessor had. */
 void
 source_conn(struct worker *w, const struct msg_conn *m, int fd)
 {
-	struct conn *c = find_conn(w, m->id);
+	struct conn *c = source_find(w, m->id);
 
 	if (m->source >= w->topo.nsources) {
 		close(fd);
@@ -162,14 +184,14 @@ source_conn(struct worker *w, const struct msg_conn *m, int fd)
 			c->fresh = true;
 	}
 	c->source = m->source;
-	if (c->fd != -1) {
-		ev_io_stop(w->loop, &c->io);
-		close(c->fd);
-	}
+	if (c->fd != -1)
+		close_fd(c);
 	c->fd = fd;
+	c->since_ns = clock_mono_ns();
 	STAT_SET(w->stats, connections, HASH_COUNT(w->conns));
 	ev_io_init(&c->io, on_readable, fd, EV_READ);
 	c->io.data = c;
+	feeder_attach(c);
 	if (!w->running)
 		return;
 	if (w->draining)
@@ -181,17 +203,14 @@ source_conn(struct worker *w, const struct msg_conn *m, int fd)
 void
 source_dropped(struct worker *w, uint64_t id)
 {
-	struct conn *c = find_conn(w, id);
+	struct conn *c = source_find(w, id);
 
 	if (c == NULL || !w->running)
 		return;
 	put_entry(w, ENTRY_FORGET, id, c->journaled, "", 1, 0);
-	if (c->fd != -1) {
-		ev_io_stop(w->loop, &c->io);
-		close(c->fd);
-	}
-	HASH_DEL(w->conns, c);
-	free(c);
+	if (c->fd != -1)
+		close_fd(c);
+	free_conn(c);
 	STAT_SET(w->stats, connections, HASH_COUNT(w->conns));
 }
 
@@ -205,7 +224,7 @@ source_garbage(struct worker *w)
 
 	for (i = 0; i + sizeof(id) <= w->a.garbage.len; i += sizeof(id)) {
 		memcpy(&id, w->a.garbage.data + i, sizeof(id));
-		if ((c = find_conn(w, id)) != NULL)
+		if ((c = source_find(w, id)) != NULL)
 			close_conn(c, "garbage");
 	}
 	buf_clear(&w->a.garbage);
@@ -262,16 +281,20 @@ source_recover(struct worker *w)
 {
 	struct in_conn *in;
 	struct conn *c, *next;
+	bool fresh;
 
+	/* A connector sends again what the streams do not have. */
 	HASH_ITER(hh, w->conns, c, next)
-		if (c->fd != -1 && !c->fresh)
+		if (c->fd != -1 && !c->fresh && !source_is_feeder(c))
 			recover_conn(w, c);
 	HASH_ITER(hh, w->conns, c, next) {
-		if (c->fresh) {
+		fresh = c->fresh;
+		if (fresh) {
 			c->fresh = false;
 			put_entry(w, ENTRY_OPEN, c->id, 0, &c->source,
 			    sizeof(c->source), 0);
-			recover_conn(w, c);
+			if (!source_is_feeder(c))
+				recover_conn(w, c);
 		}
 		HASH_FIND(hh, w->a.conns, &c->id, sizeof(c->id), in);
 		if (c->fd == -1) {		/* it did not survive */
@@ -280,14 +303,15 @@ source_recover(struct worker *w)
 				    "", 1, ENTRY_RESET);
 			put_entry(w, ENTRY_FORGET, c->id, c->journaled, "",
 			    1, 0);
-			HASH_DEL(w->conns, c);
-			free(c);
+			free_conn(c);
 		} else if (c->eof)
 			close_conn(c, "end");
 		else if (c->broken)
-			on_end(c, ENTRY_RESET, "position lost");
+			source_end(c, ENTRY_RESET, "position lost");
 		else if (in != NULL && in->bad)
 			close_conn(c, "garbage");
+		else if (source_is_feeder(c) && !fresh)
+			source_end(c, ENTRY_RESET, "worker replaced");
 	}
 }
 
@@ -568,7 +592,7 @@ source_open(struct worker *w)
 		struct source *s = &w->sources[i];
 
 		s->fd = s->in = -1;
-		s->mine = w->topo.sources[i].kind != SOURCE_TCP &&
+		s->mine = !source_listens(&w->topo.sources[i]) &&
 		    automaton_writer(&w->a, i) == w->me;
 		if (!s->mine)
 			continue;
@@ -662,7 +686,7 @@ source_pump(struct worker *w)
 	for (i = 0; i < w->topo.nsources; i++) {
 		enum topo_source_kind kind = w->topo.sources[i].kind;
 
-		if (!w->sources[i].mine || kind == SOURCE_TCP)
+		if (!w->sources[i].mine)
 			continue;
 		/* At a stop only what was taken from stdin still goes in. */
 		if (w->draining && kind != SOURCE_STDIN)

@@ -46,6 +46,14 @@ struct conn {
 	bool		 closing;	/* said close, waiting for dropped */
 	bool		 fresh;		/* not yet in the journal */
 	bool		 broken;	/* position lost */
+	/* Of a connector: */
+	bool		 greeted;	/* its HELLO was accepted */
+	uint64_t	 since_ns;	/* when it came, or was not listened
+					   to last */
+	uint32_t	 credits;	/* that it has left */
+	struct buf	 out;		/* what it has not taken yet */
+	struct buf	 acks;		/* points to go into the next ACK */
+	ev_io		 wr;
 	ev_io		 io;
 	UT_hash_handle	 hh;
 };
@@ -178,6 +186,7 @@ struct worker {
 	uint64_t	 failed_ns;	/* when the last one failed */
 
 	uint64_t	 stdin_ns;	/* when to try it again */
+	uint64_t	 silent_ns;	/* when to look for silent connectors */
 
 	bool		 running;	/* `run` has come */
 	bool		 ready;		/* said so */
@@ -332,7 +341,18 @@ void	source_garbage(struct worker *);
 uint64_t source_space(const struct worker *);
 bool	source_settled(const struct worker *);
 uint32_t source_open_count(const struct worker *);	/* files and the like */
+struct conn *source_find(struct worker *, uint64_t id);
+bool	source_is_feeder(const struct conn *);
+/* Its end, with flags of ENTRY_EOF, goes into the journal; it is closed. */
+void	source_end(struct conn *, uint16_t flags, const char *why);
 char	*source_segment(const struct worker *, size_t source);
+
+/* feeder.c: answers to connectors that feed sources */
+void	feeder_attach(struct conn *);
+void	feeder_talk(struct worker *);		/* once per turn */
+void	feeder_silent(struct worker *);		/* who has not said hello */
+void	feeder_taken(struct worker *);		/* a checkpoint begins */
+void	feeder_committed(struct worker *);	/* and is committed */
 
 /* peer.c */
 void	peer_attach(struct worker *, uint32_t worker, int fd);

@@ -18,6 +18,8 @@ SOURCE_KEYS = {
     "gen": b"gen-source-key",
     "file": b"file-source-key",
     "stdin": b"stdin-source-key",
+    # A message without a key.
+    "source_connector": b"",
 }
 
 DEAD_LETTERS = "dead-letters"

@@ -27,6 +27,9 @@ _WINDOWS = {
 # What has a state for each key.
 _STATEFUL = ("state", "range_windows", "count_windows")
 _KEYINGS = ("key_by", "collect")
+# Of a source's connectors: connections at a time, bytes of a frame.
+_CONNECTORS = 100
+_CONNECTOR_FRAME = 1 << 20
 
 
 class Compiled(NamedTuple):
@@ -226,6 +229,8 @@ class _Compiler:
         host, port, path, parallelism = "", 0, "", 0
         framing, header_length, header_format, max_size = "none", 0, "", 0
         key = _names.SOURCE_KEYS.get(kind)
+        if kind == "source_connector":
+            return self.connector_source(name, config, first)
         if key is None:
             refuse_connected("Source", name, kind)
         if kind == "gen":
@@ -255,6 +260,29 @@ class _Compiler:
         return [
             name, kind, first, fn, framing, header_length, header_format,
             max_size, host, port, path, key, parallelism,
+        ]
+
+    def connector_source(
+        self, name: str, config: Any, first: int
+    ) -> list[Any]:
+        """Its decoder gets what is in a message, whatever its framing."""
+        host, port = config[2], port_number(config[3], name)
+        decoder, cookie, most, refill = config[5:9]
+        check_text("The host", host, name)
+        if not isinstance(cookie, str) or "\0" in cookie:
+            api_error("The cookie of %s must be a text." % name)
+        check_size("max_credits", most, name)
+        if type(refill) is not int or not 0 <= refill < most:
+            api_error(
+                "refill_credits of %s must be from 0 to max_credits - 1, "
+                "not %r." % (name, refill)
+            )
+        fn = self.add_function(function(decoder, "decode"))
+        return [
+            name, "connector", first, fn, "connector", 4, "",
+            _CONNECTOR_FRAME, host, port, "",
+            _names.SOURCE_KEYS["source_connector"], _CONNECTORS, cookie,
+            most, refill,
         ]
 
     def sinks(self, exchange: int) -> list[Any]:

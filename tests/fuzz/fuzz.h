@@ -22,6 +22,7 @@
 	T(topo)		/* the pipeline as data */			\
 	T(framing)	/* lines, frames and own headers of clients */	\
 	T(entry)	/* what a journal's entries make an automaton do */ \
+	T(connector)	/* the connector protocol, and saved streams */	\
 	T(windows)	/* the same of windows, letters, restarts */	\
 	T(journal)	/* a journal's file */				\
 	T(outbox)	/* an outbox's file */				\

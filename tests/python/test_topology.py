@@ -10,7 +10,7 @@ from stages import (
     add, add_multi, application, double, last_digit, parity, pipeline,
     tcp_sink, tcp_source, twice,
 )
-from wallaroo import WallarooParameterError, _topology
+from wallaroo import WallarooParameterError, _topology, experimental
 
 NAME, KIND, NEXT, FN, EXCHANGE, MULTI, POLICY, VERSION = range(8)
 
@@ -194,6 +194,32 @@ def test_options_of_stages():
 
 def source_of(config):
     return compiled(source=config).topology[3][0]
+
+
+def test_a_source_for_connectors():
+    @experimental.stream_message_decoder
+    def decode(message):
+        return message
+    config = experimental.SourceConnectorConfig(
+        "feed", None, decode, "7100", "secret", 10, 9)
+    c = compiled(source=config)
+    assert c.topology[3] == [[
+        "Numbers", "connector", 0, 0, "connector", 4, "", 1 << 20,
+        "127.0.0.1", 7100, "", b"", 100, "secret", 10, 9,
+    ]]
+    assert c.functions[0] is decode._func
+    for changed, text in [
+        (("feed", None, decode, 0), "port"),
+        (("feed", None, decode, 1, b"x"), "cookie of Numbers"),
+        (("feed", None, decode, 1, "x\0"), "cookie of Numbers"),
+        (("feed", None, decode, 1, "", 0, 0), "max_credits of Numbers"),
+        (("feed", None, decode, 1, "", 5, 5), "refill_credits of Numbers"),
+        (("feed", None, decode, 1, "", 5, -1), "refill_credits of Numbers"),
+        (("feed", None, decode, 1, "", 5, 1, ""), "host of Numbers"),
+        (("feed", None, None, 1), "decode"),
+    ]:
+        with pytest.raises(WallarooParameterError, match=text):
+            compiled(source=experimental.SourceConnectorConfig(*changed))
 
 
 def test_sources():

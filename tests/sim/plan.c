@@ -541,5 +541,7 @@ plan_conf(struct conf_app *c)
 	c->on_error = CONF_FAIL;
 	c->dead_letter_file = dead;
 	c->connections = 8;
+	c->connector_streams = 1;
+	c->connector_timeout = 1000;
 	c->log_level = CONF_DEBUG;
 }

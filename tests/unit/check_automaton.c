@@ -11,6 +11,7 @@
 #include "common/part.h"
 #include "tests/unit/unit.h"
 #include "worker/automaton.h"
+#include "worker/connector_wire.h"
 #include "worker/worker.h"
 
 /* --- the test host ----------------------------------------------------- */
@@ -252,6 +253,10 @@ static struct topo_source sources[] = {
 	{ .name = "signed", .kind = SOURCE_TCP, .next = 0,
 	    .framing = FRAMING_HEADER, .header_length = 2,
 	    .header_signed = true, .max_size = 100000 },
+	{ .name = "feed", .kind = SOURCE_CONNECTOR, .next = 0,
+	    .framing = FRAMING_CONNECTOR, .header_length = 4,
+	    .header_big = true, .max_size = 200,
+	    .cookie = (char *)(uintptr_t)"", .max_credits = 7 },
 };
 static struct topo_stage stages[] = {
 	{ .name = "split", .kind = STAGE_STEP, .next = 1, .exchange = -1,
@@ -266,7 +271,7 @@ static struct topo_sink sinks[] = {
 };
 static int exchange_stage[] = { 2, -1 }, exchange_sink[] = { -1, 1 };
 static struct topo topo = { .application = NULL, .sources = sources,
-	.nsources = 7, .stages = stages, .nstages = 4, .sinks = sinks,
+	.nsources = 8, .stages = stages, .nstages = 4, .sinks = sinks,
 	.nsinks = 2, .nexchanges = 2, .exchange_stage = exchange_stage,
 	.exchange_sink = exchange_sink };
 
@@ -457,6 +462,160 @@ START_TEST(test_garbage_costs_its_own_connection)
 	bytes(&b, 2, "c\n", 2);			/* nothing more is taken */
 	run(&b);
 	sent(&b, 0, "a=1\nb=1\n");
+	end(&b);
+}
+END_TEST
+
+/* --- connectors ---------------------------------------------------------- */
+
+static struct slice
+text_of(const char *s)
+{
+	return (slice_of(s, strlen(s)));
+}
+
+#define SAID(b, name, ...)						\
+	wire_put_##name((b), &(struct wire_##name){ __VA_ARGS__ })
+
+/* Cut into pieces of so many bytes. */
+static void
+says(struct bench *b, uint64_t id, uint64_t *off, const struct buf *said,
+    size_t step)
+{
+	size_t at, n;
+
+	for (at = 0; at < said->len; at += n, *off += n) {
+		n = said->len - at < step ? said->len - at : step;
+		entry(b, ENTRY_BYTES, id, *off, said->data + at, n, 0);
+	}
+	run(b);
+}
+
+static struct in_conn *
+conn_of(struct bench *b, uint64_t id)
+{
+	struct in_conn *c;
+
+	HASH_FIND(hh, b->a.conns, &id, sizeof(id), c);
+	ck_assert_ptr_nonnull(c);
+	return (c);
+}
+
+/* Whether the answers so far are these. */
+static void
+answered(struct bench *b, uint64_t id, struct buf *expect)
+{
+	struct in_conn *c = conn_of(b, id);
+
+	ck_assert_uint_eq(c->reply.len, expect->len);
+	if (expect->len > 0)
+		ck_assert_mem_eq(c->reply.data, expect->data, expect->len);
+	buf_clear(&c->reply);
+	buf_clear(expect);
+}
+
+static void
+session(size_t step)
+{
+	struct buf said = { 0 }, expect = { 0 };
+	uint64_t off = 0, other = 0;
+	struct bench b;
+	int i;
+
+	begin(&b, 0, 1);
+	b.conf.connector_streams = 2;
+	b.conf.on_error = CONF_DEAD_LETTER;
+	open_conn(&b, 1, 7);
+	open_conn(&b, 2, 7);
+	SAID(&said, hello, text_of("0.0.1"), text_of(""), text_of("p"),
+	    text_of("i"));
+	says(&b, 2, &other, &said, step);
+	SAID(&said, notify, 5, text_of("five"), 0);
+	SAID(&said, message, 5, 1, 0, text_of("k"), text_of("a b"));
+	SAID(&said, message, 5, 1, 0, text_of("k"), text_of("a again"));
+	SAID(&said, message, 5, 2, 0, text_of("k"), text_of("bad"));
+	SAID(&said, message, 5, 3, 0, text_of(""), text_of(""));
+	says(&b, 1, &off, &said, step);
+	SAID(&expect, ok, 7);
+	SAID(&expect, notify_ack, 1, 5, WIRE_NOTHING);
+	answered(&b, 1, &expect);
+	ck_assert_uint_eq(conn_of(&b, 1)->frames, 6);
+	ck_assert_uint_eq(b.a.talk.len, 2 * sizeof(uint64_t));
+	ck_assert_uint_eq(b.a.sources[7].off, 4);
+	ck_assert_uint_eq(streams_find(&b.a.sources[7].streams, 5)->seen, 3);
+	sent(&b, 0, "a=1\nb=1\n");
+	/* A record that fails has its key in its letter. */
+	ck_assert_ptr_nonnull(strstr(buf_str(&b.a.to_sink[1].data),
+	    "\"key\": \"k\""));
+	/* Each way in which a connection can end sets its streams free. */
+	SAID(&expect, ok, 7);
+	for (i = 0; i < 3; i++) {
+		buf_clear(&said);
+		SAID(&said, notify, 5, text_of("five"), 9);
+		says(&b, 2, &other, &said, step);
+		SAID(&expect, notify_ack, i > 0, 5, i > 0 ? WIRE_NOTHING : 9);
+		answered(&b, 2, &expect);
+		if (i == 0)
+			entry(&b, ENTRY_EOF, 1, off, "", 1, ENTRY_RESET);
+		else if (i == 1) {
+			open_conn(&b, 3, 7);
+			entry(&b, ENTRY_FORGET, 2, other, "", 1, 0);
+			open_conn(&b, 2, 7);
+			other = 0;
+			buf_clear(&said);
+			SAID(&said, hello, text_of("0.0.1"), text_of(""),
+			    text_of(""), text_of(""));
+			says(&b, 2, &other, &said, step);
+			SAID(&expect, ok, 7);
+		}
+	}
+	buf_clear(&said);
+	SAID(&said, ok, 1);			/* it must not say that */
+	says(&b, 2, &other, &said, step);
+	SAID(&expect, error, text_of("Invalid message: ok"));
+	answered(&b, 2, &expect);
+	ck_assert_uint_eq(b.a.garbage.len, sizeof(uint64_t));
+	ck_assert_uint_eq(streams_find(&b.a.sources[7].streams, 5)->conn, 0);
+	off = 0;
+	buf_clear(&said);
+	buf_add(&said, "\1\0\0\0", 4);		/* so long a frame */
+	says(&b, 3, &off, &said, step);
+	SAID(&expect, error, text_of("frame larger than max_size"));
+	answered(&b, 3, &expect);
+	ck_assert_uint_eq(b.a.garbage.len, 2 * sizeof(uint64_t));
+	buf_fini(&said);
+	buf_fini(&expect);
+	end(&b);
+}
+
+START_TEST(test_connectors)
+{
+	size_t step;
+
+	for (step = 1; step < 40; step++)
+		session(step);
+	session(SIZE_MAX);
+}
+END_TEST
+
+START_TEST(test_forgotten_connectors)
+{
+	struct buf said = { 0 };
+	uint64_t off = 0;
+	struct bench b;
+
+	begin(&b, 0, 1);
+	b.conf.connector_streams = 2;
+	open_conn(&b, 1, 7);
+	SAID(&said, hello, text_of("0.0.1"), text_of(""), text_of("p"),
+	    text_of("i"));
+	SAID(&said, notify, 5, text_of("five"), 0);
+	says(&b, 1, &off, &said, 1000);
+	ck_assert_uint_eq(streams_find(&b.a.sources[7].streams, 5)->conn, 1);
+	automaton_forget_conns(&b.a);
+	ck_assert_uint_eq(streams_find(&b.a.sources[7].streams, 5)->conn, 0);
+	ck_assert_uint_eq(HASH_COUNT(b.a.conns), 0);
+	buf_fini(&said);
 	end(&b);
 }
 END_TEST
@@ -1593,6 +1752,7 @@ END_TEST
 
 UNIT_MAIN("automaton", test_counts_words, test_streams_cut_at_every_byte,
     test_garbage_costs_its_own_connection, test_end_of_streams,
+    test_connectors, test_forgotten_connectors,
     test_generator_ends, test_policies,
     test_a_message_too_large_is_an_error_of_its_step,
     test_exchange_and_duplicates, test_replay_drops_by_position,

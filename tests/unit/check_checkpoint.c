@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "common/mem.h"
+#include "common/mp.h"
 #include "common/part.h"
 #include "tests/unit/rig.h"
 #include "tests/unit/unit.h"
@@ -296,6 +297,62 @@ START_TEST(test_another_pipeline)
 	rig_free(&w);
 	topo = rig_topo;
 	buf_fini(&b);
+}
+END_TEST
+
+/* Streams of a connector, open on a connection that is there, or is not. */
+START_TEST(test_streams_come_back)
+{
+	static struct topo_source source;
+	struct buf b = { 0 }, packed = { 0 };
+	struct streams *t;
+
+	topo = rig_topo;
+	source = (struct topo_source){ .name = "feed", .kind =
+	    SOURCE_CONNECTOR, .framing = FRAMING_CONNECTOR };
+	topo.sources = &source;
+	make_bare(&w);
+	w.shape = 0x1234567890abcdef;
+	w.a.sources[0].off = 9;
+	add_conn(1, 0, "half a frame", false);
+	mp_put_array(&packed, 2);
+	mp_put_array(&packed, 3);
+	mp_put_uint(&packed, 5);
+	mp_put_uint(&packed, 70);
+	mp_put_uint(&packed, 1);
+	mp_put_array(&packed, 3);
+	mp_put_uint(&packed, 6);
+	mp_put_uint(&packed, UINT64_MAX);
+	mp_put_uint(&packed, 2);		/* which is gone */
+	ck_assert_int_eq(streams_unpack(&w.a.sources[0].streams,
+	    buf_slice(&packed)), 0);
+	checkpoint_pack(&w, &b);
+	rig_free(&w);
+	ck_assert_int_eq(unpack(&w, buf_slice(&b)), 0);
+	ck_assert_uint_eq(w.a.sources[0].off, 9);
+	t = &w.a.sources[0].streams;
+	ck_assert_uint_eq(streams_find(t, 5)->seen, 70);
+	ck_assert_uint_eq(streams_find(t, 5)->acked, 70);
+	ck_assert_uint_eq(streams_find(t, 5)->conn, 1);
+	ck_assert_uint_eq(streams_find(t, 6)->seen, UINT64_MAX);
+	ck_assert_uint_eq(streams_find(t, 6)->conn, 0);
+	rig_free(&w);
+	/* Of another kind of source: not what it holds. */
+	source.kind = SOURCE_FILE;
+	source.framing = FRAMING_LINES;
+	make_bare(&w);
+	w.shape = 0x1234567890abcdef;
+	buf_add(&w.a.sources[0].rem, "x", 1);
+	buf_clear(&b);
+	checkpoint_pack(&w, &b);
+	rig_free(&w);
+	source.kind = SOURCE_CONNECTOR;
+	source.framing = FRAMING_CONNECTOR;
+	ck_assert_int_eq(unpack(&w, buf_slice(&b)), -1);
+	rig_free(&w);
+	topo = rig_topo;
+	buf_fini(&b);
+	buf_fini(&packed);
 }
 END_TEST
 
@@ -850,8 +907,9 @@ END_TEST
 
 UNIT_MAIN("checkpoint", test_everything_comes_back, test_boxes_come_back,
     test_other_lengths_are_refused, test_changed_bytes, test_another_version,
-    test_another_pipeline, test_urgent, test_urgent_for_outboxes,
-    test_taken_and_committed, test_when_none_is_taken, test_held_until_stable,
-    test_a_full_disk, test_fatal_errors, test_a_clean_stop,
+    test_another_pipeline, test_streams_come_back, test_urgent,
+    test_urgent_for_outboxes, test_taken_and_committed,
+    test_when_none_is_taken, test_held_until_stable, test_a_full_disk,
+    test_fatal_errors, test_a_clean_stop,
     test_a_stop_with_something_inside, test_a_stop_without_durability,
     test_a_stop_after_a_failure, test_a_last_checkpoint_that_fails)

@@ -203,6 +203,71 @@ START_TEST(test_good)
 }
 END_TEST
 
+/* A source that connectors feed has three more fields. */
+static int
+parse_connector(const struct value row[16], uint32_t cols, struct topo *t,
+    struct err *err)
+{
+	struct buf b = { 0 };
+	int r;
+
+	mp_put_array(&b, 6);
+	put_value(&b, &good.magic);
+	put_value(&b, &good.version);
+	put_value(&b, &good.application);
+	put_rows(&b, row, 1, cols);
+	put_rows(&b, &good.stage[0][0], good.nstages, 8);
+	put_rows(&b, &good.sink[0][0], good.nsinks, 8);
+	r = topo_parse(t, buf_slice(&b), err);
+	buf_fini(&b);
+	return (r);
+}
+
+START_TEST(test_connector)
+{
+	static const struct value row[16] = { S("feed"), S("connector"), I(0),
+	    I(0), S("connector"), I(4), S(""), I(1000), S("::1"), I(7100),
+	    S(""), K(""), I(100), S("secret"), I(10), I(9) };
+	struct value other[16];
+	struct buf b = { 0 };
+	struct topo t;
+	struct err err;
+
+	ck_assert_int_eq(parse_connector(row, 16, &t, &err), 0);
+	ck_assert_int_eq(t.sources[0].kind, SOURCE_CONNECTOR);
+	ck_assert_int_eq(t.sources[0].framing, FRAMING_CONNECTOR);
+	ck_assert(t.sources[0].header_big);
+	ck_assert_str_eq(t.sources[0].cookie, "secret");
+	ck_assert_uint_eq(t.sources[0].max_credits, 10);
+	ck_assert_uint_eq(t.sources[0].refill_credits, 9);
+	ck_assert(source_listens(&t.sources[0]));
+	topo_print(&t, &b);
+	ck_assert_ptr_nonnull(strstr(buf_str(&b), "connector [::1]:7100"));
+	ck_assert_ptr_null(strstr(buf_str(&b), "secret"));
+	buf_fini(&b);
+	topo_fini(&t);
+	ck_assert_int_eq(parse_connector(row, 13, &t, &err), -1);
+	ck_assert_int_eq(parse_connector(row, 15, &t, &err), -1);
+	memcpy(other, row, sizeof(row));
+	other[15] = (struct value)I(10);
+	ck_assert_int_eq(parse_connector(other, 16, &t, &err), -1);
+	ck_assert_ptr_nonnull(strstr(err.text, "less than max_credits"));
+	memcpy(other, row, sizeof(row));
+	other[SRC_FRAMING] = (struct value)S("lines");
+	ck_assert_int_eq(parse_connector(other, 16, &t, &err), -1);
+	ck_assert_ptr_nonnull(strstr(err.text, "framing of its own"));
+	memcpy(other, row, sizeof(row));
+	other[SRC_HLEN] = (struct value)I(5);
+	ck_assert_int_eq(parse_connector(other, 16, &t, &err), -1);
+	memcpy(other, row, sizeof(row));
+	other[SRC_KIND] = (struct value)S("tcp");
+	ck_assert_int_eq(parse_connector(other, 13, &t, &err), -1);
+	memcpy(other, row, sizeof(row));
+	other[SRC_HOST] = (struct value)S("");
+	ck_assert_int_eq(parse_connector(other, 16, &t, &err), -1);
+}
+END_TEST
+
 START_TEST(test_truncated)
 {
 	struct buf b = encode(&good);
@@ -452,5 +517,5 @@ START_TEST(test_noise)
 }
 END_TEST
 
-UNIT_MAIN("topo", test_good, test_truncated, test_wrong_type, test_wrong,
-    test_counts, test_formats, test_noise)
+UNIT_MAIN("topo", test_good, test_connector, test_truncated,
+    test_wrong_type, test_wrong, test_counts, test_formats, test_noise)
