@@ -315,6 +315,9 @@ def test_kills(app, rng, report, workers):
     killer = Killer(one.cluster, rng.randrange(1 << 16))
     while sender.thread.is_alive():
         killer.kill_random()
+        # Always before they run again: nothing would ever be done.
+        if rng.random() < 0.7:
+            one.cluster.wait_workers()
         sender.thread.join(0.25)
     sender.join()
     exact(one.lines(3 * count), {
