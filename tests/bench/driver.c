@@ -11,6 +11,7 @@
  *
  *	load KEYS			each key once, as fast as they go
  *	run KEYS RATE SECONDS WARMUP	open loop; warm-up, too, in seconds
+ *	merged KEYS RATE SECONDS WARMUP	the same; there may be fewer outputs
  *	flood KEYS SECONDS		for so long as fast as they go
  *	kill KEYS RATE SECONDS PID	open loop; kill -9 in the middle
  */
@@ -38,6 +39,7 @@
 #define OUT_SIZE	(1 << 18)
 #define IN_SIZE		(1 << 18)
 #define PATIENCE	120	/* seconds without progress */
+#define QUIET		2	/* after which no more outputs are expected */
 #define SEC		1000000000ULL
 
 struct sink {
@@ -50,7 +52,7 @@ struct sink {
 struct task {
 	uint64_t	keys, rate, count, warmup;	/* rate 0: none */
 	uint64_t	flood;			/* ns; 0: until count */
-	bool		sequential;
+	bool		sequential, merged;
 	pid_t		pid;
 	uint64_t	kill_at, killed;	/* times; 0: none, not yet */
 	uint64_t	begun, sent, received;
@@ -321,6 +323,9 @@ play(struct task *t)
 	if (t->pid != 0)
 		t->kill_at = t->begun + t->count / t->rate * SEC / 2;
 	while (!all_sent(t) || t->received < t->count) {
+		if (t->merged && all_sent(t) &&
+		    now_ns() - t->progress > QUIET * SEC)
+			break;
 		send_due(t);
 		wait_and_take(t);
 		kill_when_due(t);
@@ -336,13 +341,16 @@ static void
 command(struct task *t, const char *line)
 {
 	unsigned long long	keys, rate, seconds, last;
+	char			word[8];
 
 	memset(t, 0, sizeof(*t));
 	if (sscanf(line, "load %llu", &keys) == 1) {
 		t->keys = t->count = keys;
 		t->sequential = true;
-	} else if (sscanf(line, "run %llu %llu %llu %llu", &keys, &rate,
-	    &seconds, &last) == 4 && rate != 0) {
+	} else if (sscanf(line, "%7[a-z] %llu %llu %llu %llu", word, &keys,
+	    &rate, &seconds, &last) == 5 && rate != 0 &&
+	    (strcmp(word, "run") == 0 || strcmp(word, "merged") == 0)) {
+		t->merged = word[0] == 'm';
 		t->keys = keys;
 		t->rate = rate;
 		t->count = (seconds + last) * rate;

@@ -79,6 +79,10 @@ row("exchange hop of 50 bytes / pickled batches", "hop",
 both("exchange of 50 bytes, two workers / one", "hop", "process 2",
      "process 1")
 
+for name in ("word count", "keyed counter", "two exchanges"):
+    row(name + ", own instructions per event", "instructions", name, None,
+        "instr.", "ours <= 600")
+
 for power in (4, 5, 7):
     row("word count of 10^%d events / of 10^6" % power, "events",
         "10^%d rate" % power, "10^6 rate")
@@ -122,6 +126,8 @@ for name, keys in (("recovery_10k", "10 k"), ("recovery_100k", "100 k"),
                    ("recovery_1m", "1 M")):
     row("kill -9 to the next output, %s keys" % keys, name, "silence",
         None, "ms", "ours <= 250")
+row("1 M keys, saturating TCP load, all change / asyncio", "state",
+    "ours rate", "loop rate")
 row("growth of a worker whose receiver stands still", "pressure", "growth",
     None, "MiB")
 
@@ -135,6 +141,16 @@ for kind, way, title in (
         ("words", "python", "word count / Pathway, same functions"),
         ("counter", "python", "keyed counter / Pathway, same functions")):
     both(title, "pathway", kind + " ours", "%s %s" % (kind, way))
+for name, title in (("bytewax_latency", "Bytewax"),
+                    ("pathway_latency", "Pathway")):
+    for rate in (1000, 10000):
+        for key in ("p50", "p99"):
+            row("TCP to TCP at %d k/s, %s / %s" % (rate // 1000, key, title),
+                name, "ours %d %s" % (rate, key),
+                "peer %d %s" % (rate, key), "ms")
 row("word count / Quix Streams", "kafka_peers", "ours")
 row("word count / Faust", "kafka_peers", "ours")
-row("word count / PyFlink", "pyflink", "ours")
+for kind, title in (("words", "word count"), ("counter", "keyed counter")):
+    for way in ("process", "thread"):
+        both("%s / PyFlink, %s" % (title, way), "pyflink", kind + " ours",
+             "%s %s" % (kind, way))

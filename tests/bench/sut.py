@@ -282,25 +282,29 @@ def tcp_cluster(bench, workers=1, durability="process", settings=None,
 
 
 @contextlib.contextmanager
-def tcp_loop(bench, probe=None):
-    """(process, driver) of the asyncio loop."""
+def tcp_program(bench, program, arguments=(), python=None):
+    """(process, driver) of something else that listens on one port and
+    connects to another."""
     source, sink = harness.free_port(), harness.free_port()
     driver = Driver(bench.driver, sink, source)
     process = subprocess.Popen(
-        [sys.executable, here("tcp_loop.py"), str(source), str(sink),
-         *(probe or ())],
-        stdout=subprocess.PIPE, env=dict(
-            os.environ, PYTHONDONTWRITEBYTECODE="1",
-            PYTHONPATH=harness.python_package_dir()))
+        [python or sys.executable, here(program), str(source), str(sink),
+         *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        env=dict(os.environ, PYTHONDONTWRITEBYTECODE="1",
+                 PYTHONPATH=harness.python_package_dir()))
     try:
         if process.stdout.readline() != b"listening\n":
-            raise RuntimeError("the asyncio loop does not start")
+            raise RuntimeError("%s does not start" % program)
         yield process, driver
     finally:
         process.kill()
         process.wait()
         process.stdout.close()
         driver.close()
+
+
+def tcp_loop(bench, probe=()):
+    return tcp_program(bench, "tcp_loop.py", probe)
 
 
 # -- what probe.c has seen ----------------------------------------------------
