@@ -283,13 +283,29 @@ def chosen_rows(options):
             yield row
 
 
+def runs_of(options, name):
+    usual = experiments.ALL[name].runs
+    if options.quick or usual == 1:
+        return 1
+    return options.runs or usual
+
+
 def run_all(bench, options, state, chosen):
-    wanted = list(dict.fromkeys(row.experiment for row in chosen))
-    for name in wanted:
-        runs = options.runs or (
-            1 if options.quick else experiments.ALL[name].runs)
-        while state.done(name) < runs:
+    """In turns: one run of everything, then the next one, so that what makes
+    the machine slow for a while does not meet all runs of a row.  False: the
+    time was over before."""
+    runs = {row.experiment: runs_of(options, row.experiment)
+            for row in chosen}
+    begun = time.monotonic()
+    for turn in range(max(runs.values())):
+        for name, number in runs.items():
+            if turn >= number or state.done(name) > turn:
+                continue
+            if options.limit and \
+                    time.monotonic() - begun > options.limit * 60:
+                return False
             play(bench, state, name, not options.silent)
+    return True
 
 
 def write_results(path, lines):
@@ -306,9 +322,12 @@ def parse():
                         help="only rows whose name contains or matches "
                         "this, or of this experiment; several with |")
     parser.add_argument("--runs", type=int, default=0,
-                        help="instead of the usual number of runs")
+                        help="instead of five; what is run once, is still")
     parser.add_argument("--minutes", type=float, default=3,
                         help="of the run at half load")
+    parser.add_argument("--limit", type=float, default=57,
+                        help="minutes after which no other run begins; "
+                        "0: none")
     parser.add_argument("--results", metavar="FILE",
                         help="append the table to this file")
     parser.add_argument("--fresh", action="store_true",
@@ -343,15 +362,21 @@ def main():
         {"commit": commit(), "minutes": options.minutes}, options.fresh)
     bench = Bench(options)
     try:
-        run_all(bench, options, state, chosen)
+        whole = run_all(bench, options, state, chosen)
+    except KeyboardInterrupt:
+        sys.exit("bench.py: interrupted; the same command goes on")
     finally:
         bench.close()
     lines = ["# " + line for line in heading(options, state)]
+    if not whole:
+        lines.append("# after %g minutes there are not all runs yet: the "
+                     "same command goes on" % options.limit)
     lines += table(chosen, state)
     print("\n".join(lines))
     if options.results:
         write_results(options.results, lines)
-    state.forget({row.experiment for row in chosen})
+    if whole:
+        state.forget({row.experiment for row in chosen})
 
 
 if __name__ == "__main__":

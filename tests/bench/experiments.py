@@ -267,7 +267,7 @@ def percentile(hist, share, unit):
 def inside(bench):
     """From the begin of decode() to the end of encode(), inside a worker
     with checkpoints each second, and in the asyncio loop."""
-    rate, seconds = 5000, bench.size(25, 2)
+    rate, seconds = 5000, bench.size(21, 2)
     figures = {}
     for name, run in (("ours", sut.tcp_cluster), ("bare", sut.tcp_loop)):
         probe = sut.Probe(bench.probe, bench.path("probe"))
