@@ -20,7 +20,11 @@
 /* Who may send a message: one bit per kind of peer. */
 enum msg_from { FROM_SUP = 1, FROM_WORKER = 2, FROM_PEER = 4, FROM_CTL = 8 };
 
-/* start.flags */
+/* prepare.flags */
+#define PREPARE_IMPORT		1	/* the application is needed */
+#define PREPARE_SPARE		2	/* adopt comes later, perhaps never */
+
+/* adopt.flags */
 #define START_ACCEPT_LOSS	1	/* operator said --accept-loss */
 #define START_DESCRIBE		2	/* only import and send the topology */
 #define START_DRAINING		4	/* stopping: no sources */
@@ -67,7 +71,7 @@ const char *msg_name(uint32_t code);		/* NULL if unknown */
  * Decode one frame (without its length prefix) from a peer of the given kind
  * and call its handler.  ERR_CORRUPT: malformed, unknown, not permitted to
  * that sender, or no handler.  Unknown trailing fields are an error too: the
- * protocol number in hello and start governs upgrades.
+ * protocol number in hello governs upgrades.
  */
 int	msg_dispatch(const struct msg_handlers *, void *, enum msg_from,
 	    struct slice frame, struct err *);

@@ -595,6 +595,30 @@ host_idle_leave(struct host_app *app)
 	app->idle = NULL;
 }
 
+/* Whoever cannot tell takes it for changed. */
+static bool
+host_changed(struct host_app *app, uint64_t since_ns, struct buf *what)
+{
+	PyObject *f, *r;
+	const char *text = NULL;
+	bool is = true;
+
+	(void)app;
+	f = host_attr("wallaroo._sources", "changed");
+	r = f == NULL ? NULL : PyObject_CallFunction(f, "K",
+	    (unsigned long long)since_ns);
+	if (r == Py_None)
+		is = false;
+	else if (r != NULL)
+		text = PyUnicode_AsUTF8(r);
+	if (is)
+		buf_addf(what, "%s", text == NULL ? "unknown" : text);
+	Py_XDECREF(r);
+	Py_XDECREF(f);
+	py_err_drop();
+	return (is);
+}
+
 /* Threads of the user's that Py_FinalizeEx would wait for. */
 static bool
 host_has_threads(void)
@@ -699,5 +723,6 @@ const struct host host_python = {
 	.repr = py_repr,
 	.idle_enter = host_idle_enter,
 	.idle_leave = host_idle_leave,
+	.changed = host_changed,
 	.close = host_close
 };

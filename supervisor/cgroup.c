@@ -97,6 +97,22 @@ cgroup_open(struct child *c, struct err *err)
 	return (fd);
 }
 
+int
+cgroup_join(struct child *c, pid_t pid, struct err *err)
+{
+	char text[32];
+	int fd = cgroup_open(c, err), n, r = 0;
+
+	if (fd == -1)
+		return (err->code == ERR_NONE ? 0 : -1);
+	n = snprintf(text, sizeof(text), "%d", (int)pid);
+	if (write(fd, text, (size_t)n) != n)
+		r = err_sys(err, ERR_SYSTEM, "cannot move a spare to the "
+		    "cgroup of worker %u", c->number);
+	close(fd);
+	return (r);
+}
+
 /* The line "oom_kill N" of a cgroup's file; 0: there is none. */
 uint64_t
 cgroup_count(const char *text)

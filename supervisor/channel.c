@@ -265,3 +265,15 @@ channel_close(struct child *c)
 	close(c->fd);
 	c->fd = -1;
 }
+
+void
+channel_take(struct child *c, struct child *from)
+{
+	int fd = from->fd;
+
+	drop_queue(from);
+	ev_io_stop(from->s->loop, &from->io);
+	ev_timer_stop(from->s->loop, &from->resend);
+	from->fd = -1;
+	channel_open(c, fd);
+}

@@ -50,7 +50,8 @@
 #define B(state)	(1U << CHILD_##state)
 static const unsigned int child_next[] = {
 	[CHILD_NONE] =		B(STARTING) | B(WAITING),
-	[CHILD_STARTING] =	B(OPENED) | B(DYING),
+	[CHILD_STARTING] =	B(PREPARED) | B(OPENED) | B(DYING),
+	[CHILD_PREPARED] =	B(NONE) | B(DYING),
 	[CHILD_OPENED] =	B(RECOVERING) | B(DYING),
 	[CHILD_RECOVERING] =	B(RUNNING) | B(DYING),
 	[CHILD_RUNNING] =	B(DYING),
@@ -66,7 +67,7 @@ child_state_name(enum child_state state)
 {
 	static const char *const names[] = {
 		[CHILD_NONE] = "starting", [CHILD_STARTING] = "starting",
-		[CHILD_OPENED] = "starting",
+		[CHILD_PREPARED] = "waiting", [CHILD_OPENED] = "starting",
 		[CHILD_RECOVERING] = "recovering",
 		[CHILD_RUNNING] = "running", [CHILD_DYING] = "starting",
 		[CHILD_WAITING] = "waiting", [CHILD_FINISHED] = "finished"
@@ -80,6 +81,8 @@ child_name(const struct child *c, char *buf, size_t len)
 {
 	if (c->role == CHILD_WORKER)
 		(void)snprintf(buf, len, "worker %u", c->number);
+	else if (c->role == CHILD_SPARE)
+		(void)snprintf(buf, len, "spare %u", c->number);
 	else
 		(void)snprintf(buf, len, "%s", c->role == CHILD_DESCRIBE ?
 		    "the process that imports the application" :
@@ -138,11 +141,33 @@ crash_count(struct crash_loop *l, bool own_doing, bool charged,
 
 /* --- start --------------------------------------------------------------- */
 
+/* What every process of this application is told. */
 static void
-send_start(struct child *c)
+send_prepare(struct child *c)
 {
 	struct supervisor *s = c->s;
-	struct msg_start m = { 0 };
+	struct msg_prepare m = { 0 };
+	struct buf b = { 0 };
+
+	m.start_time_ns = s->catalog.start_time_ns;
+	m.conf = buf_slice(&s->conf_bytes);
+	m.topology = c->role == CHILD_DESCRIBE ? slice_of("", 0) :
+	    buf_slice(&s->topo_bytes);
+	if (c->role != CHILD_SPREAD)
+		m.flags |= PREPARE_IMPORT;
+	if (c->role == CHILD_SPARE)
+		m.flags |= PREPARE_SPARE;
+	msg_put_prepare(&b, &m);
+	channel_send(c, &b, c->stats_fd);
+	buf_fini(&b);
+}
+
+/* Who it is. */
+static void
+send_adopt(struct child *c)
+{
+	struct supervisor *s = c->s;
+	struct msg_adopt m = { 0 };
 	struct buf b = { 0 };
 
 	if (c->role != CHILD_DESCRIBE)
@@ -151,10 +176,7 @@ send_start(struct child *c)
 	m.workers = s->n;
 	m.epoch = s->catalog.epoch;
 	m.generation = s->catalog.generation;
-	m.start_time_ns = s->catalog.start_time_ns;
 	m.run_dir = msg_cstr(s->run_dir);
-	m.conf = buf_slice(&s->conf_bytes);
-	m.topology = buf_slice(&s->topo_bytes);
 	m.death = msg_cstr(c->death == NULL ? "" : c->death);
 	m.opened = s->catalog.opened;
 	if (c->lives > 1)
@@ -163,15 +185,14 @@ send_start(struct child *c)
 		m.flags |= START_ACCEPT_LOSS;
 	if (s->state == APP_DRAINING || s->state == APP_FINISHING)
 		m.flags |= START_DRAINING;
-	if (c->role == CHILD_DESCRIBE) {
+	if (c->role == CHILD_DESCRIBE)
 		m.flags = START_DESCRIBE;
-		m.topology = slice_of("", 0);
-	} else if (c->role == CHILD_SPREAD) {
+	else if (c->role == CHILD_SPREAD) {
 		m.flags = START_RESPREAD;
 		m.worker = s->catalog.workers;
 		m.workers = (uint32_t)s->conf.workers;
 	}
-	msg_put_start(&b, &m);
+	msg_put_adopt(&b, &m);
 	channel_send(c, &b, c->stats_fd);
 	buf_fini(&b);
 }
@@ -249,27 +270,45 @@ child_end(struct child *c, enum child_state state)
 		child_move(c, state);
 }
 
-void
-child_start(struct child *c)
+/* A process for it: a spare, or a new one. */
+static int
+find_process(struct child *c)
 {
 	char name[48];
 	struct err err;
 
-	begin_life(c);
+	c->adopted = c->role == CHILD_WORKER && spare_adopt(c);
+	if (c->adopted)
+		return (0);
 	if (spawn_worker(c, &err) == -1) {
 		log_error("cannot start %s, trying again: %s",
 		    child_name(c, name, sizeof(name)), err.text);
+		return (-1);
+	}
+	send_prepare(c);
+	return (0);
+}
+
+void
+child_start(struct child *c)
+{
+	begin_life(c);
+	if (find_process(c) == -1) {
 		child_wait(c, SPAWN_AGAIN_S);
 		return;
 	}
 	child_move(c, CHILD_STARTING);
 	ev_child_set(&c->reaper, c->pid, 0);
 	ev_child_start(c->s->loop, &c->reaper);
-	send_start(c);
+	if (c->role == CHILD_SPARE) {
+		spawn_record(c->s);
+		return;
+	}
+	send_adopt(c);
 	if (c->role != CHILD_WORKER)
 		return;
-	log_info("worker starts worker=%u pid=%d life=%u", c->number,
-	    (int)c->pid, c->lives);
+	log_info("worker starts worker=%u pid=%d life=%u%s", c->number,
+	    (int)c->pid, c->lives, c->adopted ? " spare=1" : "");
 	spawn_record(c->s);
 	wire_child(c);
 	hold_resend(c);
@@ -347,6 +386,7 @@ on_opened(void *arg, const struct msg_opened *m, struct err *err)
 
 	if (c->role != CHILD_WORKER || c->state != CHILD_STARTING)
 		return (unexpected(c, "opened", err));
+	c->adopted = c->cold = false;
 	free(c->open_text);
 	c->open_text = text_of(m->text);
 	free(c->death);			/* it knows, and has noted it */
@@ -523,7 +563,22 @@ on_topology(void *arg, const struct msg_topology *m, struct err *err)
 	return (0);
 }
 
+static int
+on_prepared(void *arg, const struct msg_prepared *m, struct err *err)
+{
+	struct child *c = arg;
+
+	if (c->state != CHILD_STARTING)
+		return (unexpected(c, "prepared", err));
+	if (c->role == CHILD_SPARE) {
+		child_move(c, CHILD_PREPARED);
+		spare_ready(c, m->import_ns);
+	}
+	return (0);
+}
+
 static const struct msg_handlers handlers = {
+	.prepared = on_prepared,
 	.opened = on_opened,
 	.ready = on_ready,
 	.connect = on_connect,
@@ -591,7 +646,10 @@ log_death(const struct child *c)
 	else
 		(void)snprintf(how, sizeof(how), "signal %d (%s)",
 		    WTERMSIG(c->status), strsignal(WTERMSIG(c->status)));
-	if (c->role != CHILD_WORKER)
+	if (c->role == CHILD_SPARE && !c->finished)
+		log_warn("a spare died pid=%d how=\"%s\"%s", (int)c->pid,
+		    how, c->guilty ? " killed_by=supervisor" : "");
+	else if (c->role != CHILD_WORKER)
 		log_debug("%s ended: %s", child_name(c, name, sizeof(name)),
 		    how);
 	else if (c->finished || c->s->state == APP_KILLING)
@@ -688,6 +746,10 @@ note_death(struct child *c)
 {
 	char *death = own_death(c);
 
+	if (c->role == CHILD_SPARE) {	/* it was at work on nothing */
+		free(death);
+		return;
+	}
 	c->own = death != NULL || crash_own_doing(c->status);
 	/* One that never opened its files was at work on no record, and has
 	 * not noted the death before. */
@@ -760,6 +822,8 @@ on_time(struct ev_loop *loop, ev_timer *t, int events)
 	(void)events;
 	if (c->state == CHILD_DYING)
 		look_what_is_left(c);
+	else if (c->state == CHILD_WAITING && c->role == CHILD_SPARE)
+		spare_time(c);
 	else if (c->state == CHILD_WAITING)
 		child_start(c);
 }
@@ -785,7 +849,8 @@ child_check(struct child *c)
 		child_kill(c);
 		return;
 	}
-	if (turns != c->turns) {
+	/* One that waits has no turns. */
+	if (turns != c->turns || c->state == CHILD_PREPARED) {
 		c->turns = turns;
 		c->still = 0;
 		c->guilty = false;

@@ -212,7 +212,8 @@ ctl_status(struct supervisor *s, struct buf *b)
 			buf_addf(b, ", ");
 		status_worker(b, &s->child[i]);
 	}
-	buf_addf(b, "], \"sources\": [");
+	buf_addf(b, "], \"spares\": %u, \"sources\": [",
+	    spare_prepared(s));
 	status_sources(b, s);
 	buf_addf(b, "], \"sinks\": [");
 	status_sinks(b, s);
@@ -545,6 +546,8 @@ do_restart(struct ctl_conn *c, const struct msg_ctl *m)
 	log_info("restart requested by wallarooctl worker=%" PRIu64, w);
 	replyf(c, 0, "{\"worker\": %" PRIu64 ", \"pid\": %d}", w,
 	    (int)s->child[w].pid);
+	/* Who asks for a new process does not mean one from before. */
+	s->child[w].cold = true;
 	child_kill(&s->child[w]);
 }
 

@@ -69,6 +69,7 @@ place_check_fds(struct supervisor *s, struct err *err)
 			sinks++;
 	need = place_fds(s->n, sources, sinks,
 	    (uint64_t)s->conf.connections);
+	need += (uint64_t)s->conf.spares * FDS_WORKER;
 	if (s->conf.external_address[0] != '\0')
 		need += EXTERNAL_FDS;
 	if (getrlimit(RLIMIT_NOFILE, &files) == -1)

@@ -278,6 +278,9 @@ is_ours(const struct supervisor *s, pid_t pid)
 	for (i = 0; i < s->n; i++)
 		if (s->child[i].pid == pid)
 			return (true);
+	for (i = 0; i < s->nspares; i++)
+		if (s->spare[i].pid == pid)
+			return (true);
 	return (false);
 }
 
@@ -330,21 +333,28 @@ record_path(const struct supervisor *s)
 	return (xasprintf("%s/workers.pids", s->run_dir));
 }
 
+static void
+record(FILE *f, const struct child *c)
+{
+	struct proc_stat st;
+
+	if (c->pid != 0 && read_stat(c->pid, &st) == 0)
+		(void)fprintf(f, "%d %" PRIu64 "\n", (int)c->pid, st.start);
+}
+
 void
 spawn_record(struct supervisor *s)
 {
 	char *path = record_path(s), *tmp = xasprintf("%s.new", path);
-	struct proc_stat st;
 	uint32_t i;
 	FILE *f;
 
 	FAULT_POINT(pids_write_before);
 	if ((f = fopen(tmp, "we")) != NULL) {
 		for (i = 0; i < s->n; i++)
-			if (s->child[i].pid != 0 &&
-			    read_stat(s->child[i].pid, &st) == 0)
-				(void)fprintf(f, "%d %" PRIu64 "\n",
-				    (int)s->child[i].pid, st.start);
+			record(f, &s->child[i]);
+		for (i = 0; i < s->nspares; i++)
+			record(f, &s->spare[i]);
 		if (fclose(f) == 0)
 			(void)rename(tmp, path);
 	}

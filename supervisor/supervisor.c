@@ -100,7 +100,8 @@ check_killed(struct supervisor *s)
 	for (i = 0; i < s->n; i++)
 		if (s->child[i].pid != 0)
 			return;
-	app_ended(s);
+	if (!spare_left(s))
+		app_ended(s);
 }
 
 static void
@@ -111,6 +112,7 @@ kill_all(struct supervisor *s)
 	if (s->tool.s != NULL && s->tool.state == CHILD_WAITING)
 		child_end(&s->tool, CHILD_NONE);
 	child_kill(&s->tool);
+	spare_kill(s);
 	for (i = 0; i < s->n; i++) {
 		if (s->child[i].state == CHILD_WAITING)
 			child_end(&s->child[i], CHILD_NONE);
@@ -172,6 +174,7 @@ app_fail(struct supervisor *s, int code, const char *fmt, ...)
 	machida_failed(s);
 	s->exit_code = code;
 	app_move(s, APP_KILLING);
+	spare_kill(s);
 	abort_all(s);
 }
 
@@ -236,6 +239,8 @@ make_workers(struct supervisor *s, uint32_t n, struct err *err)
 	for (i = 0; i < n; i++)
 		if (spawn_stats(&s->child[i], err) == -1)
 			return (-1);
+	if (spare_init(s, err) == -1)
+		return (-1);
 	notify_adopt(s);
 	notify_close_rest(s);
 	return (0);
@@ -247,6 +252,7 @@ free_workers(struct supervisor *s)
 	uint32_t i;
 
 	hold_fini(s);
+	spare_fini(s);
 	for (i = 0; i < s->n; i++)
 		child_fini(&s->child[i]);
 	free(s->child);
@@ -619,6 +625,7 @@ running(struct supervisor *s)
 	text = xasprintf("READY=1\nSTATUS=%u workers", s->n);
 	notify_send(s, text);
 	free(text);
+	spare_update(s);
 	listen_update(s);
 	finite_start(s);
 }
@@ -634,6 +641,7 @@ app_child_ready(struct child *c)
 	external_child_ready(c);
 	finite_child_ready(c);
 	listen_update(s);
+	spare_update(s);
 	if (s->state != APP_RECOVERING)
 		return;
 	for (i = 0; i < s->n; i++)
@@ -691,6 +699,7 @@ begin_drain(struct supervisor *s)
 	s->drain_ns = clock_mono_ns();
 	drain_init(&s->drain, s->n);
 	app_move(s, APP_DRAINING);
+	spare_kill(s);
 	ev_timer_stop(s->loop, &s->drain_timer);
 	ev_timer_set(&s->drain_timer, 0, DRAIN_S);
 	ev_timer_start(s->loop, &s->drain_timer);
@@ -768,7 +777,8 @@ check_finished(struct supervisor *s)
 	for (i = 0; i < s->n; i++)
 		if (s->child[i].state != CHILD_FINISHED)
 			return;
-	all_finished(s);
+	if (!spare_left(s))
+		all_finished(s);
 }
 
 /* --- a worker has died, nothing of it is left ---------------------------- */
@@ -795,6 +805,12 @@ replace(struct child *c)
 	uint64_t done = STAT_GET(c->stats, journal_done);
 	int64_t delay;
 
+	/* Whatever a spare did, and whoever killed it, while it waited. */
+	if (c->adopted) {
+		c->cold = true;
+		child_start(c);
+		return;
+	}
 	/* Without recovery positions begin anew with each life. */
 	if (!is_durable(s)) {
 		hold_drop_sinks(c);
@@ -820,6 +836,13 @@ app_child_died(struct child *c)
 {
 	struct supervisor *s = c->s;
 
+	if (c->role == CHILD_SPARE) {
+		spare_died(c);
+		check_killed(s);
+		if (s->state == APP_FINISHING)
+			check_finished(s);
+		return;
+	}
 	if (c->role != CHILD_WORKER) {
 		tool_died(c);
 		return;
@@ -879,6 +902,7 @@ on_check(struct ev_loop *loop, ev_timer *t, int events)
 	for (i = 0; i < s->n; i++)
 		if (s->child[i].stats != NULL)
 			child_check(&s->child[i]);
+	spare_check(s);
 }
 
 static void

@@ -4,7 +4,8 @@
  * Who does what, in the order of a start: place (directories, user, lock),
  * catalog (what is remembered), supervisor (life of the application), cut
  * (what workers agree on after a power loss), spawn
- * (fork and exec), child (life of one worker), channel (messages to it), wire
+ * (fork and exec), child (life of one worker), spare (processes that wait to
+ * be one), channel (messages to it), wire
  * (sockets between workers), listen (clients and receivers), hold (duplicates
  * of their connections), drain (the stop), finite (the end by itself), ctl
  * (the operator), external and extquery (operators' programs, over TCP),
@@ -103,10 +104,11 @@ int	catalog_compatible(const struct topo *old, const struct topo *now,
 
 /* --- child.c: the life of one worker ------------------------------------- */
 
-enum child_role { CHILD_WORKER, CHILD_DESCRIBE, CHILD_SPREAD };
+enum child_role { CHILD_WORKER, CHILD_DESCRIBE, CHILD_SPREAD, CHILD_SPARE };
 enum child_state {
 	CHILD_NONE,		/* no process, none wanted */
 	CHILD_STARTING,		/* it imports, opens its files */
+	CHILD_PREPARED,		/* a spare that waits */
 	CHILD_OPENED,		/* waits for `run` */
 	CHILD_RECOVERING,	/* replays its journal */
 	CHILD_RUNNING,
@@ -169,6 +171,9 @@ struct child {
 						   after it was told */
 	bool			 own;		/* died by its own doing */
 	bool			 charged;	/* in a record's user code */
+	bool			 adopted;	/* it was a spare, and has not
+						   opened its files yet */
+	bool			 cold;		/* take no spare next time */
 	bool			 refused;	/* opened with ok 0 */
 	bool			 older;		/* ... the catalog is */
 	bool			 finished;	/* said so */
@@ -210,6 +215,21 @@ child_alive(const struct child *c)
 const char *child_state_name(enum child_state);
 const char *child_name(const struct child *, char *, size_t);
 
+/* --- spare.c: processes that wait to be workers --------------------------- */
+
+int	spare_init(struct supervisor *, struct err *);	/* n is known */
+void	spare_fini(struct supervisor *);
+void	spare_check(struct supervisor *);	/* once a second */
+void	spare_update(struct supervisor *);	/* prepare what is missing */
+void	spare_kill(struct supervisor *);	/* none is wanted any more */
+bool	spare_left(const struct supervisor *);	/* a process of one */
+uint32_t spare_prepared(const struct supervisor *);
+void	spare_time(struct child *);		/* its delay is over */
+void	spare_ready(struct child *, uint64_t import_ns);
+void	spare_died(struct child *);		/* nothing of it is left */
+/* One takes this worker's place; false: there is none. */
+bool	spare_adopt(struct child *);
+
 /* --- spawn.c ------------------------------------------------------------- */
 
 /* Path of the worker's program, owned by the caller. */
@@ -240,6 +260,8 @@ int	spawn_leftovers(struct supervisor *, struct err *);
 /* --- cgroup.c: a worker's own, if the operator gave a place --------------- */
 
 int	cgroup_open(struct child *, struct err *);
+/* A process that runs already joins; -1: it does not. */
+int	cgroup_join(struct child *, pid_t, struct err *);
 void	cgroup_check(const struct child *);
 uint64_t cgroup_oom_kills(const struct child *);
 uint64_t cgroup_count(const char *text);	/* what its file says.  Pure */
@@ -259,6 +281,8 @@ void	channel_send_peer(struct child *, const struct buf *, int fd,
 void	channel_send_held(struct child *, const struct buf *, uint64_t id);
 void	channel_open(struct child *, int fd);
 void	channel_close(struct child *);		/* queue dropped */
+/* The first one gets the channel of the second, which has none then. */
+void	channel_take(struct child *, struct child *);
 /* One message into buf: 1, 0 closed, -1 errno. */
 int	channel_receive(int fd, struct buf *);
 
@@ -613,6 +637,8 @@ struct supervisor {
 	uint32_t		 n;		/* workers of this run */
 	struct child		*child;		/* [n] */
 	struct child		 tool;		/* describes or spreads */
+	struct child		*spare;		/* [nspares] */
+	uint32_t		 nspares;
 	bool			 described;	/* the topology is here */
 	uint64_t		 serial;
 

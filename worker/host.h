@@ -21,7 +21,7 @@
 #include "common/conf.h"
 #include "common/err.h"
 
-#define HOST_ABI	2
+#define HOST_ABI	3
 
 struct host_app;			/* the host's own */
 typedef void *host_val;			/* one message */
@@ -129,6 +129,12 @@ struct host {
 	 * between these two, and no other call is made. */
 	void	(*idle_enter)(struct host_app *);
 	void	(*idle_leave)(struct host_app *);
+
+	/* Were files changed that the application was imported from?  The
+	 * first call notes which they are; *what gets the name of one.
+	 * since_ns: when open was called. */
+	bool	(*changed)(struct host_app *, uint64_t since_ns,
+		    struct buf *what);
 
 	void	(*close)(struct host_app *);
 };

@@ -18,6 +18,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/clock.h"
 #include "common/fault.h"
 #include "common/log.h"
 #include "common/mem.h"
@@ -25,6 +26,8 @@
 #include "worker/mapped.h"
 #include "worker/planted.h"
 #include "worker/worker.h"
+
+#define SPARE_LOOK_MS	2000	/* between looks at what was imported */
 
 static struct worker worker;
 
@@ -70,10 +73,13 @@ worker_fatal_err(struct worker *w, const struct err *err)
 
 /* --- start ------------------------------------------------------------- */
 
+/* The first two messages: what is alike for all workers, and which one this
+ * process is.  A spare waits between them. */
 struct started {
 	struct worker	*w;
 	int		 fd;		/* stats page */
-	bool		 done;
+	uint32_t	 flags;		/* PREPARE_* */
+	bool		 prepare, adopt;	/* has come */
 };
 
 static void
@@ -81,35 +87,29 @@ map_stats(struct worker *w, int fd)
 {
 	void *p = MAP_FAILED;
 
+	if (w->stats != NULL)		/* of the spare that it was */
+		(void)munmap(w->stats, STATS_SIZE);
 	if (fd != -1)
 		p = mmap(NULL, STATS_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
 		    fd, 0);
 	if (p == MAP_FAILED)
-		w->stats = xcalloc(1, STATS_SIZE);
-	else {
-		w->stats = p;
-		(void)madvise(p, STATS_SIZE, MADV_DONTFORK);
-	}
+		worker_fatal(w, EXIT_TEMPORARY, "cannot map the stats page: "
+		    "%s", strerror(errno));
+	w->stats = p;
+	(void)madvise(p, STATS_SIZE, MADV_DONTFORK);
 	w->stats->magic = STATS_MAGIC;
 	w->stats->worker = w->me;
 	STAT_SET(w->stats, pid, (uint64_t)getpid());
 }
 
 static int
-on_start(void *arg, const struct msg_start *m, struct err *err)
+on_prepare(void *arg, const struct msg_prepare *m, struct err *err)
 {
 	struct started *s = arg;
 	struct worker *w = s->w;
 
-	w->me = m->worker;
-	fault_worker(w->me);
-	w->n = m->workers;
-	w->epoch = m->epoch;
-	w->generation = m->generation;
+	s->flags = m->flags;
 	w->start_time_ns = m->start_time_ns;
-	w->flags = m->flags;
-	w->run_dir = xstrndup((const char *)m->run_dir.data, m->run_dir.len);
-	w->death = xstrndup((const char *)m->death.data, m->death.len);
 	if (conf_unpack(&w->conf, m->conf, err) == -1)
 		return (-1);
 	if (m->topology.len > 0 && topo_parse(&w->topo, m->topology, err) ==
@@ -118,33 +118,89 @@ on_start(void *arg, const struct msg_start *m, struct err *err)
 	w->durable = w->conf.durability != CONF_NONE;
 	w->machine = w->conf.durability == CONF_MACHINE;
 	w->after_checkpoint = w->conf.outputs == CONF_AFTER_CHECKPOINT;
-	w->opened = m->opened;
 	map_stats(w, s->fd);
-	s->done = true;
+	host_stack_fd = s->fd;		/* stacks go behind the page */
+	s->prepare = true;
 	return (0);
 }
 
-static void
-receive_start(struct worker *w)
+static int
+on_adopt(void *arg, const struct msg_adopt *m, struct err *err)
 {
-	static const struct msg_handlers handlers = { .start = on_start };
-	struct started s = { w, -1, false };
+	struct started *s = arg;
+	struct worker *w = s->w;
+
+	(void)err;
+	w->me = m->worker;
+	fault_worker(w->me);
+	FAULT_POINT(adopted_before);
+	w->n = m->workers;
+	w->epoch = m->epoch;
+	w->generation = m->generation;
+	w->flags = m->flags;
+	w->run_dir = xstrndup((const char *)m->run_dir.data, m->run_dir.len);
+	w->death = xstrndup((const char *)m->death.data, m->death.len);
+	w->opened = m->opened;
+	map_stats(w, s->fd);
+	/* The interpreter goes on with the number that it has. */
+	if (dup3(s->fd, host_stack_fd, O_CLOEXEC) == -1)
+		worker_fatal(w, EXIT_TEMPORARY, "cannot take the stats page: "
+		    "%s", strerror(errno));
+	(void)close(s->fd);
+	s->adopt = true;
+	FAULT_POINT(adopted_after);
+	return (0);
+}
+
+/* One of the two. */
+static void
+receive(struct started *s, const struct msg_handlers *handlers)
+{
 	struct buf b = { 0 };
 	struct err err;
 
-	if (control_receive(WORKER_CHANNEL, &b, &s.fd) != 1 ||
+	s->fd = -1;
+	if (control_receive(WORKER_CHANNEL, &b, &s->fd) != 1 ||
 	    b.len < MSG_HEADER) {
+		if (s->prepare)		/* nobody needs it any more */
+			_exit(EXIT_TEMPORARY);
 		fprintf(stderr, "wallaroo-worker is started by "
 		    "wallaroo-supervisord, not by hand\n");
 		exit(EXIT_PERMANENT);
 	}
-	if (msg_dispatch(&handlers, &s, FROM_SUP, slice_of(b.data +
-	    MSG_HEADER, b.len - MSG_HEADER), &err) == -1 || !s.done)
-		worker_fatal(w, EXIT_PERMANENT, "first message: %s",
+	if (msg_dispatch(handlers, s, FROM_SUP, slice_of(b.data + MSG_HEADER,
+	    b.len - MSG_HEADER), &err) == -1)
+		worker_fatal(s->w, EXIT_PERMANENT, "first messages: %s",
 		    err.text);
-	if (s.fd != -1)
-		host_stack_fd = s.fd;	/* stacks go behind the page */
 	buf_fini(&b);
+}
+
+static void
+set_role(const struct worker *w, const char *role)
+{
+	log_init(role, w->conf.log_level == CONF_ERROR ? LOG_ERR :
+	    w->conf.log_level == CONF_WARNING ? LOG_WARNING :
+	    w->conf.log_level == CONF_DEBUG ? LOG_DEBUG : LOG_INFO);
+}
+
+static void
+receive_prepare(struct started *s)
+{
+	static const struct msg_handlers handlers = { .prepare = on_prepare };
+
+	receive(s, &handlers);
+	set_role(s->w, s->flags & PREPARE_SPARE ? "spare" : "worker");
+}
+
+static void
+receive_adopt(struct started *s)
+{
+	static const struct msg_handlers handlers = { .adopt = on_adopt };
+	char role[32];
+
+	receive(s, &handlers);
+	snprintf(role, sizeof(role), "worker-%u", s->w->me);
+	set_role(s->w, role);
 }
 
 /* --- what runs before the loop ----------------------------------------- */
@@ -210,6 +266,70 @@ check_topology(struct worker *w)
 	buf_fini(&mine);
 	buf_fini(&a);
 	buf_fini(&b);
+}
+
+static void
+say_prepared(struct worker *w, uint64_t import_ns)
+{
+	struct msg_prepared m = { import_ns };
+	struct buf b = { 0 };
+
+	msg_put_prepared(&b, &m);
+	control_send(w, &b);
+	control_flush_blocking(w);
+	buf_fini(&b);
+}
+
+/* Code that was imported before somebody changed it must not run. */
+static void
+leave_if_changed(struct worker *w, uint64_t since_ns)
+{
+	struct buf what = { 0 };
+
+	if (!w->a.host->changed(w->a.app, since_ns, &what)) {
+		buf_fini(&what);
+		return;
+	}
+	log_warn("what this process has imported was changed since, it ends "
+	    "file=\"%s\"", buf_str(&what));
+	log_flush(1);
+	exit(EXIT_TEMPORARY);
+}
+
+/* Threads that user code has started run meanwhile. */
+static void
+wait_for_adoption(struct worker *w, uint64_t since_ns)
+{
+	struct pollfd p = { WORKER_CHANNEL, POLLIN, 0 };
+	int r;
+
+	do {
+		leave_if_changed(w, since_ns);
+		log_flush(0);
+		w->a.host->idle_enter(w->a.app);
+		r = poll(&p, 1, SPARE_LOOK_MS);
+		w->a.host->idle_leave(w->a.app);
+	} while (r == 0 || (r == -1 && errno == EINTR));
+}
+
+/* Import the application, which takes longer than all the rest. */
+static void
+prepare(struct started *s)
+{
+	uint64_t since_ns = clock_wall_ns(), began = clock_mono_ns();
+	struct worker *w = s->w;
+
+	open_host(w);
+	if (w->topo.nsources > 0)	/* else it is to be described */
+		check_topology(w);
+	say_prepared(w, clock_mono_ns() - began);
+	if (s->flags & PREPARE_SPARE)
+		wait_for_adoption(w, since_ns);
+	receive_adopt(s);
+	if (s->flags & PREPARE_SPARE)
+		leave_if_changed(w, since_ns);
+	if (w->flags & START_DESCRIBE)
+		describe(w);
 }
 
 /* Two processes never own one worker's files: the lock is on a descriptor
@@ -341,7 +461,7 @@ int
 main(int argc, char *argv[])
 {
 	struct worker *w = &worker;
-	char role[32];
+	struct started started = { .w = w };
 	pid_t parent = getppid();
 
 	if (fault_listed(argc, argv))
@@ -361,11 +481,11 @@ main(int argc, char *argv[])
 			_exit(EXIT_TEMPORARY);
 	}
 	(void)fcntl(WORKER_CHANNEL, F_SETFD, FD_CLOEXEC);
-	receive_start(w);
-	snprintf(role, sizeof(role), "worker-%u", w->me);
-	log_init(role, w->conf.log_level == CONF_ERROR ? LOG_ERR :
-	    w->conf.log_level == CONF_WARNING ? LOG_WARNING :
-	    w->conf.log_level == CONF_DEBUG ? LOG_DEBUG : LOG_INFO);
+	receive_prepare(&started);
+	if (started.flags & PREPARE_IMPORT)
+		prepare(&started);
+	else
+		receive_adopt(&started);
 	if (w->flags & START_RESPREAD) {
 		struct err err;
 
@@ -373,10 +493,6 @@ main(int argc, char *argv[])
 			worker_fatal_err(w, &err);
 		exit(0);
 	}
-	open_host(w);
-	if (w->flags & START_DESCRIBE)
-		describe(w);
-	check_topology(w);
 	mapped_guard(say_storage);
 	(void)fcntl(WORKER_CHANNEL, F_SETFL,
 	    fcntl(WORKER_CHANNEL, F_GETFL) | O_NONBLOCK);

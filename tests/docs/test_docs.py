@@ -279,7 +279,7 @@ def test_log_lines():
     python = r"\[\.\.\.\]$|Current thread|  File|Traceback|\w+Error: "
     for line in documented_lines():
         whole, text = re.match(
-            r"(?:supervisor: |worker(?:-\d)?: )?(?:worker \d: )?"
+            r"(?:supervisor: |worker(?:-\d)?: |spare: )?(?:worker \d: )?"
             r"((?:cluster.conf:\d+: )?(.*))", line, re.S).groups()
         if not re.match(python, text) and not any(
                 p.match(whole) or p.match(text) for p in known):

@@ -10,6 +10,8 @@
  *	open-N		of worker N, at its opening: refuse TEXT, text TEXT,
  *			fatal CODE TEXT, exit CODE, segv, hang
  *	respread	as describe
+ *	spare		of a spare before it is prepared, as describe
+ *	adopted		of one that is told its number
  *	busy-N		while it exists worker N is not idle
  *	full-N		while it exists its sinks are not empty
  *	slow-N		while it exists it is not ready
@@ -48,6 +50,7 @@
 #define CONNS_MAX	256
 #define PEERS_MAX	64
 #define TURN_MS		20
+#define SPARE		99		/* number of one that has none yet */
 
 struct conn {
 	uint64_t	 id;
@@ -68,6 +71,8 @@ static struct {
 	int		 sink;		/* descriptor, -1 */
 	uint64_t	 sink_id;
 	bool		 has_sink;
+	bool		 spare;
+	bool		 prepared;
 	bool		 started;
 	bool		 running;
 	bool		 ready;
@@ -325,7 +330,18 @@ take_fd(void)
 }
 
 static int
-on_start(void *arg, const struct msg_start *m, struct err *err)
+on_prepare(void *arg, const struct msg_prepare *m, struct err *err)
+{
+	(void)arg;
+	close(take_fd());
+	w.me = SPARE;
+	w.spare = (m->flags & PREPARE_SPARE) != 0;
+	w.prepared = true;
+	return (conf_unpack(&w.conf, m->conf, err));
+}
+
+static int
+on_adopt(void *arg, const struct msg_adopt *m, struct err *err)
 {
 	void *p;
 	int fd = take_fd();
@@ -336,8 +352,6 @@ on_start(void *arg, const struct msg_start *m, struct err *err)
 	w.flags = m->flags;
 	w.generation = m->generation;
 	w.started = true;
-	if (conf_unpack(&w.conf, m->conf, err) == -1)
-		return (-1);
 	p = mmap(NULL, STATS_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (p == MAP_FAILED)
 		return (err_sys(err, ERR_SYSTEM, "mmap"));
@@ -543,7 +557,8 @@ on_stdio(void *arg, const struct msg_stdio *m, struct err *err)
 }
 
 static const struct msg_handlers handlers = {
-	.start = on_start, .peer = on_peer, .conn = on_conn,
+	.prepare = on_prepare, .adopt = on_adopt,
+	.peer = on_peer, .conn = on_conn,
 	.sinkconn = on_sinkconn, .dropped = on_dropped, .run = on_run,
 	.drain = on_drain, .settle = on_settle, .finish = on_finish,
 	.checkpoint = on_checkpoint,
@@ -808,6 +823,38 @@ live(void)
 	}
 }
 
+/* A spare notes what happens in diary-99. */
+static void
+prepare(void)
+{
+	struct msg_prepared m = { 1000000 };
+	struct buf b = { 0 };
+	char line[1024], *p = NULL;
+
+	if (w.spare) {
+		note("prepare");
+		p = read_order("spare", line, sizeof(line));
+	}
+	if (p != NULL)
+		obey(p);
+	msg_put_prepared(&b, &m);
+	say(&b);
+	if (w.spare)
+		note("prepared");
+}
+
+static void
+take_over(void)
+{
+	char line[1024], *p;
+
+	if (!w.spare)
+		return;
+	note("adopted");
+	if ((p = read_order("adopted", line, sizeof(line))) != NULL)
+		obey(p);
+}
+
 int
 main(void)
 {
@@ -823,8 +870,12 @@ main(void)
 		w.peer[i] = -1;
 	(void)signal(SIGPIPE, SIG_IGN);
 	(void)fcntl(CHANNEL, F_SETFD, FD_CLOEXEC);
+	if (!receive(0) || !w.prepared)
+		return (EXIT_PERMANENT);
+	prepare();
 	if (!receive(0) || !w.started)
 		return (EXIT_PERMANENT);
+	take_over();
 	w.has_sink = count_args("sink=") > 0;
 	if (w.flags & (START_DESCRIBE | START_RESPREAD)) {
 		p = read_order(w.flags & START_DESCRIBE ? "describe" :

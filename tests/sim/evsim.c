@@ -40,7 +40,7 @@ struct ev_loop {
 	ev_signal	*sig[8];
 	int		 nsig;
 	uint32_t	 raised;	/* by number of signal */
-	ev_child	*child[WORKERS + 2];
+	ev_child	*child[WORKERS + 4];
 	int		 nchild;
 	struct {
 		int	 pid;

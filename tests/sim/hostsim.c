@@ -374,6 +374,15 @@ h_repr(struct host_app *app, const void *v, struct buf *b)
 	buf_addf(b, "value");
 }
 
+static bool
+h_changed(struct host_app *h, uint64_t since_ns, struct buf *what)
+{
+	(void)h;
+	(void)since_ns;
+	(void)what;
+	return (false);
+}
+
 static void
 h_idle(struct host_app *app)
 {
@@ -389,5 +398,5 @@ const struct host host_python = {
 	.val_free = h_val_free, .state_new = h_state_new,
 	.state_save = h_state_save, .state_load = h_state_load,
 	.state_free = h_state_free, .repr = h_repr, .idle_enter = h_idle,
-	.idle_leave = h_idle, .close = h_close,
+	.idle_leave = h_idle, .changed = h_changed, .close = h_close,
 };

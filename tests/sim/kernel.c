@@ -677,6 +677,21 @@ sim_close(int fd)
 	return (0);
 }
 
+int
+sim_dup3(int fd, int to, int flags)
+{
+	struct file *f = fd_get(fd);
+
+	(void)flags;			/* nothing is executed here */
+	if (f == NULL)
+		return (-1);
+	file_ref(f);
+	if (current->fd[to] != NULL)
+		fd_close(current, to);
+	current->fd[to] = f;
+	return (to);
+}
+
 static int
 lock_file(struct inode *i, int cmd, struct flock *l)
 {

@@ -277,6 +277,7 @@ plan_make(uint64_t seed, const char *plant, bool faults)
 	plan.after = rng_one_in(&r, plan.machine ? 4 : 16);
 	plan.sync_ns = rng_one_in(&r, 2) ? 300 * US : 3 * MS;
 	plan.lagging = (uint32_t)rng_below(&r, 2 * plan.workers);
+	plan.spares = rng_one_in(&r, 2) ? (uint32_t)rng_range(&r, 1, 2) : 0;
 	next_kill = 0;
 	arm_number = 0;
 	recovering = false;
@@ -543,5 +544,6 @@ plan_conf(struct conf_app *c)
 	c->connections = 8;
 	c->connector_streams = 1;
 	c->connector_timeout = 1000;
+	c->spares = plan.spares;
 	c->log_level = CONF_DEBUG;
 }

@@ -52,6 +52,7 @@ struct plan {
 	bool		 faults;
 
 	uint32_t	 workers;
+	uint32_t	 spares;
 	bool		 tcp_source, file_source, gen_source;
 	bool		 tcp_sink, file_sink;
 	bool		 single;	/* each key2 gets from one key1 */

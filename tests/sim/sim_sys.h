@@ -93,6 +93,7 @@ int	 sim_setsockopt(int, int, int, const void *, socklen_t);
 int	 sim_getsockname(int, struct sockaddr *, socklen_t *);
 int	 sim_getpeername(int, struct sockaddr *, socklen_t *);
 int	 sim_ioctl(int, unsigned long, ...);
+int	 sim_dup3(int, int, int);
 int	 sim_poll(struct pollfd *, nfds_t, int);
 int	 sim_getaddrinfo(const char *, const char *, const struct addrinfo *,
 	    struct addrinfo **);
@@ -180,6 +181,7 @@ sighandler_t sim_signal(int, sighandler_t);
 #define getsockname	sim_getsockname
 #define getpeername	sim_getpeername
 #define ioctl		sim_ioctl
+#define dup3		sim_dup3
 #define poll		sim_poll
 #define getaddrinfo	sim_getaddrinfo
 #define freeaddrinfo	sim_freeaddrinfo

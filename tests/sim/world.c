@@ -632,6 +632,20 @@ spawn_stopped(pid_t pid)
 }
 
 int
+cgroup_join(struct child *c, pid_t pid, struct err *err)
+{
+	struct proc *p = proc_find(pid);
+
+	/* That is where a spare becomes a worker. */
+	err->code = ERR_NONE;
+	p->number = c->number;
+	p->numbered = true;
+	p->tool = false;
+	p->lives = lives[c->number]++;
+	return (0);
+}
+
+int
 cgroup_open(struct child *c, struct err *err)
 {
 	(void)c;

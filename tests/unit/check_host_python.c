@@ -1783,6 +1783,41 @@ fn_at(uint32_t list, uint32_t row, uint32_t field)
 	return ((int)fn);
 }
 
+/* What tests/python/test_sources.py tests, as a worker asks it. */
+START_TEST(changed)
+{
+	struct buf what = { 0 };
+
+	prepare();
+	put_file("app/app.py", count_py);
+	ck_assert_int_eq(setenv("WALLAROO_PYTHON_PACKAGE", TEST_SOURCE "/py",
+	    1), 0);
+	ck_assert_msg(py->open(&app, &conf, &err) == 0, "%s", err.text);
+	/* Imports began long after everything was written. */
+	ck_assert_msg(!py->changed(app, INT64_MAX, &what), "%s",
+	    buf_str(&what));
+	ck_assert(!py->changed(app, INT64_MAX, &what));
+	put_file("app/app.py", "");
+	ck_assert(py->changed(app, INT64_MAX, &what));
+	ck_assert_ptr_nonnull(strstr(buf_str(&what), "/app/app.py"));
+	buf_fini(&what);
+	cleanup();
+}
+END_TEST
+
+/* One that cannot tell is not to be trusted. */
+START_TEST(changed_unknown)
+{
+	struct buf what = { 0 };
+
+	start();			/* with a package that has no such */
+	ck_assert(py->changed(app, INT64_MAX, &what));
+	ck_assert_str_eq(buf_str(&what), "unknown");
+	buf_fini(&what);
+	cleanup();
+}
+END_TEST
+
 START_TEST(real_package)
 {
 	struct host_out out = { NULL, 0, 0 };
@@ -1980,5 +2015,6 @@ UNIT_MAIN("host_python", describe, isolation, path_of_configuration,
     generator_fails, exceptions, codec_values, codec_bare, codec_special,
     codec_shared, codec_random, codec_malformed, codec_hostile,
     codec_new_version, codec_hooks, reprs, logs, context, threads, stack_dump,
+    changed, changed_unknown,
     leaks, windows, real_package, published_windows, real_package_no_pipeline,
     real_package_refuses, stuck_thread)
