@@ -66,8 +66,8 @@ LEFT_OUT.update({
         "segv", "exit1", "exit0", "hang")})
 # Stages of a session, and how often one is chosen where it will do: most are
 # longer than the first.
-STAGES = {"traffic": 8, "recovery": 4, "operate": 2, "poison": 1,
-          "succession": 1, "restart": 2, "rotate": 1, "resize": 0.2}
+STAGES = {"traffic": 8, "recovery": 4, "spare": 1, "operate": 2,
+          "poison": 1, "succession": 1, "restart": 2, "rotate": 1, "resize": 0.2}
 MACHINE_STAGES = {"sick": 2, "power": 2}
 # Applications of their own that read a file, or standard input, to its end.
 SOURCES = ("file", "stdin")
@@ -315,6 +315,11 @@ class Player:
         wait_for(lambda: self.fired([LAST]), "a kill at " + PRELUDE, LIMIT)
         self.session.settle()
         self.session.faults.disarm([LAST])
+
+    def do_spare(self, plans):
+        """A worker dies when another process waits to take its place."""
+        self.session.wait_spare(lambda: plans and self.fired(plans))
+        self.do_recovery(plans)
 
     def do_succession(self, plans):
         """A supervisor dies, the next one gets its descriptors."""

@@ -29,6 +29,7 @@ from proxy import Proxy		# noqa: E402
 from wallaroo.tools._external import Channel, ExternalError, KINDS	# noqa: E402
 
 LIMIT = harness.LIMIT
+SPARE_LIMIT = 10		# for a spare that faults may keep from coming
 # "k!" opens the key k, "k?" raises until that was done, "k*" kills.
 APPLICATION = apps.WORD_FUNCTIONS.replace(
     "self.count = 0", "self.count = 0\n        self.open = False").replace(
@@ -468,6 +469,17 @@ class Session:
         self.clients.append(client)
         self.active.append(client)
         return client
+
+    def wait_spare(self, enough):
+        """Until one waits, if nothing keeps it from that."""
+        deadline = time.monotonic() + SPARE_LIMIT
+        while time.monotonic() < deadline and not enough():
+            try:
+                if self.app.status()["spares"] > 0:
+                    return
+            except (HarnessError, OSError, subprocess.SubprocessError):
+                pass			# a fault, which may be the one
+            time.sleep(0.02)
 
     def traffic(self, words=20):
         """Every client sends; one comes, sends, and goes."""
