@@ -380,9 +380,11 @@ def state(bench):
 def recovery(bench, keys):
     """Milliseconds from a kill -9 to the first output of an input that was
     due after it."""
-    with sut.tcp_cluster(bench) as (app, driver):
+    with sut.tcp_cluster(bench, settings={"spares": 1}) as (app, driver):
         driver.do("load", keys)
         settle(app)
+        harness.wait_for(lambda: app.status()["spares"] == 1, "a spare",
+                         sut.LIMIT, 0.1)
         answer = driver.do("kill", keys, 1000, 4, app.pids()[0])
     if not answer["recovered"]:
         raise NotRun("no input was due after the kill")

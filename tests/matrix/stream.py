@@ -68,7 +68,8 @@ def application_setup(args):
 # Small, so that a start is short; often, so that checkpoints are met.
 SETTINGS = {"journal-size": "4M", "max-message": "64K",
             "outbox-size": "16M", "checkpoint-interval": 0.05,
-            "restart-limit": 100, "on-error": harness.Raw("dead-letter")}
+            "restart-limit": 100, "spares": 1,
+            "on-error": harness.Raw("dead-letter")}
 
 
 WRITTEN = "file_settle_before"		# a file just got bytes

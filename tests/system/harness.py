@@ -250,6 +250,9 @@ class Cluster:
             "state-directory": self.state_dir,
             "durability": Raw(durability),
             "runtime-directory": self.run_dir,
+            # Most tests look at processes, memory or times; those that are
+            # about the death of workers say otherwise.
+            "spares": 0,
         }
         if self.user:
             self.settings["user"] = self.user.pw_name

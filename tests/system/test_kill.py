@@ -58,7 +58,8 @@ class Load:
 def start(cluster, receiver, feeder, seed, workers=WORKERS, **settings):
     sink = receiver()
     port = harness.free_port()
-    app = cluster(apps.WORD_COUNT, workers=workers, settings=settings,
+    app = cluster(apps.WORD_COUNT, workers=workers,
+                  settings=dict({"spares": 1}, **settings),
                   args=apps.word_count_args(port, sink.port))
     app.start()
     load = Load(feeder, port, workers, seed)

@@ -30,7 +30,8 @@ def wait_spares(app, number=1):
 def start(cluster, receiver, feeder, source=apps.WORD_COUNT, **settings):
     sink = receiver()
     port = harness.free_port()
-    app = cluster(source, settings=settings,
+    # None: as many as there are where nothing is said.
+    app = cluster(source, settings=dict({"spares": None}, **settings),
                   args=apps.word_count_args(port, sink.port))
     app.start()
     return app, sink, feeder(port)
