@@ -134,8 +134,11 @@ loop_flush(struct worker *w)
 	size_t i, n = (size_t)w->topo.nexchanges * w->n;
 	struct err err;
 
-	if (w->a.pos <= journal_done(&w->journal) && w->a.turn_bytes == 0)
+	if (w->a.pos <= journal_done(&w->journal) && w->a.turn_bytes == 0) {
+		/* A replay, whose outputs have left before. */
+		STAT_SET(w->stats, journal_done, w->a.pos);
 		return;
+	}
 	if (reserve_all(w, &err) == -1) {
 		if (!w->stalled || log_allowed(&rate))
 			log_error("outputs wait for space, sources stop: %s",

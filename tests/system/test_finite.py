@@ -110,6 +110,25 @@ def test_again_there_is_nothing_to_do(cluster):
     assert app.read_out("output") == before
 
 
+def test_position_after_a_replay(cluster):
+    """Whoever looks at the counters sees that nothing is left to do."""
+    app = cluster(apps.FILE_NUMBER, settings={"checkpoint-interval": 3600})
+    files(app, ["one", "two"])
+    app.start()
+    harness.wait_for(lambda: app.read_out("output").count(b"\n") == 2,
+                     "both lines")
+    pid = app.kill9(0)
+    app.wait_replaced(0, pid)
+
+    def all_done():
+        worker = app.workers()[0]
+        return worker["journal_done"] == worker["journal_tail"] > 0
+
+    harness.wait_for(all_done, "the position of what was replayed", limit=20)
+    app.stop()
+    assert app.read_out("output") == b"1 one\n2 two\n"
+
+
 def test_generator(cluster):
     app = finite(cluster, apps.GENERATE, workers=2)
     app.write_conf(args=["numbers", "500", app.out("output")])
