@@ -6,6 +6,7 @@ is, and takes away what was only for this run.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -147,9 +148,14 @@ class Unreachable(Exception):
 
 def status(directory: str) -> dict[str, Any]:
     """What "wallarooctl --json status" prints."""
-    import json
+    return ask(directory, "status")
 
-    frame = _msgpack.pack([CTL, "status", "", "", ""])
+
+def ask(
+    directory: str, verb: str, first: str = "", second: str = ""
+) -> dict[str, Any]:
+    """The supervisor's answer to the operator."""
+    frame = _msgpack.pack([CTL, verb, first, second, ""])
     # A socket's path is short; that of a directory may be long.
     place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
