@@ -19,6 +19,7 @@
 
 #define LETTER_FN	(-3)		/* determ's number of the two calls
 					   that show a record */
+#define MARK_INDEX	(UINT64_C(1) << 32)	/* no record: a mark */
 #define SHOWN_BYTES	200		/* of a key or payload, to people */
 #define SEEN_KEYS	3		/* named when a replay differs */
 
@@ -71,6 +72,7 @@ automaton_init(struct automaton *a, struct err *err)
 	}
 	a->to_peer = xcalloc(nturn + 1, sizeof(*a->to_peer));
 	a->to_sink = xcalloc(a->topo->nsinks + 1, sizeof(*a->to_sink));
+	progress_init(a);
 	return (0);
 }
 
@@ -143,6 +145,7 @@ automaton_fini(struct automaton *a)
 		free(a->win[i].time_ns);
 	}
 	automaton_aside_forget(a);
+	progress_fini(&a->progress);
 	free(a->aside);
 	buf_fini(&a->scratch);
 	buf_fini(&a->seen);
@@ -510,6 +513,25 @@ send_record(struct automaton *a, int x, uint32_t to, struct slice key,
 	p = mp_write_uint(p, o->id);
 	p = mp_write_uint(p, pack_distance(o->watermark, o->time_ns));
 	p = mp_write_bin(p, value.data, value.len);
+	t->data.len = (size_t)(p - t->data.data);
+	turn_added(a, t, before);
+}
+
+/* How far the records before it have come; it counts as one. */
+static void
+send_mark(struct automaton *a, int x, uint32_t to, const struct reach *r)
+{
+	struct turn *t = &a->to_peer[(size_t)x * a->workers + to];
+	size_t before;
+	uint8_t *p;
+
+	turn_begin(a, t);
+	before = t->data.len;
+	p = buf_reserve(&t->data, 4 * MP_UINT_MAX);
+	p = mp_write_uint(p, a->stamp);
+	p = mp_write_uint(p, a->index | MARK_INDEX);
+	p = mp_write_uint(p, r->status);
+	p = mp_write_uint(p, r->watermark);
 	t->data.len = (size_t)(p - t->data.data);
 	turn_added(a, t, before);
 }
@@ -1582,6 +1604,13 @@ on_file(struct automaton *a, struct entry *e, size_t from, size_t *used,
 	return (0);
 }
 
+/* The next tick says so. */
+static void
+source_ended(struct automaton *a)
+{
+	a->progress.dirty = a->progress.urgent = true;
+}
+
 /* A stream has ended: a last line without its newline is a line. */
 static int
 on_eof(struct automaton *a, struct entry *e, struct err *err)
@@ -1623,8 +1652,10 @@ on_eof(struct automaton *a, struct entry *e, struct err *err)
 	if (c != NULL) {
 		c->eof = true;
 		streams_release(&a->sources[s].streams, c->id);
-	} else
+	} else {
 		a->sources[s].ended = true;
+		source_ended(a);
+	}
 	return (0);
 }
 
@@ -1704,6 +1735,7 @@ on_gen(struct automaton *a, struct entry *e, size_t from, size_t *used,
 	}
 	if (v == NULL) {
 		s->ended = true;
+		source_ended(a);
 		log_info("generator has ended source=\"%s\" values=%" PRIu64,
 		    src->name, s->off);
 		*used = e->len;
@@ -1742,6 +1774,34 @@ run_packed(struct automaton *a, int stage, struct slice value,
 	return (user_error(a, &at, f->key, NULL, value, &f->o, f->err));
 }
 
+static int
+cannot_read(uint32_t x, struct err *err)
+{
+	return (err_set(err, ERR_CORRUPT, "a frame of exchange %u in the "
+	    "journal cannot be read", x));
+}
+
+/* See send_mark. */
+static int
+on_mark(struct automaton *a, uint32_t x, uint32_t from, struct mark *m,
+    uint64_t pos, uint32_t index, struct mp *c, struct err *err)
+{
+	struct progress *p = &a->progress;
+	struct reach r = reach_unpack(c);
+
+	if (!mp_ok(c))
+		return (cannot_read(x, err));
+	if (mark_covers(m, pos, index))
+		return (0);
+	reach_raise(&p->heard[(size_t)x * a->workers + from], r);
+	p->dirty = true;
+	if (r.status == REACH_ENDED)
+		p->urgent = true;
+	m->pos = pos;
+	m->index = index;
+	return (0);
+}
+
 /* One record of the frame in entry e: see send_record. */
 static int
 on_frame_record(struct automaton *a, uint32_t x, uint32_t from,
@@ -1749,12 +1809,15 @@ on_frame_record(struct automaton *a, uint32_t x, uint32_t from,
 {
 	struct slice value;
 	struct flow f;
-	uint64_t pos;
+	uint64_t pos, raw;
 	uint32_t index;
 	int stage = a->topo->exchange_stage[x], sink;
 
 	pos = mp_get_uint(c, UINT64_MAX);
-	index = (uint32_t)mp_get_uint(c, UINT32_MAX);
+	raw = mp_get_uint(c, MARK_INDEX | UINT32_MAX);
+	index = (uint32_t)raw;
+	if (raw & MARK_INDEX)
+		return (on_mark(a, x, from, m, pos, index, c, err));
 	set_key(&f, mp_get_bin(c));
 	f.o.time_ns = mp_get_uint(c, UINT64_MAX);
 	f.o.id = mp_get_uint(c, UINT64_MAX);
@@ -1765,8 +1828,7 @@ on_frame_record(struct automaton *a, uint32_t x, uint32_t from,
 	f.err = err;
 	value = mp_get_bin(c);
 	if (!mp_ok(c))
-		return (err_set(err, ERR_CORRUPT, "a frame of exchange %u "
-		    "in the journal cannot be read", x));
+		return (cannot_read(x, err));
 	begin_record(a, e->pos + ENTRY_HEADER + (uint64_t)(c->p - e->data));
 	if (mark_covers(m, pos, index))
 		return (0);
@@ -2070,6 +2132,103 @@ end_entry(struct automaton *a, struct entry *e)
 	buf_fini(&steps);
 }
 
+/* Nobody sent this: what the windows of a key do in a tick. */
+static int
+fire_key(struct automaton *a, const struct entry *e, int i, struct kent *k,
+    uint64_t watermark, struct err *err)
+{
+	const struct topo_stage *st = &a->topo->stages[i];
+	struct origin o = { e->time_ns, 0, 0, 0 };
+	struct flow f;
+	uint64_t v[3];
+
+	v[0] = e->time_ns;
+	v[1] = k->hash;
+	v[2] = part_hash(slice_of(st->name, strlen(st->name)));
+	o.id = part_hash(slice_of(v, sizeof(v)));
+	flow_init(&f, slice_of(k->key, k->key_len), &o, err);
+	if (enter_windows(a, i, &f) != NULL)
+		return (fire(a, i, k, NULL, watermark, &f));
+	if (err->code != ERR_POISON)
+		return (-1);
+	/* Not again before a message comes to it. */
+	windows_note(&a->windows[i], k, UINT64_MAX, false, e->time_ns);
+	return (stage_error(a, i, NULL, &f));
+}
+
+/* Say to the others what goes into the exchange of this stage from now on. */
+static void
+say_mark(struct automaton *a, size_t stage)
+{
+	int x = a->topo->stages[stage].exchange;
+	struct reach *r = &a->progress.said[x];
+	uint64_t v[4];
+	uint32_t w;
+
+	reach_raise(r, a->progress.at[stage]);
+	v[0] = a->sum;
+	v[1] = (uint64_t)x;
+	v[2] = r->status;
+	v[3] = r->watermark;
+	a->sum = hash_words(v, 4);
+	for (w = 0; w < a->workers; w++)
+		if (w == a->worker)
+			continue;
+		else if (a->stamp > a->drop)
+			send_mark(a, x, w, r);
+		else			/* has left already */
+			a->index++;
+}
+
+/* The first stage on the way to the sinks where a key is to fire, or -1. */
+static int
+next_ripe(const struct automaton *a, struct kent **k)
+{
+	size_t i, n;
+
+	for (n = 0; n < a->topo->nstages; n++) {
+		i = a->progress.order[n];
+		if (stage_has_windows(&a->topo->stages[i]) &&
+		    (*k = windows_ripe(&a->windows[i])) != NULL)
+			return ((int)i);
+	}
+	return (-1);
+}
+
+/*
+ * What fires because of how far the inputs have come, one key per byte of the
+ * entry; then what the other workers are to know, an exchange per byte.
+ */
+static int
+on_progress(struct automaton *a, struct entry *e, size_t from, size_t *used,
+    struct err *err)
+{
+	struct progress *p = &a->progress;
+	struct kent *k;
+	int i;
+
+	if (!p->dirty)
+		return (0);
+	p->urgent = true;		/* until all is done */
+	if (from == 0)
+		progress_pass(a, e->time_ns);
+	if ((i = next_ripe(a, &k)) < 0) {
+		progress_pass(a, e->time_ns);
+		i = next_ripe(a, &k);
+	}
+	*used = from + 1;
+	begin_record(a, e->pos + ENTRY_HEADER + *used);
+	if (i >= 0)
+		return (fire_key(a, e, i, k, REACH_ENDLESS, err));
+	if ((i = progress_unsaid(a)) >= 0) {
+		say_mark(a, (size_t)i);
+		return (0);
+	}
+	p->dirty = p->urgent = false;
+	*used = e->len;
+	return (0);
+}
+
 /*
  * Time has passed: a key of windows whose timeout is due, one per byte of the
  * entry, so that a timeout of many keys is worked off bit by bit.
@@ -2078,38 +2237,22 @@ static int
 on_tick(struct automaton *a, struct entry *e, size_t from, size_t *used,
     struct err *err)
 {
-	const struct topo_stage *st;
-	struct origin o = { e->time_ns, 0, 0, 0 };
-	struct windows *w;
+	struct windows *w = NULL;
 	struct kent *k = NULL;
-	struct flow f;
-	uint64_t v[3];
 	size_t i;
 
 	for (i = 0; i < a->topo->nstages && k == NULL; i++) {
-		st = &a->topo->stages[i];
 		w = &a->windows[i];
-		if (stage_has_windows(st) && windows_ring(w, e->time_ns))
+		if (stage_has_windows(&a->topo->stages[i]) &&
+		    windows_ring(w, e->time_ns))
 			k = windows_next(w, e->time_ns);
 	}
 	if (k == NULL)
-		return (0);		/* that was all */
-	i--;
+		return (on_progress(a, e, from, used, err));
 	*used = from + 1;
 	begin_record(a, e->pos + ENTRY_HEADER + *used);
-	v[0] = e->time_ns;
-	v[1] = k->hash;
-	v[2] = part_hash(slice_of(st->name, strlen(st->name)));
-	o.id = part_hash(slice_of(v, sizeof(v)));
-	flow_init(&f, slice_of(k->key, k->key_len), &o, err);
-	if (enter_windows(a, (int)i, &f) != NULL)
-		return (fire(a, (int)i, k, NULL, windows_watermark(w,
-		    e->time_ns), &f));
-	if (err->code != ERR_POISON)
-		return (-1);
-	/* Not again before a message comes to it. */
-	windows_note(w, k, UINT64_MAX, false, e->time_ns);
-	return (stage_error(a, (int)i, NULL, &f));
+	return (fire_key(a, e, (int)i - 1, k, windows_watermark(w,
+	    e->time_ns), err));
 }
 
 uint64_t
@@ -2118,6 +2261,8 @@ automaton_tick(const struct automaton *a)
 	uint64_t first = UINT64_MAX;
 	size_t i;
 
+	if (a->progress.dirty)
+		return (0);
 	for (i = 0; a->nwindows > 0 && i < a->topo->nstages; i++) {
 		if (!stage_has_windows(&a->topo->stages[i]))
 			continue;

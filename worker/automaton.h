@@ -26,6 +26,7 @@
 #include "worker/host.h"
 #include "worker/journal.h"
 #include "worker/keytab.h"
+#include "worker/progress.h"
 #include "worker/window.h"
 
 #define AUTOMATON_DEPTH	64	/* multi and window stages along one path */
@@ -142,6 +143,7 @@ struct automaton {
 	struct keytab		*keys;		/* [nstages], with state only */
 	struct windows		*windows;	/* [nstages], those only */
 	size_t			 nwindows;	/* stages with windows */
+	struct progress		 progress;	/* what still comes */
 
 	/* The record at work. */
 	uint64_t		 now_ns;	/* of its entry */
@@ -203,6 +205,13 @@ int	automaton_run(struct automaton *, uint64_t (*now)(void),
 	    uint64_t deadline_ns, size_t max_bytes, struct err *);
 /* When it wants an ENTRY_TICK: 0 at once, UINT64_MAX never. */
 uint64_t automaton_tick(const struct automaton *);
+/* Have all sources ended, and has everything that they gave come to where it
+ * leaves this worker?  What others still do is theirs to say. */
+static inline bool
+automaton_ended(const struct automaton *a)
+{
+	return (a->progress.ended && !a->progress.dirty);
+}
 /* A saved key of a stage with state, when it begins; an older one of the same
  * key is replaced.  -1: *err is set. */
 int	automaton_load(struct automaton *, size_t stage, struct slice key,

@@ -177,6 +177,7 @@ checkpoint_pack(const struct worker *w, struct buf *b)
 	mp_put_uint(b, w->a.sum);
 	mp_put_uint(b, w->a.putback);
 	pack_windows(&w->a, b);
+	progress_pack(&w->a, b);
 	pack_boxes(w, b);
 	pack_keys(w, b);
 }
@@ -341,7 +342,7 @@ unpack_windows(struct worker *w, struct mp *c)
 	size_t k;
 
 	for (i = 0; i < n && mp_ok(c); i++) {
-		if (mp_get_array(c) != 7)
+		if (mp_get_array(c) != WINDOWS_FIELDS)
 			c->bad = true;
 		name = mp_get_str(c);
 		found = NULL;
@@ -392,6 +393,7 @@ checkpoint_unpack(struct worker *w, struct slice s, struct err *err)
 	w->a.sum = mp_get_uint(&c, UINT64_MAX);
 	w->putback = w->a.putback = mp_get_uint(&c, UINT64_MAX);
 	unpack_windows(w, &c);
+	progress_unpack(&w->a, &c, w->saved_shape == w->shape);
 	unpack_boxes(w, &c);
 	unpack_keys(w, &c);
 	if (!mp_end(&c))

@@ -257,7 +257,7 @@ on_meta(struct spread *s, uint32_t old, sqlite3_stmt *st, struct err *err)
 		buf_clear(&f->rem);
 		buf_add(&f->rem, rem.data, rem.len);
 	}
-	for (i = 0; i < 6; i++)			/* marks .. outboxes */
+	for (i = 0; i < 7; i++)			/* marks .. outboxes */
 		mp_skip(&c);
 	s->keys = s->found = 0;
 	n = mp_get_array(&c);
@@ -405,6 +405,18 @@ give_carried(struct spread *s)
 
 /* --- the new files ----------------------------------------------------- */
 
+/* Nobody has heard or said anything. */
+static void
+pack_progress(struct buf *b)
+{
+	mp_put_array(b, 5);
+	mp_put_bool(b, false);
+	mp_put_bool(b, false);
+	mp_put_bool(b, false);
+	mp_put_array(b, 0);
+	mp_put_array(b, 0);
+}
+
 static void
 pack_automaton(struct spread *s, struct buf *b)
 {
@@ -432,6 +444,7 @@ pack_automaton(struct spread *s, struct buf *b)
 	mp_put_uint(b, 0);
 	mp_put_uint(b, 0);
 	mp_put_array(b, 0);			/* windows: time begins anew */
+	pack_progress(b);
 	mp_put_array(b, 0);
 	mp_put_array(b, 0);			/* keys: not counted */
 }

@@ -506,7 +506,10 @@ source_stdin(struct worker *w, uint32_t i, int fd)
 	}
 	s = &w->sources[i];
 	in = &w->a.sources[i];
-	s->eof = in->ended = false;
+	s->eof = false;
+	if (in->ended)			/* what comes is a new beginning */
+		w->a.progress.dirty = true;
+	in->ended = false;
 	if (fstat(fd, &st) == -1)
 		worker_fatal(w, EXIT_TEMPORARY, "standard input: %s",
 		    strerror(errno));

@@ -241,6 +241,25 @@ windows_next(struct windows *w, uint64_t now_ns)
 	return (NULL);
 }
 
+/* --- the end of what comes ----------------------------------------------- */
+
+struct kent *
+windows_ripe(const struct windows *w)
+{
+	const struct wkey *k = heap_first(&w->open);
+
+	return (k != NULL && w->in.status == REACH_ENDED ? k->e : NULL);
+}
+
+struct reach
+windows_reach(struct windows *w, struct reach in)
+{
+	w->in = in;
+	if (windows_ripe(w) == NULL)
+		reach_raise(&w->out, in);
+	return (w->out);
+}
+
 /* --- saving -------------------------------------------------------------- */
 
 void
@@ -288,13 +307,15 @@ windows_pack(const struct windows *w, struct buf *b)
 {
 	size_t i;
 
-	mp_put_array(b, 7);
+	mp_put_array(b, WINDOWS_FIELDS);
 	mp_put_str(b, w->stage->name);
 	mp_put_uint(b, w->watermark);
 	mp_put_uint(b, w->forwarded);
 	mp_put_uint(b, w->timer_ns);
 	mp_put_bool(b, w->firing);
 	mp_put_uint(b, w->limit);
+	reach_pack(&w->in, b);
+	reach_pack(&w->out, b);
 	mp_put_array(b, (uint32_t)w->nways);
 	for (i = 0; i < w->nways; i++) {
 		mp_put_array(b, 3);
@@ -311,6 +332,7 @@ windows_unpack(struct windows *w, struct mp *c, bool ways)
 {
 	struct windows dummy = { 0 };
 	struct wway in, *way;
+	struct reach from, to;
 	uint32_t i, n;
 
 	if (w == NULL)
@@ -320,6 +342,12 @@ windows_unpack(struct windows *w, struct mp *c, bool ways)
 	w->timer_ns = mp_get_uint(c, UINT64_MAX);
 	w->firing = mp_get_bool(c);
 	w->limit = mp_get_uint(c, UINT64_MAX);
+	from = reach_unpack(c);
+	to = reach_unpack(c);
+	if (mp_ok(c) && ways) {
+		w->in = from;
+		w->out = to;
+	}
 	n = mp_get_array(c);
 	for (i = 0; i < n && mp_ok(c); i++) {
 		if (mp_get_array(c) != 3)

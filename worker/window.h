@@ -17,11 +17,14 @@
 #include "common/mp.h"
 #include "common/topo.h"
 #include "worker/keytab.h"
+#include "worker/progress.h"
 
 /* The watermark when nobody speaks any more. */
 #define WINDOW_ENDLESS	UINT64_MAX
 /* In front of a key's saved windows: due, open. */
 #define WINDOW_HEAD	9
+/* In a checkpoint, of a stage. */
+#define WINDOWS_FIELDS	11
 
 /* A key's place in one of the two heaps. */
 struct wkey {
@@ -55,6 +58,9 @@ struct windows {
 	bool		 firing;	/* a timeout is being worked off */
 	uint64_t	 limit;		/* COUNT: keys begun up to here */
 	struct wheap	 open, idle;
+	struct reach	 in;		/* what comes to the stage */
+	struct reach	 out;		/* what leaves it: held back until
+					   the windows have fired */
 };
 
 void	 windows_init(struct windows *, const struct topo_stage *);
@@ -74,6 +80,11 @@ void	 windows_open(struct windows *, struct kent *, uint64_t now_ns);
 bool	 windows_ring(struct windows *, uint64_t now_ns);
 /* The next key of the timeout at work; NULL: it is done with. */
 struct kent *windows_next(struct windows *, uint64_t now_ns);
+
+/* This comes to the stage now; what leaves it. */
+struct reach windows_reach(struct windows *, struct reach in);
+/* The next key that fires because of what comes; NULL: there is none. */
+struct kent *windows_ripe(const struct windows *);
 
 /* In front of a saved key, and back, the newest last.  take: -1 if it cannot
  * be. */

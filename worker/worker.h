@@ -295,8 +295,8 @@ struct replay_about {
 bool	replay_unpack(struct worker *, struct replay_about *);
 
 /* checkpoint.c */
-#define AUTOMATON_VERSION	3	/* of what checkpoint_pack packs */
-#define AUTOMATON_FIELDS	14
+#define AUTOMATON_VERSION	4	/* of what checkpoint_pack packs */
+#define AUTOMATON_FIELDS	15
 void	checkpoint_pack(const struct worker *, struct buf *);
 int	checkpoint_unpack(struct worker *, struct slice, struct err *);
 void	checkpoint_begin(struct worker *);

@@ -22,6 +22,9 @@ SOURCE_KEYS = {
     "source_connector": b"",
 }
 
+# Kinds of sources that end.
+ENDING = ("gen", "file", "stdin")
+
 DEAD_LETTERS = "dead-letters"
 
 # A stage is found by its branch's number and its place in the branch.

@@ -233,11 +233,32 @@ class Executor:
         )
 
     def finish(self) -> None:
-        """Let the clock go on until no timer is left."""
-        timer = self.next_timer()
-        while timer is not None:
-            self.advance(timer)
+        """Let the clock go on until no timer is left; then the sources that
+        can end have ended, and windows that wait for these alone close."""
+        while True:
             timer = self.next_timer()
+            while timer is not None:
+                self.advance(timer)
+                timer = self.next_timer()
+            if not self._close_windows():
+                return
+
+    def _close_windows(self) -> bool:
+        """Fire what is left in a stage of windows to which nothing comes any
+        more, the first on the way to the sinks; False: there is none."""
+        for position in sorted(
+            self.windowing, key=lambda position: -len(
+                _names.rest_of_path(position, self.vertices, self.edges)),
+        ):
+            windowing = self.windowing[position]
+            ends = all(
+                source.config[0] in _names.ENDING for source in self.sources
+                if position in source.path
+            )
+            if ends and windowing.open:
+                self._fire_ripe(position, _windows.ENDLESS)
+                return True
+        return False
 
     def apply_state(self, step: str, key: Union[str, Key], value: Any) -> Any:
         """One input of one stateful step: the list of its outputs."""
@@ -397,18 +418,21 @@ class Executor:
     def _timeout(self, position: _names.Position) -> None:
         """The timer of a stage of windows rings."""
         windowing = self.windowing[position]
+        self._fire_ripe(position, windowing.effective(self.clock))
+        windowing.timer = None
+        if windowing.waits(self.clock):
+            assert windowing.arithmetic.interval is not None
+            windowing.timer = self.clock + windowing.arithmetic.interval
+
+    def _fire_ripe(self, position: _names.Position, watermark: int) -> None:
+        windowing = self.windowing[position]
         rest = _names.rest_of_path(position, self.vertices, self.edges)
         self.records += 1
-        watermark = windowing.effective(self.clock)
         for key in windowing.ripe(watermark):
             fired = windowing.arithmetic.timeout(
                 windowing.states[key], show_key(key), watermark
             )
             self._from_windows([position] + rest, key, None, fired)
-        windowing.timer = None
-        if windowing.waits(self.clock):
-            assert windowing.arithmetic.interval is not None
-            windowing.timer = self.clock + windowing.arithmetic.interval
 
     def _from_windows(
         self,

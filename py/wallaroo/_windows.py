@@ -189,7 +189,8 @@ class CountWindowsBuilder:
 
     def with_timeout(self, timeout: Optional[Number]) -> CountWindowsBuilder:
         """How often windows that are not full are put out as they are;
-        None: never.  Without this call: every 5 seconds."""
+        None: only when all sources have ended.  Without this call: every 5
+        seconds."""
         _once("with_timeout", not self._timeout_is_set)
         self._timeout_is_set = True
         self.timeout = (

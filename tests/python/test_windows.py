@@ -712,6 +712,27 @@ def test_one_window_that_fails_costs_no_other(monkeypatch):
     assert result.values == [["a"], ["b"], ["c"]]
 
 
+def test_windows_close_when_all_sources_have_ended():
+    def ended(source, *stages):
+        pipeline = wallaroo.source("in", source).key_by(first)
+        for stage in stages:
+            pipeline = pipeline.to(stage)
+        app = wallaroo.build_application("ends", pipeline.to_sink(
+            wallaroo.FileSinkConfig("/none", as_text)))
+        return wallaroo.testing.run(
+            app, {"in": [("a", 1), ("b", 5), ("a", 2), ("a", 3)]}).values
+
+    pairs = wallaroo.count_windows(2).with_timeout(None).over(Second)
+    file = wallaroo.FileSourceConfig("in", "/none", lambda_decoder)
+    tcp = wallaroo.TCPSourceConfig("in", "localhost", "7000", lambda_decoder)
+    assert ended(tcp, pairs) == [("a", 3)]
+    # In the order in which they began.
+    assert ended(file, pairs) == [("a", 3), ("b", 5), ("a", 3)]
+    # What comes out of the first windows goes into the second ones first.
+    assert ended(file, pairs, wallaroo.count_windows(3).with_timeout(
+        None).over(Second)) == [("a", 6), ("b", 5)]
+
+
 def test_policy_fail(monkeypatch):
     class Strict(Broken):
         on_error = None

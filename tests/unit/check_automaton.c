@@ -1093,6 +1093,156 @@ START_TEST(test_windows_fire_when_full_or_late)
 }
 END_TEST
 
+/* The source of the tests of ends: a file, on worker 0. */
+static void
+begin_file(struct bench *b, struct topo *t, uint32_t me, uint32_t n)
+{
+	struct err err;
+
+	*t = topo;
+	t->sources = &sources[2];
+	t->nsources = 1;
+	t->stages = window_stages;
+	begin(b, me, n);
+	automaton_fini(&b->a);
+	b->a.topo = t;
+	b->a.nwindows = 0;
+	ck_assert_int_eq(automaton_init(&b->a, &err), 0);
+	b->journal.clock_ns = UINT64_C(1) << 62;
+}
+
+static void
+ends(struct bench *b)
+{
+	entry(b, ENTRY_FILE, 0, 0, "a b a c\n", 8, 0);
+	entry(b, ENTRY_EOF, 0, 8, "", 1, ENTRY_SOURCE);
+	tick(b, 0, 2);
+	tick(b, 0, 8);
+}
+
+START_TEST(test_windows_close_at_the_end)
+{
+	struct topo t;
+	struct bench b;
+	uint64_t at;
+
+	begin_file(&b, &t, 0, 1);
+	entry(&b, ENTRY_FILE, 0, 0, "a b a c\n", 8, 0);
+	run(&b);
+	ck_assert(automaton_tick(&b.a) > b.journal.clock_ns);
+	ck_assert(!automaton_ended(&b.a));
+	entry(&b, ENTRY_EOF, 0, 8, "", 1, ENTRY_SOURCE);
+	run(&b);
+	sent(&b, 0, "");
+	ck_assert_uint_eq(automaton_tick(&b.a), 0);
+	tick(&b, 0, 2);
+	run(&b);
+	sent(&b, 0, "a:2\nb:1\n");
+	ck_assert_uint_eq(automaton_tick(&b.a), 0);
+	ck_assert(!automaton_ended(&b.a));
+	at = b.a.pos;
+	tick(&b, 0, 8);
+	run(&b);
+	sent(&b, 0, "a:2\nb:1\nc:1\n");
+	ck_assert(automaton_ended(&b.a));
+	ck_assert_uint_ne(automaton_tick(&b.a), 0);
+	end(&b);
+	begin_file(&b, &t, 0, 1);		/* a replay of all of it */
+	ends(&b);
+	b.a.drop = at;
+	run(&b);
+	sent(&b, 0, "c:1\n");
+	ck_assert(automaton_ended(&b.a));
+	end(&b);
+}
+END_TEST
+
+static size_t
+pass_on(struct bench *from, struct bench *to)
+{
+	struct turn *t = &from->a.to_peer[to->a.worker];
+	size_t n = t->data.len;
+
+	deliver(from, to, 0, true);
+	t->data.len = t->nframes = 0;
+	t->undo_stamp = 0;
+	run(to);
+	return (n);
+}
+
+/* Each worker learns of it, and once; the others' end, then one's own. */
+START_TEST(test_the_end_goes_round)
+{
+	struct bench b[3];
+	struct topo t;
+	uint32_t i, k, said = 0;
+	bool more = true;
+
+	for (i = 0; i < 3; i++)
+		begin_file(&b[i], &t, i, 3);
+	entry(&b[0], ENTRY_FILE, 0, 0, "a b c d e f g\n", 14, 0);
+	entry(&b[0], ENTRY_EOF, 0, 14, "", 1, ENTRY_SOURCE);
+	run(&b[0]);
+	ck_assert_uint_eq(automaton_tick(&b[1].a), UINT64_MAX);
+	while (more) {
+		more = false;
+		for (i = 0; i < 3; i++) {
+			if (automaton_tick(&b[i].a) == 0) {
+				tick(&b[i], 0, 16);
+				run(&b[i]);
+				more = true;
+			}
+			for (k = 0; k < 3; k++)
+				if (k != i && pass_on(&b[i], &b[k]) > 0) {
+					said++;
+					more = true;
+				}
+		}
+	}
+	ck_assert_uint_ge(said, 6);
+	ck_assert_uint_le(said, 8);
+	for (k = i = 0; i < 3; i++) {
+		ck_assert(automaton_ended(&b[i].a));
+		k += (uint32_t)b[i].a.to_sink[0].data.len / 4;
+		end(&b[i]);
+	}
+	ck_assert_uint_eq(k, 7);
+}
+END_TEST
+
+static void
+joined(struct reach a, struct reach b, enum reach_status status,
+    uint64_t watermark)
+{
+	struct reach r = reach_join(a, b), s = reach_join(b, a);
+
+	ck_assert_int_eq(r.status, status);
+	ck_assert_uint_eq(r.watermark, watermark);
+	ck_assert_int_eq(s.status, status);
+	ck_assert_uint_eq(s.watermark, watermark);
+}
+
+START_TEST(test_marks_that_are_joined)
+{
+	struct reach live = { REACH_LIVE, 50 }, late = { REACH_LIVE, 40 },
+	    away = { REACH_AWAY, 70 }, idle = { REACH_IDLE, 60 },
+	    over = { REACH_ENDED, REACH_ENDLESS }, r = away;
+
+	joined(live, late, REACH_LIVE, 40);
+	joined(live, away, REACH_LIVE, 50);
+	joined(idle, away, REACH_AWAY, 70);
+	joined(idle, over, REACH_IDLE, 60);
+	joined(live, over, REACH_LIVE, 50);
+	joined(over, over, REACH_ENDED, REACH_ENDLESS);
+	reach_raise(&r, live);
+	ck_assert_int_eq(r.status, REACH_LIVE);
+	ck_assert_uint_eq(r.watermark, 70);	/* never back */
+	reach_raise(&r, over);
+	reach_raise(&r, live);			/* but to a new beginning */
+	ck_assert_uint_eq(r.watermark, 50);
+}
+END_TEST
+
 START_TEST(test_errors_in_windows)
 {
 	struct topo t;
@@ -1759,8 +1909,10 @@ UNIT_MAIN("automaton", test_counts_words, test_streams_cut_at_every_byte,
     test_set_aside, test_set_aside_bare, test_note_of_the_call,
     test_a_key_that_waits_is_saved_before_it_changes, test_nondeterministic,
     test_windows_fire_when_full_or_late, test_errors_in_windows,
-    test_set_aside_in_a_timeout, test_replay_of_windows,
-    test_custom_framing, test_set_aside_in_framing, test_garbage_in_files,
+    test_windows_close_at_the_end, test_the_end_goes_round,
+    test_marks_that_are_joined, test_set_aside_in_a_timeout,
+    test_replay_of_windows, test_custom_framing,
+    test_set_aside_in_framing, test_garbage_in_files,
     test_negative_length, test_connections_of_nowhere,
     test_errors_of_each_call, test_errors_that_are_not_the_users,
     test_policies_of_steps, test_saved_states, test_a_key_after_a_key,

@@ -216,6 +216,7 @@ START_TEST(test_saved_and_loaded)
 	(void)windows_hear(&a, 1, 100, 1000);
 	(void)windows_hear(&a, 7, 90, 1010);
 	a.forwarded = 77;
+	(void)windows_reach(&a, (struct reach){ REACH_AWAY, 66 });
 	for (unsigned int i = 0; i < 3; i++) {
 		windows_note(&a, key(i), 100 + i, i != 1, 1000);
 		windows_put_head(key(i), &head[i]);
@@ -228,7 +229,7 @@ START_TEST(test_saved_and_loaded)
 	begin();
 	windows_init(&b, &range);
 	mp_init(&c, buf_slice(&saved));
-	ck_assert_uint_eq(mp_get_array(&c), 7);
+	ck_assert_uint_eq(mp_get_array(&c), WINDOWS_FIELDS);
 	ck_assert_uint_eq(mp_get_str(&c).len, 1);
 	windows_unpack(&b, &c, true);
 	ck_assert(mp_end(&c));
@@ -244,6 +245,8 @@ START_TEST(test_saved_and_loaded)
 	windows_loaded(&b, 1100);
 	ck_assert(b.firing);
 	ck_assert_uint_eq(b.forwarded, 77);
+	ck_assert_int_eq(b.in.status, REACH_AWAY);
+	ck_assert_uint_eq(b.out.watermark, 66);
 	ck_assert_uint_eq(b.nways, 2);
 	ck_assert_uint_eq(windows_watermark(&b, 1100), 100);
 	ck_assert_ptr_eq(windows_next(&b, 1100), key(0));
