@@ -34,6 +34,7 @@
 	S(keys, "keys with state")					\
 	S(errors, "exceptions of user functions")			\
 	S(skipped, "records skipped after an exception")		\
+	S(late, "records that came too late for their windows")		\
 	S(dead_letters, "records given to the dead letters")		\
 	S(set_aside, "those of them that killed the process twice")	\
 	S(outbox_bytes, "bytes in outboxes")				\

@@ -20,7 +20,8 @@ static const char *const source_kinds[] = { "tcp", "gen", "file", "stdin",
 static const char *const framings[] = { "header", "custom", "lines", "none",
     "connector", NULL };
 static const char *const stage_kinds[] = { "step", "state", "key_by",
-    "collect", "exchange", "sinks", "range_windows", "count_windows", NULL };
+    "collect", "exchange", "sinks", "range_windows", "count_windows",
+    "event_time", NULL };
 static const char *const sink_kinds[] = { "tcp", "file", "stdout",
     "dead-letter", NULL };
 static const char *const policies[] = { "default", "fail", "skip",
@@ -160,12 +161,16 @@ get_stage(struct topo_stage *s, struct mp *c)
 	s->multi = mp_get_bool(c);
 	s->policy = (enum topo_policy)get_name(c, policies);
 	s->version = (uint32_t)mp_get_uint(c, UINT32_MAX);
-	if (n != (stage_has_windows(s) ? 10 : 8))
+	if (n != (stage_has_windows(s) || s->kind == STAGE_EVENT_TIME ? 10 :
+	    8))
 		c->bad = true;
-	if (!stage_has_windows(s))
-		return;
-	s->timeout_ns = mp_get_uint(c, INT64_MAX);
-	s->patience_ns = mp_get_uint(c, INT64_MAX);
+	if (stage_has_windows(s)) {
+		s->timeout_ns = mp_get_uint(c, INT64_MAX);
+		s->patience_ns = mp_get_uint(c, INT64_MAX);
+	} else if (s->kind == STAGE_EVENT_TIME) {
+		s->lateness_ns = mp_get_uint(c, INT64_MAX);
+		s->idle_ns = mp_get_uint(c, INT64_MAX);
+	}
 }
 
 static void
@@ -291,7 +296,7 @@ check_stage(const struct topo *t, const struct topo_stage *s,
     struct err *err)
 {
 	bool has_fn = s->kind == STAGE_STEP || stage_has_state(s) ||
-	    s->kind == STAGE_KEY_BY;
+	    s->kind == STAGE_KEY_BY || s->kind == STAGE_EVENT_TIME;
 	bool may_hop = s->kind == STAGE_KEY_BY || s->kind == STAGE_COLLECT ||
 	    s->kind == STAGE_EXCHANGE;
 
@@ -360,6 +365,49 @@ check_way(const struct topo *t, const struct topo_source *src,
 			    "exchanges are not in order"));
 		last = s->exchange;
 	}
+	return (0);
+}
+
+/* Either the messages of all sources get times of their own, each once and
+ * before anything but stateless computations, or none do. */
+static int
+find_event_time(struct topo *t, struct topo_source *src, struct err *err)
+{
+	const struct topo_stage *s;
+	bool early = true;
+	int at;
+
+	src->event_stage = -1;
+	for (at = src->next; at != -1; at = s->next) {
+		s = &t->stages[at];
+		if (s->kind == STAGE_EVENT_TIME &&
+		    (!early || src->event_stage != -1))
+			return (bad(err, "stage", s->name, early ?
+			    "a second time on one way" :
+			    "only stateless steps may be before it"));
+		if (s->kind == STAGE_EVENT_TIME)
+			src->event_stage = at;
+		early = early && (s->kind == STAGE_STEP ||
+		    s->kind == STAGE_EVENT_TIME);
+	}
+	if (src != t->sources && (src->event_stage != -1) != t->event_time)
+		return (bad(err, "source", src->name, "either all sources "
+		    "have event times, or none"));
+	t->event_time = src->event_stage != -1;
+	return (0);
+}
+
+static int
+check_event_time(struct topo *t, struct err *err)
+{
+	size_t i;
+
+	for (i = 0; i < t->nsources; i++)
+		if (find_event_time(t, &t->sources[i], err) == -1)
+			return (-1);
+	for (i = 0; i < t->nstages; i++)
+		t->stages[i].by_event = t->event_time &&
+		    t->stages[i].kind == STAGE_RANGE;
 	return (0);
 }
 
@@ -449,7 +497,7 @@ check_all(struct topo *t, struct err *err)
 	for (size_t i = 0; i < t->nsources; i++)
 		if (check_way(t, &t->sources[i], err) == -1)
 			return (-1);
-	if (check_names(t, err) == -1)
+	if (check_event_time(t, err) == -1 || check_names(t, err) == -1)
 		return (-1);
 	return (number_exchanges(t, err));
 }
@@ -530,6 +578,11 @@ topo_print(const struct topo *t, struct buf *b)
 		if (s->timeout_ns != 0)
 			buf_addf(b, " timeout %gs",
 			    (double)s->timeout_ns / 1e9);
+		if (s->kind == STAGE_EVENT_TIME)
+			buf_addf(b, " lateness %gs", (double)s->lateness_ns /
+			    1e9);
+		if (s->idle_ns != 0)
+			buf_addf(b, " idle %gs", (double)s->idle_ns / 1e9);
 		if (s->policy != POLICY_DEFAULT)
 			buf_addf(b, " on-error %s", policies[s->policy]);
 		if (s->version != 0)

@@ -14,7 +14,8 @@
  *          max_size, host, port, path, key, parallelism], and for a
  *         connector: cookie, max_credits, refill_credits
  * stage:  [name, kind, next, fn, exchange, multi, policy, version], and for
- *         range_windows and count_windows: timeout_ns, patience_ns
+ *         range_windows and count_windows: timeout_ns, patience_ns; for
+ *         event_time: lateness_ns, idle_ns
  * sink:   [name, kind, fn, host, port, path, exchange, policy]
  * kinds, framing and policy are the str names of the enums' comments; next,
  * fn and exchange are ints, -1 = none; port and numbers are ints; multi is
@@ -56,7 +57,8 @@ enum topo_stage_kind {
 	STAGE_EXCHANGE,		/* "exchange": to the owner of current key */
 	STAGE_SINKS,		/* "sinks": to every sink */
 	STAGE_RANGE,		/* "range_windows": windows of time per key */
-	STAGE_COUNT		/* "count_windows": of messages per key */
+	STAGE_COUNT,		/* "count_windows": of messages per key */
+	STAGE_EVENT_TIME	/* "event_time": fn gives the message's time */
 };
 enum topo_sink_kind {
 	SINK_TCP,		/* "tcp": one connection per worker */
@@ -88,6 +90,7 @@ struct topo_source {
 	uint8_t			*key;		/* initial current key */
 	size_t			 key_len;
 	uint32_t		 parallelism;	/* most connections a worker */
+	int			 event_stage;	/* on its way, or -1 */
 	/* CONNECTOR: */
 	char			*cookie;	/* what its HELLO must have */
 	uint32_t		 max_credits;	/* frames under way */
@@ -105,6 +108,10 @@ struct topo_stage {
 	/* RANGE, COUNT: */
 	uint64_t		 timeout_ns;	/* between timeouts, 0 = none */
 	uint64_t		 patience_ns;	/* with who has fallen silent */
+	/* EVENT_TIME: */
+	uint64_t		 lateness_ns;	/* how far times may go back */
+	uint64_t		 idle_ns;	/* 0 = all wait for it */
+	bool			 by_event;	/* RANGE: of event times */
 };
 struct topo_sink {
 	char			*name;		/* unique */
@@ -125,6 +132,8 @@ struct topo {
 	struct topo_sink	*sinks;
 	size_t			 nsinks;
 	uint32_t		 nexchanges;
+	bool			 event_time;	/* messages have times of their
+						   own */
 	int			*exchange_stage; /* [nexchanges]: the stage that
 						    a received record enters
 						    (after the hop), or -1 */

@@ -217,15 +217,22 @@ py_step(struct host_app *app, int fn, bool multi, void *state, host_val in,
 
 /* --- windows ------------------------------------------------------------- */
 
-/* Give each exception to failed(), as if it had just been raised. */
+/* Give each exception, or pair of one and the message that it is about, to
+ * failed(), as if it had just been raised. */
 static int
 window_errors(struct host_app *app, int fn, PyObject *errors,
-    int (*failed)(void *, struct err *), void *arg, struct err *err)
+    struct host_window *w, int (*failed)(void *, struct err *), void *arg,
+    struct err *err)
 {
 	PyObject *e;
 
 	for (Py_ssize_t i = 0; i < PyList_GET_SIZE(errors); i++) {
 		e = PyList_GET_ITEM(errors, i);		/* borrowed */
+		w->of = NULL;
+		if (PyTuple_Check(e)) {
+			w->of = PyTuple_GET_ITEM(e, 1);
+			e = PyTuple_GET_ITEM(e, 0);
+		}
 		Py_INCREF(e);
 		Py_INCREF(Py_TYPE(e));
 		PyErr_Restore((PyObject *)Py_TYPE(e), e,
@@ -260,6 +267,12 @@ window_outputs(PyObject *list, struct host_out *out, struct host_window *w)
 	return (0);
 }
 
+static unsigned long long
+ull(uint64_t v)
+{
+	return (v);
+}
+
 /* The members of a Fired, in its order; -1: exception. */
 static int
 window_fired(PyObject *r, struct host_out *out, struct host_window *w)
@@ -278,21 +291,30 @@ window_fired(PyObject *r, struct host_out *out, struct host_window *w)
 	return (window_outputs(PyTuple_GET_ITEM(r, 0), out, w));
 }
 
-/* (state, key, value or None, time, watermark); returns new. */
+/* (state, key, value or None, time, watermark[, order]); returns new. */
 static PyObject *
 window_call(const struct py_fn *f, PyObject *state, struct slice key,
-    PyObject *in, uint64_t time_ns, uint64_t watermark)
+    PyObject *in, uint64_t time_ns, uint64_t watermark,
+    const struct event *ev)
 {
-	PyObject *args[6] = { NULL, state }, *r = NULL;
+	PyObject *args[7] = { NULL, state }, *r = NULL;
+	size_t n = 5;
 
 	args[2] = PyUnicode_DecodeUTF8((const char *)key.data,
 	    (Py_ssize_t)key.len, "surrogateescape");
 	args[3] = in == NULL ? Py_None : in;
 	args[4] = PyLong_FromUnsignedLongLong(time_ns);
 	args[5] = PyLong_FromUnsignedLongLong(watermark);
-	if (args[2] != NULL && args[4] != NULL && args[5] != NULL)
+	if (ev != NULL) {
+		n = 6;
+		args[6] = Py_BuildValue("(KKKK)", ull(ev->source),
+		    ull(ev->part), ull(ev->seq), ull(ev->sub));
+	}
+	if (args[2] != NULL && args[4] != NULL && args[5] != NULL &&
+	    (ev == NULL || args[6] != NULL))
 		r = PyObject_Vectorcall(f->call, args + 1,
-		    5 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+		    n | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+	Py_XDECREF(args[6]);
 	Py_XDECREF(args[2]);
 	Py_XDECREF(args[4]);
 	Py_XDECREF(args[5]);
@@ -312,15 +334,16 @@ py_window(struct host_app *app, int fn, void *state, struct slice key,
 	if (f == NULL)
 		return (-1);
 	app->current = fn;
-	r = window_call(f, state, key, in, time_ns, watermark);
-	w->same = r == Py_None;
+	r = window_call(f, state, key, in, time_ns, watermark, w->event);
+	w->late = r == Py_False;
+	w->same = w->late || r == Py_None;
 	if (w->same) {			/* the usual case */
 		w->newest_ns = 0;
 		rc = 0;
 	} else if (r == NULL || window_fired(r, out, w) == -1)
 		(void)py_err_take(app, err, ERR_USER);
 	else
-		rc = window_errors(app, fn, PyTuple_GET_ITEM(r, 2), failed,
+		rc = window_errors(app, fn, PyTuple_GET_ITEM(r, 2), w, failed,
 		    arg, err);
 	app->current = -1;
 	Py_XDECREF(r);

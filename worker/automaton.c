@@ -49,6 +49,7 @@ automaton_init(struct automaton *a, struct err *err)
 		    "%d multi computations and windows, this one has %u",
 		    AUTOMATON_DEPTH - 1, multi));
 	a->note = &a->no_note;
+	a->by_event = a->topo->event_time;
 	a->dead_sink = -1;
 	a->live_sinks = a->topo->nsinks;
 	for (i = 0; i < a->topo->nsinks; i++)
@@ -181,6 +182,38 @@ hash_of(struct flow *f)
 		f->hash = part_hash(f->key);
 	f->hashed = true;
 	return (f->hash);
+}
+
+/* Of a record that comes in: its children share its width. */
+static inline void
+event_begin(struct automaton *a, uint64_t source, uint64_t id, uint64_t seq,
+    struct part *part)
+{
+	struct event *ev = &a->event[0];
+
+	if (__builtin_expect(!a->by_event, 1))
+		return;
+	a->part = part;
+	ev->seen_ns = 0;
+	ev->source = source;
+	ev->part = id;
+	ev->seq = seq;
+	ev->sub = 0;
+	ev->width = UINT64_MAX;
+}
+
+/* Number i of n that are made of the one at this depth.  When the width is
+ * used up they are equal, and in the order in which they come. */
+static inline void
+event_child(struct automaton *a, uint32_t depth, size_t i, size_t n)
+{
+	struct event *ev = &a->event[depth + 1];
+
+	if (!a->by_event)
+		return;
+	*ev = a->event[depth];
+	ev->width /= n;
+	ev->sub += i * ev->width;
 }
 
 static void
@@ -419,7 +452,7 @@ static int
 enter_framing(struct automaton *a, uint64_t pos, int fn, struct err *err)
 {
 	/* It is called whenever more bytes come: nothing may depend on it. */
-	static const struct origin fixed = { 0, 0, 0, 0 };
+	static const struct origin fixed = { 0, 0, 0, 0, 0 };
 	const struct aside *s;
 
 	if (a->naside > 0 && (s = find_aside(a, pos, FRAMING_CALL)) != NULL)
@@ -493,10 +526,37 @@ unpack_distance(uint64_t packed, uint64_t time_ns)
 	return (time_ns + (packed & 1 ? ~d : d));
 }
 
+#define EVENT_MAX	(7 * MP_UINT_MAX)
+
+/* Behind a record, where event time is used. */
+static uint8_t *
+write_event(uint8_t *p, const struct origin *o, const struct event *ev)
+{
+	p = mp_write_uint(p, o->event_ns);
+	p = mp_write_uint(p, ev->seen_ns);
+	p = mp_write_uint(p, ev->source);
+	p = mp_write_uint(p, ev->part);
+	p = mp_write_uint(p, ev->seq);
+	p = mp_write_uint(p, ev->sub);
+	return (mp_write_uint(p, ev->width));
+}
+
+static void
+read_event(struct mp *c, struct origin *o, struct event *ev)
+{
+	o->event_ns = mp_get_uint(c, UINT64_MAX);
+	ev->seen_ns = mp_get_uint(c, UINT64_MAX);
+	ev->source = mp_get_uint(c, UINT64_MAX);
+	ev->part = mp_get_uint(c, UINT64_MAX);
+	ev->seq = mp_get_uint(c, UINT64_MAX);
+	ev->sub = mp_get_uint(c, UINT64_MAX);
+	ev->width = mp_get_uint(c, UINT64_MAX);
+}
+
 /* A record for worker `to` through exchange x: value bytes are in scratch. */
 static void
 send_record(struct automaton *a, int x, uint32_t to, struct slice key,
-    const struct origin *o, struct slice value)
+    const struct origin *o, const struct event *ev, struct slice value)
 {
 	struct turn *t = &a->to_peer[(size_t)x * a->workers + to];
 	size_t before;
@@ -505,7 +565,7 @@ send_record(struct automaton *a, int x, uint32_t to, struct slice key,
 	turn_begin(a, t);
 	before = t->data.len;
 	p = buf_reserve(&t->data, 5 * MP_UINT_MAX + 2 * MP_BIN_MAX +
-	    key.len + value.len);
+	    key.len + value.len + EVENT_MAX);
 	p = mp_write_uint(p, a->stamp);
 	p = mp_write_uint(p, a->index);
 	p = mp_write_bin(p, key.data, key.len);
@@ -513,6 +573,8 @@ send_record(struct automaton *a, int x, uint32_t to, struct slice key,
 	p = mp_write_uint(p, o->id);
 	p = mp_write_uint(p, pack_distance(o->watermark, o->time_ns));
 	p = mp_write_bin(p, value.data, value.len);
+	if (ev != NULL)
+		p = write_event(p, o, ev);
 	t->data.len = (size_t)(p - t->data.data);
 	turn_added(a, t, before);
 }
@@ -568,7 +630,7 @@ to_sink(struct automaton *a, size_t sink, const struct origin *o,
 		sink_bytes(a, sink, bytes);
 	else
 		send_record(a, s->exchange, owner, slice_of(NULL, 0), o,
-		    bytes);
+		    NULL, bytes);
 }
 
 static int
@@ -613,13 +675,15 @@ struct spot {
 
 /* The record as it came to the spot: what can be put back there. */
 static void
-add_record(struct buf *b, const struct spot *at, struct slice key,
-    struct slice value, const struct origin *o)
+add_record(const struct automaton *a, struct buf *b, const struct spot *at,
+    struct slice key, struct slice value, const struct origin *o)
 {
 	struct letter l = { at->kind, at->index, slice_of(at->name,
 	    strlen(at->name)), key, o->time_ns, o->id, value };
 	struct buf packed = { 0 };
 
+	if (a->by_event && o->event_ns != 0)
+		l.time_ns = o->event_ns;
 	letter_pack(&packed, &l);
 	buf_addf(b, ", \"record\": \"");
 	letter_text(b, buf_slice(&packed));
@@ -649,7 +713,7 @@ add_message(struct automaton *a, struct buf *b, const struct spot *at,
 	leave_user(a);
 	json_text(b, "input", (const char *)shown.data, shown.len);
 	if (r == 0 && packed.len + key.len <= LETTER_VALUE)
-		add_record(b, at, key, buf_slice(&packed), o);
+		add_record(a, b, at, key, buf_slice(&packed), o);
 	buf_fini(&shown);
 	buf_fini(&packed);
 }
@@ -689,7 +753,7 @@ write_letter(struct automaton *a, struct buf *b, const struct spot *at,
 		json_text(b, "input", (const char *)r.data, r.len);
 		if (raw.data != NULL && raw.len + key.len <= LETTER_VALUE &&
 		    a->call != FRAMING_CALL)
-			add_record(b, at, key, raw, o);
+			add_record(a, b, at, key, raw, o);
 	}
 	json_text(b, "error", last, strlen(last));
 	json_text(b, "traceback", e->text, strlen(e->text));
@@ -901,6 +965,7 @@ run_outputs(struct automaton *a, const struct topo_stage *st,
 		child = *f;
 		child.depth++;
 		child.o.id = determ_child(&f->o, st->fn, i);
+		event_child(a, f->depth, i, n);
 		if (run(a, st->next, out->val[i], &child) == -1) {
 			free_outputs(a, out, i + 1);
 			return (-1);
@@ -994,6 +1059,7 @@ hop(struct automaton *a, int stage, uint32_t to, host_val v, struct flow *f)
 	    buf_slice(&a->scratch));
 	if (a->stamp > a->drop)
 		send_record(a, st->exchange, to, f->key, &f->o,
+		    a->by_event ? &a->event[f->depth] : NULL,
 		    buf_slice(&a->scratch));
 	else				/* has left already */
 		a->index++;
@@ -1032,6 +1098,49 @@ new_key(struct automaton *a, int stage, const struct topo_stage *st,
 	return (0);
 }
 
+/* --- event time ----------------------------------------------------------- */
+
+/* FNV-1a: an order of keys that Python can compute, too. */
+static uint64_t
+key_order(struct slice key)
+{
+	uint64_t h = 0xcbf29ce484222325;
+	size_t i;
+
+	for (i = 0; i < key.len; i++)
+		h = (h ^ key.data[i]) * 0x100000001b3;
+	return (h);
+}
+
+/* The function gives 8 bytes, as if it were a key. */
+static int
+take_time(struct automaton *a, int stage, const struct topo_stage *st,
+    host_val v, struct flow *f)
+{
+	struct buf *b = &a->nextkey;
+	uint64_t t;
+	int r;
+
+	a->call++;
+	buf_clear(b);
+	host_where.key = f->key;
+	if (enter_user(a, &f->o, stage, st->fn, f->err) == -1)
+		return (-1);
+	r = a->host->key(a->app, st->fn, v, b, f->err);
+	leave_user(a);
+	if (r == -1)
+		return (-1);
+	if (b->len != sizeof(t))
+		return (err_set(f->err, ERR_USER, "an event time has %zu "
+		    "bytes", b->len));
+	memcpy(&t, b->data, sizeof(t));
+	f->o.event_ns = be64toh(t);
+	if (a->part != NULL)
+		a->event[f->depth].seen_ns = progress_event(a, stage,
+		    a->part, f->o.event_ns, a->now_ns);
+	return (0);
+}
+
 /* --- windows -------------------------------------------------------------- */
 
 /* What a window that fails needs to say so. */
@@ -1047,10 +1156,38 @@ static int
 window_failed(void *arg, struct err *err)
 {
 	const struct failing *w = arg;
+	const void *of = w->a->win[w->f->depth].of;
 
 	assert(err == w->f->err);
 	w->a->call++;
-	return (stage_error(w->a, w->stage, w->v, w->f));
+	return (stage_error(w->a, w->stage, of == NULL ? w->v : of, w->f));
+}
+
+/* Output i of a window has a place of its own among those of all keys; one of
+ * a late message has the message's. */
+static void
+event_of_window(struct automaton *a, int stage, const struct flow *f,
+    struct flow *child, size_t i)
+{
+	struct event *ev = &a->event[child->depth];
+	const struct windows *w = &a->windows[stage];
+	uint64_t t = child->o.time_ns;
+
+	child->o.time_ns = f->o.time_ns;
+	child->o.event_ns = t;
+	*ev = a->event[f->depth];
+	if (w->stage->by_event && ev->seen_ns != 0)
+		return;
+	/* Of a count window, it is not late because its messages were. */
+	if (!w->stage->by_event && t < w->in.watermark &&
+	    w->in.status != REACH_ENDED)
+		child->o.event_ns = t = w->in.watermark;
+	ev->seen_ns = 0;
+	ev->source = a->topo->nsources + (uint32_t)stage;
+	ev->part = key_order(child->key);
+	ev->seq = t;
+	ev->sub = i;
+	ev->width = 1;
 }
 
 /*
@@ -1077,6 +1214,8 @@ run_fired(struct automaton *a, int stage, const struct flow *f)
 		child.o.time_ns = win->time_ns[i];
 		child.o.watermark = i + 1 == n ? w->forwarded : old;
 		child.o.via = via_windows(a, stage);
+		if (a->by_event)
+			event_of_window(a, stage, f, &child, i);
 		if (run(a, st->next, out->val[i], &child) == -1) {
 			free_outputs(a, out, i + 1);
 			return (-1);
@@ -1115,12 +1254,20 @@ fire(struct automaton *a, int stage, struct kent *e, host_val v,
 
 	out->n = 0;
 	f->key = slice_of(e->key, e->key_len);	/* the same, and it stays */
-	r = a->host->window(a->app, st->fn, e->obj, f->key, v, f->o.time_ns,
-	    watermark, out, win, window_failed, &failing, f->err);
+	win->event = st->by_event ? &a->event[f->depth] : NULL;
+	win->late = false;
+	win->of = NULL;
+	r = a->host->window(a->app, st->fn, e->obj, f->key, v,
+	    a->by_event ? f->o.event_ns : f->o.time_ns, watermark,
+	    out, win, window_failed, &failing, f->err);
 	leave_user(a);
 	if (r == -1) {
 		free_outputs(a, out, 0);
 		return (-1);
+	}
+	if (win->late) {
+		STAT_ADD(a->stats, late, 1);
+		return (0);
 	}
 	if (win->same) {
 		windows_open(&a->windows[stage], e, a->now_ns);
@@ -1134,11 +1281,15 @@ fire(struct automaton *a, int stage, struct kent *e, host_val v,
 static int
 run_windows(struct automaton *a, int stage, host_val v, struct flow *f)
 {
-	uint64_t watermark;
+	struct windows *w = &a->windows[stage];
+	uint64_t watermark, seen = a->event[f->depth].seen_ns;
 	struct kent *e;
 
-	watermark = windows_hear(&a->windows[stage], f->o.via,
-	    f->o.watermark, a->now_ns);
+	if (w->stage->by_event)
+		watermark = seen > w->watermark ? seen : w->watermark;
+	else
+		watermark = windows_hear(w, f->o.via, f->o.watermark,
+		    a->now_ns);
 	if ((e = enter_windows(a, stage, f)) == NULL)
 		return (stage_error(a, stage, v, f));
 	return (fire(a, stage, e, v, watermark, f));
@@ -1174,6 +1325,13 @@ run(struct automaton *a, int s, host_val v, struct flow *f)
 				return (run_outputs(a, st, out, f));
 			v = out->val[0];
 			out->n = 0;
+			break;
+		case STAGE_EVENT_TIME:
+			if (take_time(a, s, st, v, f) == -1) {
+				r = stage_error(a, s, v, f);
+				a->host->val_free(a->app, v);
+				return (r);
+			}
 			break;
 		case STAGE_KEY_BY:
 		case STAGE_COLLECT:
@@ -1217,7 +1375,7 @@ origin_id(uint64_t source, uint64_t channel, uint64_t off)
 static struct origin
 source_origin(const struct entry *e, uint64_t id)
 {
-	struct origin o = { e->time_ns, id, e->time_ns, UINT32_MAX };
+	struct origin o = { e->time_ns, id, e->time_ns, UINT32_MAX, 0 };
 
 	return (o);
 }
@@ -1357,6 +1515,7 @@ struct intake {
 	uint32_t		 source;
 	uint64_t		 channel;
 	struct buf		*rem;	/* what came before them */
+	struct part		*part;	/* whose watermark is theirs */
 	const struct entry	*e;
 	size_t			 from;
 	/* What take_record has to say. */
@@ -1416,6 +1575,7 @@ take_frame(struct automaton *a, struct intake *in, struct slice frame,
 		err->code = ERR_NONE;
 		return (-1);
 	}
+	event_begin(a, in->source, x.stream, x.id, &s->part);
 	f.o = source_origin(e, origin_id(in->source, x.stream, x.id));
 	f.err = err;
 	return (record(a, in->source, x.key, x.body, &f));
@@ -1435,6 +1595,7 @@ take_payload(struct automaton *a, struct intake *in, struct slice payload,
 	begin_record(a, e->pos + ENTRY_HEADER + end);
 	if (src->framing == FRAMING_CONNECTOR)
 		return (take_frame(a, in, payload, err));
+	event_begin(a, in->source, in->channel, e->off + end, in->part);
 	f.o = source_origin(e, origin_id(in->source, in->channel,
 	    e->off + end));
 	f.err = err;
@@ -1521,6 +1682,7 @@ stream_garbage(struct automaton *a, struct in_conn *c, const char *why)
 	static struct log_rate rate;
 
 	c->bad = true;
+	progress_part_over(a, c->source, &c->part);
 	buf_fini(&c->rem);
 	streams_release(&a->sources[c->source].streams, c->id);
 	buf_add(&a->garbage, &c->id, sizeof(c->id));
@@ -1538,7 +1700,7 @@ framing_aside(struct automaton *a, uint32_t s, const struct buf *rem,
 {
 	const struct topo_source *src = &a->topo->sources[s];
 	struct spot at = { LETTER_SOURCE, s, src->name, POLICY_DEFAULT };
-	struct origin o = { e->time_ns, e->channel, 0, 0 };
+	struct origin o = { e->time_ns, e->channel, 0, 0, 0 };
 
 	a->call = FRAMING_CALL;
 	set_aside(a, &at, slice_of(src->key, src->key_len), NULL,
@@ -1559,6 +1721,7 @@ on_bytes(struct automaton *a, struct entry *e, size_t from, size_t *used,
 		return (0);
 	in.source = c->source;
 	in.rem = &c->rem;
+	in.part = &c->part;
 	r = take_record(a, &in, err);
 	if (r == -1 && (err->code == ERR_NONE || !in.had)) {
 		if (err->code == ERR_USER)
@@ -1586,7 +1749,7 @@ on_file(struct automaton *a, struct entry *e, size_t from, size_t *used,
 {
 	struct in_source *s = &a->sources[e->channel];
 	struct intake in = { .source = (uint32_t)e->channel, .rem = &s->rem,
-	    .e = e, .from = from };
+	    .part = &s->part, .e = e, .from = from };
 
 	if (take_record(a, &in, err) == -1) {
 		if (err->code != ERR_NONE && in.had)
@@ -1634,6 +1797,8 @@ on_eof(struct automaton *a, struct entry *e, struct err *err)
 		if (a->topo->sources[s].framing == FRAMING_LINES &&
 		    !(e->flags & ENTRY_RESET)) {
 			begin_record(a, e->pos + ENTRY_HEADER + 1);
+			event_begin(a, s, c == NULL ? 0 : e->channel, e->off,
+			    c == NULL ? &a->sources[s].part : &c->part);
 			f.o = source_origin(e, origin_id(s, c == NULL ? 0 :
 			    e->channel, e->off));
 			f.err = err;
@@ -1650,6 +1815,8 @@ on_eof(struct automaton *a, struct entry *e, struct err *err)
 		return (-1);
 	buf_fini(rem);
 	if (c != NULL) {
+		if (!c->bad)
+			progress_part_over(a, s, &c->part);
 		c->eof = true;
 		streams_release(&a->sources[s].streams, c->id);
 	} else {
@@ -1669,6 +1836,8 @@ on_open(struct automaton *a, struct entry *e)
 	c = xcalloc(1, sizeof(*c));
 	c->id = e->channel;
 	memcpy(&c->source, e->data, sizeof(c->source));
+	c->part.heard_ns = e->time_ns;
+	a->progress.dirty |= a->by_event;
 	/* A generator has no clients: nothing could be cut from its bytes. */
 	if (c->source >= a->topo->nsources ||
 	    a->topo->sources[c->source].framing == FRAMING_NONE) {
@@ -1685,6 +1854,8 @@ on_forget(struct automaton *a, struct entry *e)
 
 	if (c == NULL)
 		return;
+	if (!c->eof && !c->bad)
+		progress_part_over(a, c->source, &c->part);
 	streams_release(&a->sources[c->source].streams, c->id);
 	HASH_DEL(a->conns, c);
 	buf_fini(&c->rem);
@@ -1742,6 +1913,7 @@ on_gen(struct automaton *a, struct entry *e, size_t from, size_t *used,
 		return (0);
 	}
 	STAT_ADD(a->stats, records_in, 1);
+	event_begin(a, e->channel, 0, s->off, &s->part);
 	s->off++;
 	flow_init(&f, slice_of(src->key, src->key_len), &o, err);
 	return (run(a, src->next, v, &f));
@@ -1827,6 +1999,8 @@ on_frame_record(struct automaton *a, uint32_t x, uint32_t from,
 	f.depth = 0;
 	f.err = err;
 	value = mp_get_bin(c);
+	if (__builtin_expect(a->by_event, 0) && stage >= 0)
+		read_event(c, &f.o, &a->event[0]);
 	if (!mp_ok(c))
 		return (cannot_read(x, err));
 	begin_record(a, e->pos + ENTRY_HEADER + (uint64_t)(c->p - e->data));
@@ -1940,7 +2114,7 @@ automaton_aside_add(struct automaton *a, const struct entry *e,
 static void
 on_aside(struct automaton *a, struct entry *e)
 {
-	struct origin o = { e->time_ns, e->pos, 0, 0 };
+	struct origin o = { e->time_ns, e->pos, 0, 0, 0 };
 	struct aside *s;
 	size_t i;
 
@@ -2044,6 +2218,9 @@ on_letter(struct automaton *a, struct entry *e, struct err *err)
 	/* Its own time; to windows it is one that comes late. */
 	o = source_origin(e, l.id);
 	o.time_ns = l.time_ns;
+	o.event_ns = l.time_ns;
+	/* No watermark follows it. */
+	event_begin(a, a->topo->nsources, l.id, e->pos, NULL);
 	flow_init(&f, l.key, &o, err);
 	r = l.kind == LETTER_SOURCE ? record(a, l.index, l.key, l.value, &f) :
 	    l.kind == LETTER_STAGE ? run_packed(a, (int)l.index, l.value,
@@ -2138,11 +2315,15 @@ fire_key(struct automaton *a, const struct entry *e, int i, struct kent *k,
     uint64_t watermark, struct err *err)
 {
 	const struct topo_stage *st = &a->topo->stages[i];
-	struct origin o = { e->time_ns, 0, 0, 0 };
+	struct origin o = { e->time_ns, 0, 0, 0, 0 };
 	struct flow f;
 	uint64_t v[3];
 
-	v[0] = e->time_ns;
+	/* The same at any speed, where the windows are. */
+	if (st->by_event)
+		o.time_ns = watermark = windows_event(&a->windows[i], k);
+	event_begin(a, 0, 0, 0, NULL);
+	v[0] = o.time_ns;
 	v[1] = k->hash;
 	v[2] = part_hash(slice_of(st->name, strlen(st->name)));
 	o.id = part_hash(slice_of(v, sizeof(v)));
@@ -2207,8 +2388,9 @@ on_progress(struct automaton *a, struct entry *e, size_t from, size_t *used,
 	struct kent *k;
 	int i;
 
-	if (!p->dirty)
+	if (!p->dirty && p->idle_ns > e->time_ns)
 		return (0);
+	p->dirty = true;
 	p->urgent = true;		/* until all is done */
 	if (from == 0)
 		progress_pass(a, e->time_ns);
@@ -2225,6 +2407,7 @@ on_progress(struct automaton *a, struct entry *e, size_t from, size_t *used,
 		return (0);
 	}
 	p->dirty = p->urgent = false;
+	p->said_ns = e->time_ns;
 	*used = e->len;
 	return (0);
 }
@@ -2258,11 +2441,9 @@ on_tick(struct automaton *a, struct entry *e, size_t from, size_t *used,
 uint64_t
 automaton_tick(const struct automaton *a)
 {
-	uint64_t first = UINT64_MAX;
+	uint64_t first = progress_tick(a);
 	size_t i;
 
-	if (a->progress.dirty)
-		return (0);
 	for (i = 0; a->nwindows > 0 && i < a->topo->nstages; i++) {
 		if (!stage_has_windows(&a->topo->stages[i]))
 			continue;

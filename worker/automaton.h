@@ -56,6 +56,7 @@ struct in_conn {
 	bool		eof;		/* nothing more comes */
 	bool		bad;		/* sent garbage: is being closed */
 	uint64_t	off;		/* bytes taken from the journal */
+	struct part	part;
 	struct buf	rem;		/* undecoded */
 	/* A connector's, since its worker last looked, in no checkpoint: */
 	struct buf	reply;		/* what it is answered */
@@ -70,6 +71,8 @@ struct in_source {
 					   taken */
 	uint64_t	dev, ino;	/* of the file */
 	bool		ended;
+	struct part	part;		/* of a listener: of clients that
+					   have gone */
 	struct buf	rem;
 	struct streams	streams;	/* of a connector */
 };
@@ -157,6 +160,9 @@ struct automaton {
 	struct buf		 nextkey;	/* until it is one of those */
 	struct host_out		 out[AUTOMATON_DEPTH];
 	struct host_window	 win[AUTOMATON_DEPTH];
+	struct event		 event[AUTOMATON_DEPTH];
+	struct part		*part;		/* of its source, or NULL */
+	bool			 by_event;	/* messages have event times */
 
 	/* Outputs of this turn. */
 	struct turn		*to_peer;	/* [exchange * workers + w] */

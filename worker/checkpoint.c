@@ -30,7 +30,7 @@ pack_conns(const struct automaton *a, struct buf *b)
 
 	mp_put_array(b, (uint32_t)HASH_COUNT(a->conns));
 	HASH_ITER(hh, a->conns, c, next) {
-		mp_put_array(b, 6);
+		mp_put_array(b, 8);
 		mp_put_uint(b, c->id);
 		mp_put_uint(b, c->source);
 		mp_put_bool(b, c->eof);
@@ -38,6 +38,7 @@ pack_conns(const struct automaton *a, struct buf *b)
 		mp_put_uint(b, c->off);
 		mp_put_bin(b, c->rem.data,
 		    planted("RULE8") || planted("RULE8B") ? 0 : c->rem.len);
+		part_pack(&c->part, b);
 	}
 }
 
@@ -52,7 +53,7 @@ pack_sources(const struct worker *w, struct buf *b)
 	mp_put_array(b, (uint32_t)w->topo.nsources);
 	for (i = 0; i < w->topo.nsources; i++) {
 		s = &w->a.sources[i];
-		mp_put_array(b, 6);
+		mp_put_array(b, 8);
 		mp_put_str(b, w->topo.sources[i].name);
 		mp_put_uint(b, planted("RULE8") ? 0 : s->off);
 		mp_put_uint(b, s->dev);
@@ -65,6 +66,7 @@ pack_sources(const struct worker *w, struct buf *b)
 		} else
 			mp_put_bin(b, s->rem.data,
 			    planted("RULE8") ? 0 : s->rem.len);
+		part_pack(&s->part, b);
 	}
 	buf_fini(&streams);
 }
@@ -190,7 +192,7 @@ unpack_conns(struct worker *w, struct mp *c)
 	uint32_t i, n = mp_get_array(c);
 
 	for (i = 0; i < n && mp_ok(c); i++) {
-		if (mp_get_array(c) != 6)
+		if (mp_get_array(c) != 8)
 			c->bad = true;
 		conn = xcalloc(1, sizeof(*conn));
 		conn->id = mp_get_uint(c, UINT64_MAX);
@@ -199,6 +201,7 @@ unpack_conns(struct worker *w, struct mp *c)
 		conn->bad = mp_get_bool(c);
 		conn->off = mp_get_uint(c, UINT64_MAX);
 		rem = mp_get_bin(c);
+		conn->part = part_unpack(c);
 		/* A source that a new version has no more: let it go. */
 		if (!mp_ok(c) || conn->source >= w->topo.nsources ||
 		    w->topo.sources[conn->source].framing == FRAMING_NONE) {
@@ -237,7 +240,7 @@ unpack_sources(struct worker *w, struct mp *c)
 	size_t k;
 
 	for (i = 0; i < n && mp_ok(c); i++) {
-		if (mp_get_array(c) != 6)
+		if (mp_get_array(c) != 8)
 			c->bad = true;
 		memset(&in, 0, sizeof(in));
 		name = mp_get_str(c);
@@ -246,6 +249,7 @@ unpack_sources(struct worker *w, struct mp *c)
 		in.ino = mp_get_uint(c, UINT64_MAX);
 		in.ended = mp_get_bool(c);
 		rem = mp_get_bin(c);
+		in.part = part_unpack(c);
 		for (k = 0; mp_ok(c) && k < w->topo.nsources; k++) {
 			if (strlen(w->topo.sources[k].name) != name.len ||
 			    memcmp(w->topo.sources[k].name, name.data,

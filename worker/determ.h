@@ -20,6 +20,7 @@ struct origin {
 	/* Not for user code, but for windows: see window.h. */
 	uint64_t	watermark;	/* what comes with it is not older */
 	uint32_t	via;		/* the way on which it comes */
+	uint64_t	event_ns;	/* the time in its data, 0: none yet */
 };
 
 /* What user code of this thread sees; inside: it runs. */

@@ -41,6 +41,22 @@ host_out_add(struct host_out *o, host_val v)	/* takes the value */
 	o->val[o->n++] = v;
 }
 
+/*
+ * Where event time is used, what a message has beside its origin.  Messages
+ * are applied in the order of their event times, then of these members up to
+ * sub, which don't depend on workers: windows put in order what has come to
+ * them on several ways.
+ */
+struct event {
+	uint64_t	 seen_ns;	/* watermark it was too late for */
+	uint64_t	 source;	/* behind them: windows */
+	uint64_t	 part;		/* connection; or hash of the key */
+	uint64_t	 seq;		/* offset in that */
+	uint64_t	 sub;		/* among what was made of a record,
+					   up to ... */
+	uint64_t	 width;		/* sub + width - 1 */
+};
+
 /* What a call of window() says besides its outputs. */
 struct host_window {
 	uint64_t	*time_ns;	/* owned array; of each output */
@@ -50,6 +66,13 @@ struct host_window {
 	bool		 open;		/* a timeout would find something */
 	bool		 same;		/* nothing fired, due is as it was,
 					   and it is open */
+	bool		 late;		/* so is all, and the input came too
+					   late for any window */
+	host_val	 of;		/* while failed() runs: what failed,
+					   NULL: the input */
+	/* Said to window(): the input's place in the order of event times,
+	 * NULL where there are none. */
+	const struct event *event;
 };
 /* Room for the times of so many outputs. */
 void	host_window_reserve(struct host_window *, size_t);

@@ -210,7 +210,7 @@ receive_adopt(struct started *s)
 static void
 open_host(struct worker *w)
 {
-	struct origin o = { w->start_time_ns, 1, 0, 0 };
+	struct origin o = { w->start_time_ns, 1, 0, 0, 0 };
 	struct err err;
 	int r;
 

@@ -79,7 +79,8 @@ progress_init(struct automaton *a)
 	p->at = xcalloc(a->topo->nstages + 1, sizeof(*p->at));
 	p->order = xcalloc(a->topo->nstages + 1, sizeof(*p->order));
 	put_in_order(a->topo, p->order);
-	p->dirty = p->urgent = false;
+	p->dirty = a->topo->event_time;
+	p->urgent = false;
 	/* A worker to which nothing leads has come to its end. */
 	progress_pass(a, 0);
 }
@@ -94,18 +95,115 @@ progress_fini(struct progress *p)
 	memset(p, 0, sizeof(*p));
 }
 
+/* --- sources ------------------------------------------------------------- */
+
+static const struct topo_stage *
+times_of(const struct automaton *a, size_t s)
+{
+	return (&a->topo->stages[a->topo->sources[s].event_stage]);
+}
+
+/* Has nothing come for so long that nobody waits for it? */
+static bool
+is_idle(const struct part *part, uint64_t idle_ns, uint64_t now_ns)
+{
+	return (idle_ns != 0 && now_ns > part->heard_ns &&
+	    now_ns - part->heard_ns > idle_ns);
+}
+
+/* Part of a source, which is `status` until it is idle. */
+static struct reach
+of_part(struct automaton *a, const struct part *part,
+    enum reach_status status, uint64_t idle_ns, uint64_t now_ns)
+{
+	struct progress *p = &a->progress;
+	struct reach r = { status, part->watermark };
+
+	if (is_idle(part, idle_ns, now_ns))
+		r.status = REACH_IDLE;
+	else if (idle_ns != 0 && part->heard_ns + idle_ns < p->idle_ns)
+		p->idle_ns = part->heard_ns + idle_ns + 1;
+	return (r);
+}
+
+/* A listening source: nobody is waited for who has gone, or never came.  The
+ * streams of connectors have one watermark, that of their source. */
+static struct reach
+of_clients(struct automaton *a, size_t s, uint64_t idle_ns, uint64_t now_ns)
+{
+	bool streams = a->topo->sources[s].kind == SOURCE_CONNECTOR;
+	struct part *all = &a->sources[s].part;
+	struct reach r = of_part(a, all, REACH_AWAY, idle_ns, now_ns);
+	struct in_conn *c, *next;
+
+	HASH_ITER(hh, a->conns, c, next)
+		if (c->source == s && !c->eof && !c->bad)
+			r = reach_join(r, of_part(a, streams ? all : &c->part,
+			    REACH_LIVE, idle_ns, now_ns));
+	return (r);
+}
+
 /* What source s still gives here. */
 static struct reach
-of_source(const struct automaton *a, size_t s)
+of_source(struct automaton *a, size_t s, uint64_t now_ns)
 {
 	static const struct reach live = { REACH_LIVE, 0 };
+	bool listens = source_listens(&a->topo->sources[s]);
 
-	if (source_listens(&a->topo->sources[s]))
-		return (live);
-	if (automaton_writer(a, s) != a->worker || a->sources[s].ended)
+	if (!listens && (automaton_writer(a, s) != a->worker ||
+	    a->sources[s].ended))
 		return (nothing);
-	return (live);
+	if (!a->topo->event_time)
+		return (live);
+	return (listens ? of_clients(a, s, times_of(a, s)->idle_ns, now_ns) :
+	    of_part(a, &a->sources[s].part, REACH_LIVE, times_of(a,
+	    s)->idle_ns, now_ns));
 }
+
+uint64_t
+progress_event(struct automaton *a, int stage, struct part *part,
+    uint64_t time_ns, uint64_t now_ns)
+{
+	const struct topo_stage *st = &a->topo->stages[stage];
+	uint64_t before = part->watermark, watermark = 0;
+
+	if (time_ns > st->lateness_ns)
+		watermark = time_ns - st->lateness_ns;
+	if (watermark > part->watermark)
+		part->watermark = watermark;
+	if (watermark > before || is_idle(part, st->idle_ns, now_ns))
+		a->progress.dirty = true;
+	part->heard_ns = now_ns;
+	return (before);
+}
+
+void
+progress_part_over(struct automaton *a, size_t s, const struct part *part)
+{
+	struct part *all = &a->sources[s].part;
+
+	if (!a->topo->event_time)
+		return;
+	if (part->watermark > all->watermark)
+		all->watermark = part->watermark;
+	if (part->heard_ns > all->heard_ns)
+		all->heard_ns = part->heard_ns;
+	a->progress.dirty = true;
+}
+
+uint64_t
+progress_tick(const struct automaton *a)
+{
+	const struct progress *p = &a->progress;
+	uint64_t due;
+
+	if (p->urgent)
+		return (0);
+	due = p->said_ns + (uint64_t)a->conf->watermark_interval * 1000000;
+	return (p->dirty && due < p->idle_ns ? due : p->idle_ns);
+}
+
+/* --- passing on ---------------------------------------------------------- */
 
 /* What comes out of exchange x here; `in` goes into it here. */
 static struct reach
@@ -129,12 +227,12 @@ progress_pass(struct automaton *a, uint64_t now_ns)
 	struct reach *at = p->at, r;
 	size_t i, k;
 
-	(void)now_ns;
+	p->idle_ns = UINT64_MAX;
 	for (i = 0; i < t->nstages; i++)
 		at[i] = nothing;
 	for (i = 0; i < t->nsources; i++)
 		at[t->sources[i].next] = reach_join(at[t->sources[i].next],
-		    of_source(a, i));
+		    of_source(a, i, now_ns));
 	for (k = 0; k < t->nstages; k++) {
 		i = p->order[k];
 		r = at[i];
@@ -174,6 +272,23 @@ progress_unsaid(const struct automaton *a)
 /* --- saving -------------------------------------------------------------- */
 
 void
+part_pack(const struct part *part, struct buf *b)
+{
+	mp_put_uint(b, part->watermark);
+	mp_put_uint(b, part->heard_ns);
+}
+
+struct part
+part_unpack(struct mp *c)
+{
+	struct part part;
+
+	part.watermark = mp_get_uint(c, UINT64_MAX);
+	part.heard_ns = mp_get_uint(c, UINT64_MAX);
+	return (part);
+}
+
+void
 reach_pack(const struct reach *r, struct buf *b)
 {
 	mp_put_uint(b, r->status);
@@ -205,10 +320,12 @@ progress_pack(const struct automaton *a, struct buf *b)
 {
 	const struct progress *p = &a->progress;
 
-	mp_put_array(b, 5);
+	mp_put_array(b, PROGRESS_FIELDS);
 	mp_put_bool(b, p->dirty);
 	mp_put_bool(b, p->urgent);
 	mp_put_bool(b, p->ended);
+	mp_put_uint(b, p->said_ns);
+	mp_put_uint(b, p->idle_ns);
 	pack_reaches(p->said, a->topo->nexchanges, b);
 	pack_reaches(p->heard, (size_t)a->topo->nexchanges * a->workers, b);
 }
@@ -226,18 +343,21 @@ unpack_reaches(struct reach *r, size_t n, struct mp *c, bool whole)
 	}
 }
 
-/* In another shape everybody says everything again. */
+/* In another shape everybody says everything again; with event times that is
+ * on its way from the beginning. */
 void
 progress_unpack(struct automaton *a, struct mp *c, bool whole)
 {
 	struct progress *p = &a->progress, in = { 0 };
 	size_t i;
 
-	if (mp_get_array(c) != 5)
+	if (mp_get_array(c) != PROGRESS_FIELDS)
 		c->bad = true;
 	in.dirty = mp_get_bool(c);
 	in.urgent = mp_get_bool(c);
 	in.ended = mp_get_bool(c);
+	in.said_ns = mp_get_uint(c, UINT64_MAX);
+	in.idle_ns = mp_get_uint(c, UINT64_MAX);
 	unpack_reaches(p->said, a->topo->nexchanges, c, whole);
 	unpack_reaches(p->heard, (size_t)a->topo->nexchanges * a->workers, c,
 	    whole);
@@ -245,6 +365,8 @@ progress_unpack(struct automaton *a, struct mp *c, bool whole)
 		p->dirty = in.dirty;
 		p->urgent = in.urgent;
 		p->ended = in.ended;
+		p->said_ns = in.said_ns;
+		p->idle_ns = in.idle_ns;
 		return;
 	}
 	for (i = 0; i < a->topo->nsources; i++)

@@ -28,6 +28,7 @@ struct found_source {
 	char		*name;
 	uint64_t	 off, dev, ino;
 	bool		 ended;
+	struct part	 part;
 	struct buf	 rem;
 };
 
@@ -244,10 +245,15 @@ on_meta(struct spread *s, uint32_t old, sqlite3_stmt *st, struct err *err)
 		in.ino = mp_get_uint(&c, UINT64_MAX);
 		in.ended = mp_get_bool(&c);
 		rem = mp_get_bin(&c);
+		in.part = part_unpack(&c);
 		if (!mp_ok(&c))
 			break;
-		/* Only its one reader has moved it. */
 		f = source_named(s, name);
+		if (in.part.watermark > f->part.watermark)
+			f->part.watermark = in.part.watermark;
+		if (in.part.heard_ns > f->part.heard_ns)
+			f->part.heard_ns = in.part.heard_ns;
+		/* Only its one reader has moved it. */
 		if (in.off < f->off || (in.off == f->off && f->ended))
 			continue;
 		f->off = in.off;
@@ -409,10 +415,12 @@ give_carried(struct spread *s)
 static void
 pack_progress(struct buf *b)
 {
-	mp_put_array(b, 5);
+	mp_put_array(b, PROGRESS_FIELDS);
 	mp_put_bool(b, false);
 	mp_put_bool(b, false);
 	mp_put_bool(b, false);
+	mp_put_uint(b, 0);
+	mp_put_uint(b, UINT64_MAX);
 	mp_put_array(b, 0);
 	mp_put_array(b, 0);
 }
@@ -431,13 +439,14 @@ pack_automaton(struct spread *s, struct buf *b)
 	mp_put_array(b, 0);
 	mp_put_array(b, (uint32_t)s->nsources);
 	for (i = 0; i < s->nsources; i++) {
-		mp_put_array(b, 6);
+		mp_put_array(b, 8);
 		mp_put_str(b, s->source[i].name);
 		mp_put_uint(b, s->source[i].off);
 		mp_put_uint(b, s->source[i].dev);
 		mp_put_uint(b, s->source[i].ino);
 		mp_put_bool(b, s->source[i].ended);
 		mp_put_bin(b, s->source[i].rem.data, s->source[i].rem.len);
+		part_pack(&s->source[i].part, b);
 	}
 	mp_put_array(b, 0);
 	mp_put_array(b, 0);			/* nothing is inside */

@@ -248,15 +248,41 @@ windows_ripe(const struct windows *w)
 {
 	const struct wkey *k = heap_first(&w->open);
 
-	return (k != NULL && w->in.status == REACH_ENDED ? k->e : NULL);
+	if (k == NULL)
+		return (NULL);
+	if (w->in.status == REACH_ENDED)
+		return (k->e);
+	return (w->stage->by_event && (k->due <= w->watermark ||
+	    w->in.status == REACH_IDLE) ? k->e : NULL);
+}
+
+uint64_t
+windows_event(struct windows *w, const struct kent *e)
+{
+	uint64_t due = ((const struct wkey *)e->window)->due;
+
+	/* Where all sources are idle the windows decide how late it is. */
+	if (w->in.status == REACH_IDLE && due > w->watermark)
+		w->watermark = due;
+	return (due);
 }
 
 struct reach
 windows_reach(struct windows *w, struct reach in)
 {
 	w->in = in;
-	if (windows_ripe(w) == NULL)
+	if (in.status == REACH_ENDED && w->open.n == 0) {
+		w->firing = false;	/* no timeout would find anything */
+		w->timer_ns = 0;
+	}
+	if (w->stage->by_event && in.status != REACH_ENDED &&
+	    in.watermark > w->watermark)
+		w->watermark = in.watermark;
+	if (windows_ripe(w) == NULL) {
+		if (w->stage->by_event && in.status != REACH_ENDED)
+			in.watermark = w->watermark;
 		reach_raise(&w->out, in);
+	}
 	return (w->out);
 }
 

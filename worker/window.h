@@ -85,6 +85,9 @@ struct kent *windows_next(struct windows *, uint64_t now_ns);
 struct reach windows_reach(struct windows *, struct reach in);
 /* The next key that fires because of what comes; NULL: there is none. */
 struct kent *windows_ripe(const struct windows *);
+/* Such a key of windows of event times is fired: at this watermark, which is
+ * that of one window, however many are ripe. */
+uint64_t windows_event(struct windows *, const struct kent *);
 
 /* In front of a saved key, and back, the newest last.  take: -1 if it cannot
  * be. */

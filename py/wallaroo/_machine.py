@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Optional
 
 from . import _names, _windows
+from ._errors import api_error
 from ._reference import (
     DeadLetter, Executor, Key, Moment, Windowing, as_key, listed, present,
     show_key,
@@ -161,6 +162,11 @@ class Machine(Executor):
         virtual: Virtual,
     ) -> None:
         super().__init__(application, on_error)
+        if self.by_event:
+            api_error(
+                "simulate() does not know event times: test this application "
+                "with wallaroo.testing.run()."
+            )
         self.dumps, self.loads = dumps, loads
         self.virtual = virtual
         self.paths = [self._ops(source.path) for source in self.sources]

@@ -78,6 +78,14 @@ def rest_of_path(
     return path
 
 
+def branches(root: int, edges: list[list[int]]) -> list[int]:
+    """All branches, each behind what flows into it, from left to right."""
+    before = [
+        branch for child in edges[root] for branch in branches(child, edges)
+    ]
+    return before + [root]
+
+
 def window_names(vertices: list[Any]) -> dict[Position, str]:
     """The name of each stage of windows: its aggregation's.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Generic, TypeVar, overload
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, Generic, Optional, TypeVar, Union, overload
 
+from . import _event_time
 from ._configs import SinkConfig, SourceConfig
 from ._errors import api_error
 from ._windows import (
@@ -109,6 +111,30 @@ class Pipeline(Generic[T]):
             return self._with_stage("to_state", computation)
         return self._with_stage("to", computation)
 
+    def event_time(
+        self,
+        extract: Callable[[T], Union[int, float, datetime]],
+        lateness: float = 0,
+        idle_timeout: Optional[float] = None,
+        *,
+        name: Optional[str] = None,
+        on_error: Optional[str] = None,
+    ) -> Pipeline[T]:
+        """Give the messages of a source times of their own.
+
+        extract(data) returns nanoseconds since 1970 or a datetime with a time
+        zone.  A message may be older by `lateness` than the newest one before
+        it from the same file, generator or connection.  What has not yielded
+        anything for idle_timeout is not waited for; None: it always is.
+        """
+        tree = self._pipeline_tree
+        if self._is_closed():
+            api_error("You can't add stages after to_sink/s.")
+        _event_time.check_place(
+            tree.vertices[tree.root_idx], not tree.edges[tree.root_idx])
+        return self._with_tuple(_event_time.stage_of(
+            extract, lateness, idle_timeout, name, on_error))
+
     def key_by(self, key_extractor: KeyExtractor[T]) -> Pipeline[T]:
         """Partition messages by a key from here on."""
         return self._with_stage("key_by", key_extractor)
@@ -194,4 +220,5 @@ def build_application(
     if not pipeline._is_closed():
         api_error("An application must end with to_sink/s.")
     tree = pipeline.clone()._pipeline_tree
+    _event_time.check(tree.vertices)
     return (app_name, tree.root_idx, tree.vertices, tree.edges)

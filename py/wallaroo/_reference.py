@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Optional, Union
 
-from . import _names, _windows
+from . import _event_time, _names, _windows
 from ._errors import api_error, check_policy
 
 Key = bytes
@@ -68,6 +68,36 @@ class Source(NamedTuple):
         return size
 
 
+class Late(NamedTuple):
+    """A record that came too late for its windows and was dropped."""
+
+    step: str
+    key: str
+    value: Any
+
+
+class Event(NamedTuple):
+    """What a message has where event time is used."""
+
+    time: int
+    seen: int  # the watermark for which it is late
+    # Its place among those of its time: see _event_time.Order; what is made
+    # of it has a place of its own up to sub + width - 1.
+    source: int
+    part: int
+    seq: int
+    sub: int
+    width: int
+
+    @property
+    def order(self) -> _event_time.Order:
+        return self.source, self.part, self.seq, self.sub
+
+    def child(self, i: int, n: int) -> Event:
+        width = self.width // n
+        return self._replace(sub=self.sub + i * width, width=width)
+
+
 class Moment(NamedTuple):
     """What time it is for a message; all in nanoseconds."""
 
@@ -77,13 +107,20 @@ class Moment(NamedTuple):
     watermark: int
     # That way: where its key was set last, or the windows it comes out of.
     via: Any
+    event: Optional[Event] = None
 
 
 class Windowing:
     """A stage of windows at work."""
 
-    def __init__(self, stage: Any, states: dict[Key, Any]) -> None:
-        self.arithmetic = _windows.arithmetic_of(stage)
+    def __init__(
+        self, stage: Any, states: dict[Key, Any], events: bool = False
+    ) -> None:
+        self.by_event = events and stage[0] == "to_range_windows"
+        self.arithmetic: Any = (
+            _event_time.EventRange(_windows.RangeWindows(*stage[1:]))
+            if self.by_event else _windows.arithmetic_of(stage)
+        )
         self.aggregation = _windows.aggregation_of(stage)
         self.states = states
         # By key: when its next window is complete, or for count windows
@@ -95,6 +132,7 @@ class Windowing:
         self.watermark = 0
         self.forwarded = 0
         self.timer: Optional[int] = None
+        self.reach = 0  # the watermark of event times before it
 
     @property
     def by_count(self) -> bool:
@@ -127,6 +165,13 @@ class Windowing:
             keys = {key for key in self.due if self.due[key] <= watermark}
         return sorted(keys, key=lambda key: (self.due[key], key))
 
+    def complete(self, reach: int) -> Optional[Key]:
+        """The next key with a complete window of event times."""
+        keys = [key for key in self.open if self.due[key] <= reach]
+        if not keys:
+            return None
+        return min(keys, key=lambda key: (self.due[key], key))
+
     def waits(self, now: int) -> bool:
         """Whether a later timeout may have something to do."""
         if self.open or self.by_count:
@@ -158,6 +203,7 @@ class Executor:
         on_output: Optional[Callable[[int, bytes], None]] = None,
     ) -> None:
         _names.check_application(application)
+        _event_time.check(application[2])
         self.name, self.root, self.vertices, self.edges = application
         self.on_error = check_policy(on_error) or "fail"
         self.on_output = on_output
@@ -167,12 +213,17 @@ class Executor:
         self.records = 0
         self.watermarks: dict[str, int] = {}
         self.sources = self._find_sources()
+        self.by_event = _event_time.uses(self.vertices)
+        self.late: list[Late] = []
+        # By source: its watermark.
+        self.reached = [0] * len(self.sources)
         self.sink_configs = _names.sinks_of(self.vertices[self.root][-1])
         self.sink_names = _names.sink_names(self.sink_configs)
         # By stateful step and key: the state.
         self.states: dict[str, dict[Key, Any]] = {}
         self._check_state_names()
         self.windowing = self._make_windowing()
+        self.feeders = self._find_feeders()
         self.entrances = self._find_entrances()
         # By sink: what its encoder made; the messages that came to all.
         self.outputs: list[list[bytes]] = [[] for _ in self.sink_configs]
@@ -192,6 +243,8 @@ class Executor:
         """
         when = self._moment(source, time, watermark)
         self._flow(source.path, value, self._source_key(source), when)
+        if self.by_event:
+            self._look()
 
     def push_payload(
         self,
@@ -234,7 +287,11 @@ class Executor:
 
     def finish(self) -> None:
         """Let the clock go on until no timer is left; then the sources that
-        can end have ended, and windows that wait for these alone close."""
+        can end have ended, and windows that wait for these alone close.
+        With event time all sources have ended."""
+        if self.by_event:
+            self.reached = [_windows.ENDLESS] * len(self.sources)
+            self._look()
         while True:
             timer = self.next_timer()
             while timer is not None:
@@ -251,7 +308,7 @@ class Executor:
                 _names.rest_of_path(position, self.vertices, self.edges)),
         ):
             windowing = self.windowing[position]
-            ends = all(
+            ends = self.by_event or all(
                 source.config[0] in _names.ENDING for source in self.sources
                 if position in source.path
             )
@@ -282,8 +339,12 @@ class Executor:
             time = self.clock
         highest = max(self.watermarks.get(source.name, 0), time)
         self.watermarks[source.name] = highest
+        event = Event(
+            0, 0, self.sources.index(source), 0, self.records, 0,
+            _windows.ENDLESS,
+        )
         return Moment(
-            time, highest if watermark is None else watermark, "source"
+            time, highest if watermark is None else watermark, "source", event
         )
 
     def _find_sources(self) -> list[Source]:
@@ -321,9 +382,63 @@ class Executor:
         for (branch, place), name in self.window_names.items():
             self.states[name] = {}
             result[branch, place] = Windowing(
-                self.vertices[branch][place], self.states[name]
+                self.vertices[branch][place], self.states[name], self.by_event
             )
         return result
+
+    def _find_feeders(
+        self
+    ) -> dict[_names.Position, list[Union[int, _names.Position]]]:
+        """What comes to each stage of windows, by the sources' numbers and
+        the windows before it; the first of them on the way come first."""
+        order = _names.branches(self.root, self.edges)
+        found: dict[_names.Position, list[Union[int, _names.Position]]] = {
+            position: [] for position in sorted(
+                self.windowing, key=lambda p: (order.index(p[0]), p[1]))
+        }
+
+        def feed(
+            what: Union[int, _names.Position], path: list[_names.Position]
+        ) -> None:
+            for position in path:
+                if position in found:
+                    return found[position].append(what)
+
+        for number, source in enumerate(self.sources):
+            feed(number, source.path)
+        for position in found:
+            feed(position, _names.rest_of_path(
+                position, self.vertices, self.edges))
+        return found
+
+    def _look(self) -> None:
+        """Fire what is complete by the times of events."""
+        out: dict[Any, int] = dict(enumerate(self.reached))
+        for position, feeders in self.feeders.items():
+            windowing = self.windowing[position]
+            reach = min(out[feeder] for feeder in feeders)
+            out[position] = reach
+            if not windowing.by_event:
+                if reach == _windows.ENDLESS:
+                    self._fire_ripe(position, reach)
+                else:
+                    windowing.reach = reach
+                continue
+            if reach != _windows.ENDLESS:
+                windowing.watermark = max(windowing.watermark, reach)
+            self._fire_complete(position, windowing, reach)
+
+    def _fire_complete(
+        self, position: _names.Position, windowing: Windowing, reach: int
+    ) -> None:
+        rest = _names.rest_of_path(position, self.vertices, self.edges)
+        key = windowing.complete(reach)
+        while key is not None:
+            fired = windowing.arithmetic.timeout(
+                windowing.states[key], show_key(key), windowing.due[key]
+            )
+            self._from_windows([position] + rest, key, None, fired)
+            key = windowing.complete(reach)
 
     def _find_entrances(self) -> set[_names.Position]:
         """Stages with state that messages reach from a source with no
@@ -365,15 +480,39 @@ class Executor:
                 self._flow(path[1:], value, new_key, when)
         elif kind in _windows.KINDS:
             self._to_windows(path, value, key, when)
+        elif kind == _event_time.KIND:
+            timed = self._timed(stage, key, value, when)
+            if timed is not None:
+                self._flow(path[1:], value, key, timed)
         elif kind in ("to", "to_state"):
             if kind == "to_state":
                 outputs = self._step_state(what, key, value)
             else:
                 outputs = self._step(what, key, value)
-            for output in outputs:
-                self._flow(path[1:], output, key, when)
+            multi = hasattr(what, "compute_multi")
+            for n, output in enumerate(outputs):
+                if multi and when.event is not None:
+                    event = when.event.child(n, len(outputs))
+                    self._flow(
+                        path[1:], output, key, when._replace(event=event))
+                else:
+                    self._flow(path[1:], output, key, when)
         else:
             api_error("Unknown kind of stage: %r." % (kind,))
+
+    def _timed(
+        self, stage: Any, key: Key, value: Any, when: Moment
+    ) -> Optional[Moment]:
+        """A message gets its time, and its source a watermark."""
+        what, event = stage[1], when.event
+        assert event is not None
+        time: Optional[int] = self._call(
+            what.name(), what, key, value, what.time_of, value)
+        if time is None:
+            return None
+        seen = self.reached[event.source]
+        self.reached[event.source] = max(seen, time - stage[2])
+        return when._replace(event=event._replace(time=time, seen=seen))
 
     def _step(self, what: Any, key: Key, value: Any) -> list[Any]:
         name = _names.part_name(what)
@@ -407,13 +546,34 @@ class Executor:
         when: Moment,
     ) -> None:
         windowing = self.windowing[path[0]]
+        if windowing.by_event:
+            return self._to_event_windows(path, value, key, when)
         watermark = windowing.hear(self.clock, when)
         if key not in windowing.states:
             windowing.states[key] = windowing.arithmetic.state()
         fired = windowing.arithmetic.apply(
-            windowing.states[key], show_key(key), value, when.time, watermark
+            windowing.states[key], show_key(key), value,
+            when.event.time if self.by_event and when.event else when.time,
+            watermark,
         )
         self._from_windows(path, key, value, fired)
+
+    def _to_event_windows(
+        self, path: list[_names.Position], value: Any, key: Key, when: Moment
+    ) -> None:
+        windowing, event = self.windowing[path[0]], when.event
+        assert event is not None
+        if key not in windowing.states:
+            windowing.states[key] = windowing.arithmetic.state()
+        fired = windowing.arithmetic.call(
+            windowing.states[key], show_key(key), value, event.time,
+            max(event.seen, windowing.watermark), event.order,
+        )
+        if fired is False:
+            self.late.append(
+                Late(self.window_names[path[0]], show_key(key), value))
+        elif fired is not None:
+            self._from_windows(path, key, value, fired, event)
 
     def _timeout(self, position: _names.Position) -> None:
         """The timer of a stage of windows rings."""
@@ -440,6 +600,7 @@ class Executor:
         key: Key,
         value: Any,
         fired: _windows.Fired,
+        late: Optional[Event] = None,
     ) -> None:
         """Of several outputs only the last one carries the new watermark:
         no output comes late because of another one."""
@@ -447,15 +608,33 @@ class Executor:
         windowing.note(key, fired, self.records)
         name = self.window_names[path[0]]
         for error in fired.errors:
-            self._failed(name, windowing.aggregation, key, value, error)
+            of = value
+            if isinstance(error, tuple):
+                error, of = error
+            self._failed(name, windowing.aggregation, key, of, error)
         before = windowing.forwarded
         windowing.forwarded = max(before, fired.watermark)
         for n, (output, time) in enumerate(fired.outputs, 1):
             last = n == len(fired.outputs)
             watermark = windowing.forwarded if last else before
+            event = None
+            if self.by_event:
+                event = late or self._event_of_window(path[0], key, n, time)
             self._flow(
-                path[1:], output, key, Moment(time, watermark, path[0])
+                path[1:], output, key, Moment(time, watermark, path[0], event)
             )
+
+    def _event_of_window(
+        self, position: _names.Position, key: Key, n: int, time: int
+    ) -> Event:
+        windowing = self.windowing[position]
+        if not windowing.by_event:
+            time = max(time, windowing.reach)
+        rank = list(self.feeders).index(position)
+        return Event(
+            time, 0, len(self.sources) + rank, _event_time.key_order(key),
+            time, n - 1, 1,
+        )
 
     def _key_by(self, what: Any, key: Key, value: Any) -> Optional[Key]:
         def extract() -> Key:

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn, Optional
 
-from . import _names, _windows
+from . import _event_time, _names, _windows
 from ._errors import api_error, check_policy
 from .codecs import FramedDecoder
 
@@ -55,7 +55,8 @@ class _Stage:
         self.policy = "default"
         self.version = 0
         # Windows: nanoseconds between timeouts, 0 for none, and until a
-        # silent way to the stage is not waited for any more.
+        # silent way to the stage is not waited for any more.  Event time:
+        # its lateness, and until an idle source is not waited for.
         self.timing: list[int] = []
 
     def wire(self) -> list[Any]:
@@ -85,6 +86,8 @@ class _Compiler:
         self.frame_lengths: list[Optional[Callable[[bytes], int]]] = []
         self.collect_keys = _names.collect_keys(self.vertices, self.edges)
         self.window_names = _names.window_names(self.vertices)
+        self.by_event = _event_time.uses(self.vertices)
+        _event_time.check(self.vertices)
         self.sink_configs: list[Any] = []
         # Successors stand before their predecessors here.
         self.backwards: list[_Stage] = []
@@ -157,6 +160,12 @@ class _Compiler:
             return _Stage(kind, self.collect_keys[position], nxt)
         if kind in _WINDOWS:
             return self.windows(described, position, nxt)
+        if kind == _event_time.KIND:
+            stage = _Stage(kind, what.name(), nxt)
+            stage.policy = policy(what)
+            stage.timing = [described[2], described[3]]
+            stage.fn = self.add_function(what.packed)
+            return stage
         if kind not in _STEPS and kind != "key_by":
             api_error("Unknown kind of stage: %r." % (kind,))
         stage = _Stage(_STEPS.get(kind, kind), _names.part_name(what), nxt)
@@ -180,6 +189,13 @@ class _Compiler:
         stage = _Stage(_WINDOWS[described[0]], name, nxt)
         stage.policy = policy(_windows.aggregation_of(described))
         stage.version = 1
+        if self.by_event and stage.kind == "range_windows":
+            events = _event_time.EventRange(
+                _windows.RangeWindows(*described[1:]))
+            stage.version = 2
+            stage.timing = [0, 0]
+            stage.fn = self.add_function(events.call, events.state)
+            return stage
         arithmetic = _windows.arithmetic_of(described)
         stage.timing = [arithmetic.interval or 0, arithmetic.patience]
         stage.fn = self.add_function(

@@ -258,8 +258,9 @@ class Fired(NamedTuple):
     outputs: list[tuple[Any, int]]
     # Event time of the newest window that fired; 0: none did.
     watermark: int
-    # What user code raised, each for one window or message.
-    errors: list[Exception]
+    # What user code raised, each for one window or message; or a pair of
+    # that and the message.
+    errors: list[Any]
     # The watermark at which the next window is complete.
     due: int
     # Whether a timeout would find something here.
@@ -613,7 +614,7 @@ def caller(arithmetic: Arithmetic) -> Callable[..., Optional[Fired]]:
 
 
 # What the bytes of an application's own serialize() begin with.
-_OTHER, _RANGE, _COUNT = b"o", b"r", b"c"
+_OTHER, _RANGE, _COUNT, _EVENT = b"o", b"r", b"c", b"e"
 
 Serialize = Callable[[Any], bytes]
 Deserialize = Callable[[bytes], Any]
@@ -623,7 +624,15 @@ def hooks(
     serialize: Serialize, deserialize: Deserialize
 ) -> tuple[Serialize, Deserialize]:
     """An application's own, which see accumulators and not our states."""
+    from ._event_time import EventState
+
     def save(o: Any) -> bytes:
+        if type(o) is EventState:
+            rows = [
+                (pane, row[:3], serialize(row[3]))
+                for pane, rows in o.held.items() for row in rows
+            ]
+            return _EVENT + pickle.dumps((o.low, o.next, rows))
         if type(o) is RangeState:
             panes = {start: serialize(a) for start, a in o.panes.items()}
             return _RANGE + pickle.dumps((o.first, o.count, o.high, panes))
@@ -639,6 +648,13 @@ def hooks(
         if kind == _OTHER:
             return deserialize(rest)
         members = pickle.loads(rest)
+        if kind == _EVENT:
+            state = EventState()
+            state.low, state.next, rows = members
+            for pane, (time, order, watermark), value in rows:
+                state.held.setdefault(pane, []).append(
+                    (time, order, watermark, deserialize(value)))
+            return state
         if kind == _RANGE:
             windows = RangeState()
             windows.first, windows.count, windows.high, panes = members

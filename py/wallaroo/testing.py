@@ -31,6 +31,7 @@ from ._machine import Machine
 from ._reference import (
     DeadLetter,
     Executor,
+    Late,
     Source,
     UserFunctionError,
     generated,
@@ -40,7 +41,7 @@ from ._schedule import FAULTS
 from ._simulate import At, Decoded, Simulated, SimulationFailure
 
 __all__ = [
-    "At", "DeadLetter", "Decoded", "FAULTS", "Result", "Simulated",
+    "At", "DeadLetter", "Decoded", "FAULTS", "Late", "Result", "Simulated",
     "SimulationFailure", "UserFunctionError", "run", "simulate",
 ]
 
@@ -59,6 +60,8 @@ class Result(NamedTuple):
     states: dict[str, dict[str, Any]]
     # Records that the policy "dead-letter" set aside.
     dead_letters: list[DeadLetter]
+    # Records that came too late for their windows of event times.
+    late: list[Late]
 
 
 def run(
@@ -104,6 +107,7 @@ def run(
             for step, states in executor.states.items()
         },
         executor.dead_letters,
+        executor.late,
     )
 
 
@@ -166,6 +170,7 @@ def simulate(
                 [v for w in machine.workers for v in w.values],
                 _by_step(machine, machine.all_states()),
                 [letter for w in machine.workers for letter in w.letters],
+                [],
             ))
 
     return _simulate.simulate(

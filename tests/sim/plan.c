@@ -537,6 +537,7 @@ plan_conf(struct conf_app *c)
 	c->max_message = 1024;
 	c->checkpoint_interval = plan.checkpoint_ms;
 	c->hang_timeout = 2000;
+	c->watermark_interval = 20;
 	c->stop_timeout = 30000;
 	c->restart_limit = 1000;
 	c->on_error = CONF_FAIL;

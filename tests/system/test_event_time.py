@@ -5,15 +5,18 @@ workers, at any speed, whoever dies.
 """
 
 import time
+import types
 
 import pytest
 
 import harness
 import killer
+import wallaroo.testing
 
 # Windows that no message fills and no time ends, one behind the other.
 FINITE = '''
 import time
+import types
 
 import wallaroo
 from wallaroo.codecs import lines_decoder
@@ -90,3 +93,145 @@ def test_windows_close_when_the_source_has_ended(cluster, rng, workers):
 def reference_lines(words):
     return {("%s %d" % (letter, sum(word[0] == letter for word in words)))
             .encode() for letter in "ab"}
+
+
+# Readings of sensors in two files that are read at different speeds, in
+# windows whose outputs tell the order in which they were applied; these in
+# sliding windows under other keys.
+READINGS = '''
+import time
+import types
+
+import wallaroo
+from wallaroo.codecs import lines_decoder
+
+
+@wallaroo.computation_multi("parse")
+def parse(line):
+    time.sleep(SLEEP if line.startswith("slow") else 0)
+    name, at, sensors = line.split(" ")
+    return [(name, int(at), sensor) for sensor in sensors.split(",")]
+
+
+def time_of(reading):
+    return reading[1]
+
+
+@wallaroo.key_extractor
+def by_sensor(reading):
+    return reading[2]
+
+
+@wallaroo.key_extractor
+def by_letter(row):
+    return row[0][0]
+
+
+class Seen(wallaroo.Aggregation):
+    def initial_accumulator(self):
+        return []
+
+    def update(self, reading, accumulator):
+        accumulator.append("%s%d" % reading[:2])
+
+    def combine(self, a, b):
+        return a + b
+
+    def output(self, key, accumulator):
+        return (key, ".".join(accumulator))
+
+
+class All(Seen):
+    def update(self, row, accumulator):
+        accumulator.append("%s=%s" % row)
+
+
+@wallaroo.encoder
+def encode(row):
+    return "%s %s\\n" % row
+
+
+def readings(name, path):
+    return (wallaroo.source(name, wallaroo.FileSourceConfig(
+                name, path, lines_decoder))
+            .to(parse).event_time(time_of, lateness=30))
+
+
+def application_setup(args):
+    return wallaroo.build_application("readings", (
+        readings("slow", args[1]).merge(readings("fast", args[2]))
+        .key_by(by_sensor)
+        .to(wallaroo.range_windows(100)
+            .with_late_data_policy("POLICY").over(Seen))
+        .key_by(by_letter)
+        .to(wallaroo.range_windows(400).with_slide(100).over(All))
+        .to_sink(wallaroo.FileSinkConfig(args[3], encode))))
+'''
+
+
+def lines_of_readings(rng, name, count):
+    """Times that go on by 2 for each line, and up to 60 back."""
+    return ["%s %d %s" % (
+        name, max(0, 2 * n - rng.choice((0, 5, 20, 60))),
+        ",".join(rng.choice("ab") + str(rng.randrange(8))
+                 for _ in range(rng.randrange(1, 4))))
+        for n in range(count)]
+
+
+def by_key(lines):
+    """Lines by their first word, in order."""
+    found = {}
+    for line in lines:
+        found.setdefault(line.split(b" ")[0], []).append(line)
+    return found
+
+
+def reference(source, args, inputs):
+    """By key what the reference executor makes of an application."""
+    module = types.ModuleType("reference")
+    exec(source, module.__dict__)
+    result = wallaroo.testing.run(
+        module.application_setup(["app"] + args), inputs)
+    [lines] = result.outputs.values()
+    return by_key(line.rstrip(b"\n") for line in lines), result.late
+
+
+@pytest.mark.parametrize("workers,policy", [
+    (2, "drop"),
+    pytest.param(1, "drop", marks=pytest.mark.level("all")),
+    pytest.param(3, "fire-per-message", marks=pytest.mark.level("all")),
+    pytest.param(5, "drop", marks=pytest.mark.level("all"))])
+def test_windows_are_the_references_at_any_speed(cluster, rng, workers,
+                                                 policy, report):
+    """Each key's outputs, in order, with kills."""
+    source = READINGS.replace("POLICY", policy)
+    app = cluster(source.replace("SLEEP", "0.0005"), workers=workers)
+    lines = {name: lines_of_readings(rng, name, count)
+             for name, count in (("slow", 1200), ("fast", 1500))}
+    paths = [app.write(name, "\n".join(lines[name]) + "\n")
+             for name in ("slow", "fast")]
+    app.write_conf(args=paths + [app.out("output")])
+    expected, late = reference(source.replace("SLEEP", "0"), paths + ["/o"], {
+        name: [line.encode() for line in lines[name]] for name in lines})
+    count = sum(map(len, expected.values()))
+    app.start()
+    killing = killer.Killer(app, rng.random())
+
+    def written():
+        return app.read_out("output").count(b"\n")
+
+    while written() < count and killing.kills < 12:
+        time.sleep(rng.random() * 0.2)
+        killing.kill_random(rng.randrange(1, workers + 1))
+    harness.wait_for(lambda: written() >= count, "all windows")
+    app.wait_workers()
+    app.stop()
+    actual = by_key(app.read_out("output").splitlines())
+    if policy != "drop":	# what is late waits for nothing
+        for lines_by_key in (actual, expected):
+            for found in lines_by_key.values():
+                found.sort()
+    assert actual == expected
+    assert bool(late) == (policy == "drop")
+    report("%d late, %d windows, %d kills" % (
+        len(late), count, killing.kills))

@@ -65,11 +65,24 @@ t_step(struct host_app *h, int fn, bool multi, void *state, host_val in,
 	return (0);
 }
 
+enum { FN_TIME = 50, FN_LETTER, FN_EVENTS };
+
 static int
 t_key(struct host_app *h, int fn, host_val v, struct buf *key,
     struct err *err)
 {
+	uint64_t t;
+
 	(void)h;
+	if (fn == FN_TIME) {		/* of "a17" */
+		t = htobe64(strtoull((const char *)v + 1, NULL, 10));
+		buf_add(key, &t, sizeof(t));
+		return (0);
+	}
+	if (fn == FN_LETTER) {
+		buf_add(key, v, 1);
+		return (0);
+	}
 	if (strcmp(v, "keyless") == 0)
 		return (err_set(err, ERR_USER, "KeyError: keyless"));
 	while (fn == 1 && key->len < 2000)	/* too large for anything */
@@ -179,6 +192,36 @@ t_repr(struct host_app *h, const void *v, struct buf *b)
 	buf_addf(b, "value");
 }
 
+/* Windows of ten, one at a time: the end in n's upper half, a count. */
+static int
+events(unsigned long *n, struct slice key, host_val in, uint64_t time_ns,
+    uint64_t watermark, struct host_out *out, struct host_window *w)
+{
+	unsigned long end = *n >> 32, count = *n & 0xffff;
+
+	ck_assert_ptr_nonnull(w->event);
+	if (in != NULL && time_ns / 10 * 10 + 10 <= watermark) {
+		w->late = w->same = true;
+		return (0);
+	}
+	if (in != NULL) {
+		end = time_ns / 10 * 10 + 10;
+		count++;
+	} else {
+		ck_assert_uint_eq(end, watermark);
+		host_window_reserve(w, 1);
+		w->time_ns[0] = end - 1;
+		host_out_add(out, xasprintf("%.*s:%lu@%lu", (int)key.len,
+		    (const char *)key.data, count, end));
+		count = 0;
+	}
+	*n = end << 32 | count;
+	w->due = end;
+	w->open = count > 0;
+	w->same = false;
+	return (0);
+}
+
 /* A count window of three, of the words' lengths. */
 static int
 t_window(struct host_app *h, int fn, void *state, struct slice key,
@@ -189,9 +232,9 @@ t_window(struct host_app *h, int fn, void *state, struct slice key,
 	unsigned long *n = state;
 
 	(void)h;
-	(void)fn;
-	(void)watermark;
 	w->newest_ns = 0;
+	if (fn == FN_EVENTS)
+		return (events(n, key, in, time_ns, watermark, out, w));
 	if (in != NULL && strcmp(in, "raise") == 0) {
 		(void)err_set(err, ERR_USER, "ValueError: raise");
 		if (failed(arg, err) == -1)
@@ -1145,7 +1188,7 @@ START_TEST(test_windows_close_at_the_end)
 	run(&b);
 	sent(&b, 0, "a:2\nb:1\nc:1\n");
 	ck_assert(automaton_ended(&b.a));
-	ck_assert_uint_ne(automaton_tick(&b.a), 0);
+	ck_assert_uint_eq(automaton_tick(&b.a), UINT64_MAX);
 	end(&b);
 	begin_file(&b, &t, 0, 1);		/* a replay of all of it */
 	ends(&b);
@@ -1207,6 +1250,143 @@ START_TEST(test_the_end_goes_round)
 		end(&b[i]);
 	}
 	ck_assert_uint_eq(k, 7);
+}
+END_TEST
+
+static struct topo_stage event_stages[] = {
+	{ .name = "split", .kind = STAGE_STEP, .next = 1, .exchange = -1,
+	    .multi = true },
+	{ .name = "time", .kind = STAGE_EVENT_TIME, .next = 2, .fn = FN_TIME,
+	    .exchange = -1, .lateness_ns = 5, .idle_ns = 1000 },
+	{ .name = "letter", .kind = STAGE_KEY_BY, .next = 3, .fn = FN_LETTER,
+	    .exchange = 0 },
+	{ .name = "ten", .kind = STAGE_RANGE, .next = 4, .fn = FN_EVENTS,
+	    .exchange = -1, .by_event = true },
+	{ .name = "out", .kind = STAGE_SINKS, .next = -1, .exchange = -1 },
+};
+static int event_exchange_stage[] = { 3, -1 };
+
+static void
+begin_events(struct bench *b, struct topo *t, uint32_t me, uint32_t n)
+{
+	static struct topo_source source;
+	struct err err;
+
+	source = sources[0];
+	source.event_stage = 1;
+	*t = topo;
+	t->sources = &source;
+	t->nsources = 1;
+	t->stages = event_stages;
+	t->nstages = 5;
+	t->exchange_stage = event_exchange_stage;
+	t->event_time = true;
+	begin(b, me, n);
+	automaton_fini(&b->a);
+	b->a.topo = t;
+	b->a.nwindows = 0;
+	ck_assert_int_eq(automaton_init(&b->a, &err), 0);
+	b->journal.clock_ns = UINT64_C(1) << 62;
+}
+
+/* A tick that is wanted now. */
+static void
+look(struct bench *b)
+{
+	ck_assert_uint_le(automaton_tick(&b->a), b->journal.clock_ns);
+	tick(b, 0, 16);
+	run(b);
+}
+
+START_TEST(test_event_time_of_clients)
+{
+	struct topo t;
+	struct bench b;
+
+	begin_events(&b, &t, 0, 1);
+	look(&b);				/* nobody is there */
+	ck_assert_uint_gt(automaton_tick(&b.a), b.journal.clock_ns);
+	open_conn(&b, 1, 0);
+	open_conn(&b, 2, 0);
+	bytes(&b, 1, "a3 b8 x17\n", 10);
+	run(&b);
+	look(&b);				/* the second holds back */
+	sent(&b, 0, "");
+	b.off = 0;
+	bytes(&b, 2, "b9 c31\n", 7);
+	run(&b);
+	look(&b);				/* the first is at 12 */
+	sent(&b, 0, "a:1@10\nb:2@10\n");
+	b.off = 10;
+	bytes(&b, 1, "x16\na5\nx12\n", 11);
+	run(&b);
+	ck_assert_uint_eq(STAT_GET(b.stats, late), 1);
+	entry(&b, ENTRY_EOF, 1, 21, "", 1, 0);
+	run(&b);
+	look(&b);
+	sent(&b, 0, "a:1@10\nb:2@10\nx:3@20\n");
+	end(&b);
+}
+END_TEST
+
+START_TEST(test_idle_clients)
+{
+	struct topo t;
+	struct bench b;
+	uint64_t when;
+
+	begin_events(&b, &t, 0, 1);
+	open_conn(&b, 1, 0);
+	open_conn(&b, 2, 0);
+	bytes(&b, 1, "a3 b48\n", 7);
+	run(&b);
+	look(&b);
+	sent(&b, 0, "");
+	b.journal.clock_ns += 1001;
+	b.off = 7;
+	bytes(&b, 1, "c49\n", 4);
+	run(&b);
+	look(&b);				/* the second is silent */
+	sent(&b, 0, "a:1@10\n");
+	when = automaton_tick(&b.a);
+	ck_assert_uint_eq(when, b.journal.clock_ns + 1001);
+	b.journal.clock_ns = when;
+	look(&b);				/* and all are */
+	sent(&b, 0, "a:1@10\nb:1@50\nc:1@50\n");
+	b.off = 0;
+	bytes(&b, 2, "d42 d51\n", 8);		/* too late for some */
+	run(&b);
+	ck_assert_uint_eq(STAT_GET(b.stats, late), 1);
+	end(&b);
+}
+END_TEST
+
+/* A client of one worker; keys of two; each worker knows how far it is. */
+START_TEST(test_event_time_of_workers)
+{
+	struct bench b[2];
+	struct buf all = { 0 };
+	struct topo t;
+	uint32_t i;
+
+	for (i = 0; i < 2; i++)
+		begin_events(&b[i], &t, i, 2);
+	open_conn(&b[0], 1, 0);
+	bytes(&b[0], 1, "a1 b2 c3 d4 e5 f6 g7 h8\ni30\n", 28);
+	run(&b[0]);
+	for (i = 0; i < 6; i++) {
+		if (automaton_tick(&b[i % 2].a) <= b[i % 2].journal.clock_ns)
+			look(&b[i % 2]);
+		(void)pass_on(&b[i % 2], &b[1 - i % 2]);
+	}
+	for (i = 0; i < 2; i++) {
+		ck_assert_uint_gt(b[i].a.to_sink[0].data.len, 0);
+		buf_add(&all, b[i].a.to_sink[0].data.data,
+		    b[i].a.to_sink[0].data.len);
+		end(&b[i]);
+	}
+	ck_assert_uint_eq(all.len, 8 * strlen("a:1@10\n"));
+	buf_fini(&all);
 }
 END_TEST
 
@@ -1910,7 +2090,8 @@ UNIT_MAIN("automaton", test_counts_words, test_streams_cut_at_every_byte,
     test_a_key_that_waits_is_saved_before_it_changes, test_nondeterministic,
     test_windows_fire_when_full_or_late, test_errors_in_windows,
     test_windows_close_at_the_end, test_the_end_goes_round,
-    test_marks_that_are_joined, test_set_aside_in_a_timeout,
+    test_marks_that_are_joined, test_event_time_of_clients,
+    test_idle_clients, test_event_time_of_workers, test_set_aside_in_a_timeout,
     test_replay_of_windows, test_custom_framing,
     test_set_aside_in_framing, test_garbage_in_files,
     test_negative_length, test_connections_of_nowhere,

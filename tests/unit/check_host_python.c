@@ -1699,7 +1699,7 @@ give(void *state, const char *text, struct host_out *out,
 START_TEST(windows)
 {
 	struct host_out out = { NULL, 0, 0 };
-	struct host_window w = { NULL, 0, 0, 0, false, false };
+	struct host_window w = { .time_ns = NULL };
 	struct buf failed = { 0 };
 	void *state;
 	long first = 0;
@@ -1935,7 +1935,7 @@ published_row(void *state, int fn, int table, int row)
 {
 	static const char of[] = "TABLES[%d][3][%d][%d]";
 	struct host_out out = { NULL, 0, 0 };
-	struct host_window w = { NULL, 0, 0, 0, false, false };
+	struct host_window w = { .time_ns = NULL };
 	host_val value = cell(of, table, row, 0);
 	uint64_t time = (uint64_t)number(cell(of, table, row, 1)),
 	    mark = (uint64_t)number(cell(of, table, row, 2));

@@ -487,6 +487,130 @@ START_TEST(test_formats)
 }
 END_TEST
 
+/* --- event time ---------------------------------------------------------- */
+
+static void
+put_source(struct buf *b, const char *name, int next)
+{
+	mp_put_array(b, 13);
+	mp_put_str(b, name);
+	mp_put_str(b, "gen");
+	mp_put_int(b, next);
+	mp_put_int(b, 0);
+	mp_put_str(b, "none");
+	mp_put_uint(b, 0);
+	mp_put_str(b, "");
+	mp_put_uint(b, 0);
+	mp_put_str(b, "");
+	mp_put_uint(b, 0);
+	mp_put_str(b, "");
+	mp_put_bin(b, "k", 1);
+	mp_put_uint(b, 0);
+}
+
+static void
+put_stage(struct buf *b, const char *kind, int next, int exchange)
+{
+	bool event = strcmp(kind, "event_time") == 0;
+	bool windows = strcmp(kind, "range_windows") == 0;
+	bool fn = strcmp(kind, "exchange") != 0 && strcmp(kind, "sinks") != 0;
+
+	mp_put_array(b, event || windows ? 10 : 8);
+	mp_put_str(b, kind);
+	mp_put_str(b, kind);
+	mp_put_int(b, next);
+	mp_put_int(b, fn ? 1 : -1);
+	mp_put_int(b, exchange);
+	mp_put_bool(b, false);
+	mp_put_str(b, "default");
+	mp_put_uint(b, 0);
+	if (event || windows) {
+		mp_put_uint(b, event ? 7 : 0);
+		mp_put_uint(b, event ? 2000000000 : 0);
+	}
+}
+
+/* Two sources, the first at stage 0, the second at `second`; the kinds of
+ * stages before windows and sinks. */
+static int
+parse_events(struct topo *t, int second, const char *const *kinds,
+    struct err *err)
+{
+	struct buf b = { 0 };
+	int i, n = 0, r;
+
+	while (kinds[n] != NULL)
+		n++;
+	mp_put_array(&b, 6);
+	mp_put_str(&b, "wallaroo-topology");
+	mp_put_uint(&b, 1);
+	mp_put_str(&b, "app");
+	mp_put_array(&b, 2);
+	put_source(&b, "one", 0);
+	put_source(&b, "two", second);
+	mp_put_array(&b, (uint32_t)n + 3);
+	for (i = 0; i < n; i++)
+		put_stage(&b, kinds[i], i + 1, -1);
+	put_stage(&b, "exchange", n + 1, 0);
+	put_stage(&b, "range_windows", n + 2, -1);
+	put_stage(&b, "sinks", -1, -1);
+	mp_put_array(&b, 1);
+	mp_put_array(&b, 8);
+	mp_put_str(&b, "dead-letters");
+	mp_put_str(&b, "dead-letter");
+	mp_put_int(&b, -1);
+	mp_put_str(&b, "");
+	mp_put_uint(&b, 0);
+	mp_put_str(&b, "");
+	mp_put_int(&b, 1);
+	mp_put_str(&b, "fail");
+	err->text[0] = '\0';
+	r = topo_parse(t, buf_slice(&b), err);
+	buf_fini(&b);
+	return (r);
+}
+
+static void
+refused(int second, const char *const *kinds, const char *why)
+{
+	struct topo t;
+	struct err err;
+
+	ck_assert_int_eq(parse_events(&t, second, kinds, &err), -1);
+	ck_assert_msg(strstr(err.text, why) != NULL, "%s", err.text);
+}
+
+START_TEST(test_event_time)
+{
+	static const char *const kinds[] = { "step", "event_time", NULL },
+	    *const none[] = { "step", NULL },
+	    *const twice[] = { "event_time", "step", "event_time", NULL },
+	    *const late[] = { "key_by", "event_time", NULL };
+	struct topo t;
+	struct err err;
+	struct buf b = { 0 };
+
+	ck_assert_msg(parse_events(&t, 1, kinds, &err) == 0, "%s", err.text);
+	ck_assert(t.event_time);
+	ck_assert_int_eq(t.sources[0].event_stage, 1);
+	ck_assert_int_eq(t.sources[1].event_stage, 1);
+	ck_assert_uint_eq(t.stages[1].lateness_ns, 7);
+	ck_assert_uint_eq(t.stages[1].idle_ns, 2000000000);
+	ck_assert(t.stages[3].by_event);
+	topo_print(&t, &b);
+	ck_assert_ptr_nonnull(strstr(buf_str(&b), "lateness 7e-09s idle 2s"));
+	buf_fini(&b);
+	topo_fini(&t);
+	ck_assert_msg(parse_events(&t, 1, none, &err) == 0, "%s", err.text);
+	ck_assert(!t.event_time && !t.stages[2].by_event);
+	ck_assert_int_eq(t.sources[0].event_stage, -1);
+	topo_fini(&t);
+	refused(2, kinds, "all sources have event times, or none");
+	refused(0, twice, "a second time on one way");
+	refused(0, late, "only stateless steps may be before it");
+}
+END_TEST
+
 START_TEST(test_noise)
 {
 	struct buf b = encode(&good);
@@ -518,4 +642,5 @@ START_TEST(test_noise)
 END_TEST
 
 UNIT_MAIN("topo", test_good, test_connector, test_truncated,
-    test_wrong_type, test_wrong, test_counts, test_formats, test_noise)
+    test_wrong_type, test_wrong, test_counts, test_formats, test_event_time,
+    test_noise)

@@ -1,0 +1,281 @@
+"""Event time: where messages have their times from, and windows over these.
+
+A source's messages get their times by a function of the user.  By the times
+that it has seen, each ordered stream of a source knows up to where it is
+complete, and whether a message comes too late; the worker's runtime brings
+that knowledge to the windows.  The arithmetic of windows is here alone, as
+that of arrival times is in _windows: a window applies what it holds when the
+watermark has passed its end, in the order of times, sources and positions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from typing import Any, Optional, Union
+
+from . import _windows
+from ._errors import api_error, check_policy
+from ._windows import Fired
+
+KIND = "event_time"
+LATEST = 1 << 62
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+# Before the first window that any key has.
+LONG_AGO = -LATEST
+
+# Where a message stands among those of its time: source, connection, offset
+# in it, number among those made of one record.
+Order = tuple[int, int, int, int]
+
+
+class EventTime:
+    """Where the times of messages come from: a stage of a pipeline."""
+
+    def __init__(
+        self,
+        extract: Callable[[Any], Any],
+        name: Optional[str],
+        on_error: Optional[str],
+    ) -> None:
+        self._extract = extract
+        self._name = str(name or getattr(extract, "__name__", "event_time"))
+        self.on_error = check_policy(on_error)
+
+    def name(self) -> str:
+        return self._name
+
+    def time_of(self, data: Any) -> int:
+        """A message's time in whole nanoseconds."""
+        return nanoseconds_of(self._extract(data))
+
+    def packed(self, data: Any) -> bytes:
+        """The same for the worker."""
+        return self.time_of(data).to_bytes(8, "big")
+
+
+def nanoseconds_of(time: Any) -> int:
+    """What an extracting function returned, in whole nanoseconds."""
+    if isinstance(time, datetime):
+        if time.tzinfo is None:
+            raise ValueError(
+                "an event time needs a time zone, %r has none" % (time,))
+        time = (time - EPOCH) // timedelta(microseconds=1) * 1000
+    elif isinstance(time, float) and math.isfinite(time):
+        time = round(time)
+    if not isinstance(time, int) or isinstance(time, bool):
+        raise TypeError(
+            "an event time must be nanoseconds since 1970 or a datetime, not "
+            "%r" % (time,))
+    if not 0 <= time < LATEST:
+        raise ValueError(
+            "an event time is nanoseconds since 1970, not %d" % time)
+    return time
+
+
+def stage_of(
+    extract: Callable[[Any], Any],
+    lateness: Any,
+    idle_timeout: Any,
+    name: Optional[str],
+    on_error: Optional[str],
+) -> tuple[Any, ...]:
+    """The stage of an application tuple."""
+    if not callable(extract):
+        api_error(
+            "event_time() takes a function that gives a message's time, not "
+            "%r." % (extract,))
+    idle = 0
+    if idle_timeout is not None:
+        idle = _windows._duration("event_time(idle_timeout=)", idle_timeout, 1)
+    return (
+        KIND, EventTime(extract, name, on_error),
+        _windows._duration("event_time(lateness=)", lateness, 0), idle,
+    )
+
+
+def check_place(stages: list[tuple[Any, ...]], of_source: bool) -> None:
+    """Refuse event_time() where the order of a source is lost."""
+    kinds = [stage[0] for stage in stages]
+    if KIND in kinds:
+        api_error("A source has event_time() once.")
+    if not of_source or any(kind not in ("source", "to") for kind in kinds):
+        api_error(
+            "event_time() belongs to a source: only stateless computations "
+            "may be before it."
+        )
+
+
+def uses(vertices: list[Any]) -> bool:
+    """Whether messages have times of their own."""
+    return any(stage[0] == KIND for stages in vertices for stage in stages)
+
+
+def check(vertices: list[Any]) -> None:
+    """Refuse pipelines in which only some messages have such times."""
+    if not uses(vertices):
+        return
+    for stages in vertices:
+        if stages and stages[0][0] == "source" and not any(
+            stage[0] == KIND for stage in stages
+        ):
+            api_error(
+                "Source %r has no event_time(), but another one has: either "
+                "all sources have it or none." % (stages[0][1],))
+        for stage in stages:
+            if stage[0] == "to_range_windows":
+                check_windows(stage)
+
+
+def check_windows(stage: tuple[Any, ...]) -> None:
+    _, _, _, delay, _, policy = stage
+    if delay:
+        api_error(
+            "With event_time(), how long windows wait is its lateness=: "
+            "leave out with_delay().")
+    if policy == _windows.PLACE_IN_OLDEST_WINDOW:
+        api_error(
+            "With event_time(), no window is the oldest for all workers: "
+            "%r is not possible." % policy)
+
+
+class EventState:
+    """The windows of one key."""
+
+    def __init__(self) -> None:
+        # By pane: (time, order, watermark with which it came, message).
+        self.held: dict[int, list[tuple[int, Order, int, Any]]] = {}
+        # The first of them.
+        self.low = LATEST
+        # Windows that begin before here have been fired.
+        self.next = LONG_AGO
+
+
+class EventRange:
+    """The rules of range windows of event times.
+
+    They begin at multiples of the slide.  A message is in each of its windows
+    that was not complete for its own source when it came; since that was
+    decided there, all of them hold the same on every number of workers.
+    """
+
+    state = EventState
+    interval: Optional[int] = None
+    patience = 0
+
+    def __init__(self, windows: _windows.RangeWindows) -> None:
+        self.aggregation = windows.aggregation
+        self.range = windows.range
+        self.slide = windows.slide
+        self.late_data_policy = windows.late_data_policy
+        self.pane = math.gcd(self.range, self.slide)
+
+    def call(
+        self, s: EventState, key: str, value: Any, time: int, watermark: int,
+        order: Optional[Order] = None,
+    ) -> Union[Fired, bool, None]:
+        """What the worker calls: a message, at the watermark for which it is
+        late, or None, at the one that fires.  Returns False for one that is
+        late and not wanted, None where nothing has changed."""
+        if value is None:
+            return self.timeout(s, key, watermark)
+        assert order is not None
+        if time // self.slide * self.slide + self.range <= watermark:
+            return self.late(s, key, value, time)
+        pane = time // self.pane * self.pane
+        row = (time, order, watermark, value)
+        if pane >= s.low:
+            s.held.setdefault(pane, []).append(row)
+            return None
+        s.low = pane
+        s.held[pane] = [row]
+        return self._result(s, Fired([], 0, [], 0, True))
+
+    def late(
+        self, s: EventState, key: str, value: Any, time: int
+    ) -> Union[Fired, bool]:
+        if self.late_data_policy != _windows.FIRE_PER_MESSAGE:
+            return False
+        fired = Fired([], 0, [], 0, True)
+        row = (time, (0, 0, 0, 0), 0, value)
+        self._output(key, [row], time, fired)
+        return self._result(s, fired)
+
+    def timeout(self, s: EventState, key: str, watermark: int) -> Fired:
+        """Fire what is complete, each window once."""
+        fired = Fired([], 0, [], 0, True)
+        while s.held and self._due(s) <= watermark:
+            end = self._due(s)
+            s.next = end - self.range + self.slide
+            rows = self._rows(s, end)
+            # They are gone before user code runs.
+            for pane in [pane for pane in s.held if pane < s.next]:
+                del s.held[pane]
+            s.low = min(s.held, default=LATEST)
+            if rows:
+                self._output(key, rows, end - 1, fired)
+        return self._result(s, fired)
+
+    def _rows(
+        self, s: EventState, end: int
+    ) -> list[tuple[int, Order, int, Any]]:
+        """What the window with this end holds, in order."""
+        rows = [
+            row
+            for pane in range(end - self.range, end, self.pane)
+            for row in s.held.get(pane, ())
+            if row[2] < end
+        ]
+        rows.sort(key=_place)
+        return rows
+
+    def _due(self, s: EventState) -> int:
+        """The end of the first window that may hold something."""
+        begin = -((self.range - self.pane - s.low) // self.slide) * self.slide
+        return max(begin, s.next) + self.range
+
+    def _result(self, s: EventState, fired: Fired) -> Fired:
+        return fired._replace(
+            due=max(0, self._due(s)) if s.held else 0, open=bool(s.held))
+
+    def _output(
+        self, key: str, rows: list[tuple[int, Order, int, Any]], time: int,
+        fired: Fired,
+    ) -> None:
+        errors: list[Any] = fired.errors
+        try:
+            accumulator = self.aggregation.initial_accumulator()
+        except Exception as error:
+            errors.append(error)
+            return
+        counted = False
+        for row in rows:
+            try:
+                self.aggregation.update(row[3], accumulator)
+                counted = True
+            except Exception as error:
+                errors.append((error, row[3]))
+        if not counted:
+            return
+        try:
+            output = self.aggregation.output(key, accumulator)
+        except Exception as error:
+            errors.append(error)
+            return
+        if output is not None:
+            fired.outputs.append((output, time))
+
+
+def _place(row: tuple[int, Order, int, Any]) -> tuple[int, Order]:
+    return row[:2]
+
+
+def key_order(key: bytes) -> int:
+    """Among equal times, the order of what windows of several keys put out:
+    FNV-1a, as in the worker."""
+    h = 0xCBF29CE484222325
+    for byte in key:
+        h = (h ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    return h

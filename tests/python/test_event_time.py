@@ -1,0 +1,320 @@
+"""Event time on the reference executor, against a model that knows all."""
+
+import collections
+import datetime
+import pickle
+import random
+
+import pytest
+
+import wallaroo
+import wallaroo.testing
+from wallaroo import _event_time, _topology, _windows
+from wallaroo.codecs import lines_decoder
+from wallaroo.testing import Late
+
+
+class Collect(wallaroo.Aggregation):
+    def initial_accumulator(self):
+        return []
+
+    def update(self, data, accumulator):
+        if data[2] == "raise":
+            raise ValueError(data)
+        accumulator.append(data[2])
+
+    def combine(self, a, b):
+        raise AssertionError("never called")
+
+    def output(self, key, accumulator):
+        return (key, tuple(accumulator))
+
+
+class Outer(Collect):
+    """Of what Collect has put out."""
+
+    def update(self, data, accumulator):
+        accumulator.append(data)
+
+
+@wallaroo.key_extractor
+def key(data):
+    return data[0]
+
+
+@wallaroo.key_extractor
+def first_letter(data):
+    return data[0][0]
+
+
+@wallaroo.encoder
+def encode(data):
+    return repr(data)
+
+
+def time_of(data):
+    return data[1]
+
+
+def source(name, lateness=0, **more):
+    return wallaroo.source(name, wallaroo.FileSourceConfig(
+        name, "/none", lines_decoder)).event_time(time_of, lateness, **more)
+
+
+def application(pipeline):
+    return wallaroo.build_application("app", pipeline.to_sink(
+        wallaroo.FileSinkConfig("/none", encode)))
+
+
+def ran(pipeline, inputs, **options):
+    return wallaroo.testing.run(application(pipeline), inputs, **options)
+
+
+def tumbling(length, **more):
+    return wallaroo.range_windows(length).over(Collect)
+
+
+# -- times ------------------------------------------------------------------
+
+UTC = datetime.timezone.utc
+EAST = datetime.timezone(datetime.timedelta(hours=1))
+
+
+@pytest.mark.parametrize("given,expected", [
+    (0, 0), (17, 17), (2.6, 3), (float(1 << 61), 1 << 61),
+    (datetime.datetime(1970, 1, 1, 0, 0, 1, 5, UTC), 1_000_005_000),
+    (datetime.datetime(2026, 1, 1, 1, tzinfo=EAST), 1767225600 * 10**9)])
+def test_times(given, expected):
+    assert _event_time.nanoseconds_of(given) == expected
+
+
+@pytest.mark.parametrize("given,error,text", [
+    (-1, ValueError, "since 1970"), (1 << 62, ValueError, "since 1970"),
+    (True, TypeError, "not True"), (None, TypeError, "not None"),
+    (float("nan"), TypeError, "not nan"), ("1", TypeError, "not '1'"),
+    (datetime.datetime(2026, 1, 1), ValueError, "time zone")])
+def test_no_times(given, error, text):
+    with pytest.raises(error, match=text):
+        _event_time.nanoseconds_of(given)
+
+
+# -- mistakes ---------------------------------------------------------------
+
+@wallaroo.computation("same")
+def same(data):
+    return data
+
+
+def plain(name):
+    return wallaroo.source(name, wallaroo.FileSourceConfig(
+        name, "/none", lines_decoder))
+
+
+@pytest.mark.parametrize("wrong,text", [
+    (lambda: source("a").event_time(time_of), "once"),
+    (lambda: plain("a").key_by(key).event_time(time_of), "stateless"),
+    (lambda: source("a").merge(source("b")).event_time(time_of),
+     "belongs to a source"),
+    (lambda: plain("a").event_time(3), "takes a function"),
+    (lambda: plain("a").event_time(time_of, lateness=-1), "lateness"),
+    (lambda: plain("a").event_time(time_of, idle_timeout=0), "idle_timeout"),
+    (lambda: application(source("a").merge(plain("b"))), "'b' has no event"),
+    (lambda: application(source("a").key_by(key).to(
+        wallaroo.range_windows(9).with_delay(1).over(Collect))),
+     "leave out with_delay"),
+    (lambda: wallaroo.testing.simulate(application(source("a")), {"a": []}),
+     "does not know event times"),
+    (lambda: application(source("a").key_by(key).to(
+        wallaroo.range_windows(9).with_late_data_policy(
+            "place-in-oldest-window").over(Collect))), "not possible"),
+])
+def test_mistakes(wrong, text):
+    with pytest.raises(wallaroo.WallarooParameterError, match=text):
+        wrong()
+
+
+def test_topology():
+    pipeline = (
+        plain("a").to(same).event_time(
+            time_of, lateness=5, idle_timeout=7, on_error="skip")
+        .key_by(key).to(tumbling(10)))
+    stages = _topology.compile_application(application(pipeline)).topology[4]
+    assert [stage[:2] for stage in stages[:2]] == [
+        ["same", "step"], ["time_of", "event_time"]]
+    assert stages[1][6] == "skip" and stages[1][8:] == [5, 7]
+    assert stages[3][1] == "range_windows" and stages[3][8:] == [0, 0]
+
+
+def test_what_the_worker_calls_gives_eight_bytes():
+    given = _event_time.EventTime(time_of, None, None)
+    assert given.packed(("a", 258)) == b"\0\0\0\0\0\0\1\2"
+    assert given.name() == "time_of"
+
+
+# -- windows ----------------------------------------------------------------
+
+def test_windows_in_order_of_event_times():
+    result = ran(source("in", 5).key_by(key).to(tumbling(10)), {"in": [
+        ("a", 3, 1), ("a", 1, 2), ("b", 12, 3), ("a", 8, 4), ("a", 17, 5),
+        ("a", 5, 6), ("a", 13, 7), ("a", 40, 8), ("a", 1, 9)]})
+    assert result.values == [
+        ("a", (2, 1, 4)), ("a", (7, 5)), ("b", (3,)), ("a", (8,))]
+    assert result.late == [
+        Late("Collect", "a", ("a", 5, 6)), Late("Collect", "a", ("a", 1, 9))]
+
+
+def test_a_watermark_fires_what_is_complete():
+    pipeline = source("in").key_by(key).to(tumbling(10))
+    result = ran(pipeline, {"in": [
+        ("a", 3, 1), ("b", 9, 2), ("a", 10, 3)]}, until=0)
+    assert result.values == [("a", (1,)), ("b", (2,))]
+
+
+def test_late_ones_fire_alone():
+    windows = wallaroo.range_windows(10).with_late_data_policy(
+        "fire-per-message").over(Collect)
+    result = ran(source("in").key_by(key).to(windows), {"in": [
+        ("a", 30, 1), ("a", 3, 2), ("a", 21, 3), ("a", 22, 4)]})
+    assert result.values == [
+        ("a", (2,)), ("a", (3,)), ("a", (4,)), ("a", (1,))]
+    assert not result.late
+
+
+def test_what_user_code_raises():
+    items = [("a", 1, 1), ("a", 2, "raise"), ("a", 3, 3), ("b", 4, "raise")]
+    result = ran(source("in").key_by(key).to(tumbling(10)), {"in": items},
+                 on_error="dead-letter")
+    assert result.values == [("a", (1, 3))]
+    assert [(letter.key, letter.value) for letter in result.dead_letters] == [
+        ("a", items[1]), ("b", items[3])]
+    result = ran(source("in").key_by(key).to(tumbling(10)), {
+        "in": [("a", None, 1), ("a", 2, 2)]}, on_error="dead-letter")
+    assert result.values == [("a", (2,))]
+    assert result.dead_letters[0].step == "time_of"
+
+
+def model(inputs, length, slide, lateness):
+    """By key, in order: what windows give that know everything.  inputs:
+    for each source its items."""
+    rows = collections.defaultdict(list)
+    for number, items in enumerate(inputs):
+        newest = 0
+        for position, item in enumerate(items):
+            rows[item[0]].append(
+                (item[1], number, position, newest - lateness, item[2]))
+            newest = max(newest, item[1])
+    found = {}
+    for name, held in sorted(rows.items()):
+        held.sort()
+        newest = held[-1][0]
+        for end in range(length - length // slide * slide,
+                         newest + length + 1, slide):
+            inside = tuple(
+                what for at, _, _, seen, what in held
+                if end - length <= at < end and end > seen)
+            if inside and end > 0:
+                found.setdefault(name, []).append((name, inside))
+    return found
+
+
+def by_key(values):
+    found = {}
+    for value in values:
+        found.setdefault(value[0], []).append(value)
+    return found
+
+
+def random_items(rng, count, spread, tag):
+    return [(rng.choice("abc"), max(0, 3 * n - rng.randrange(spread)),
+             "%s%d" % (tag, n)) for n in range(count)]
+
+
+def interleaved(rng, names, inputs):
+    left = {name: collections.deque(items)
+            for name, items in zip(names, inputs)}
+    while any(left.values()):
+        name = rng.choice([name for name in left if left[name]])
+        yield name, left[name].popleft()
+
+
+@pytest.mark.parametrize("length,slide,lateness", [
+    (10, 10, 0), (10, 10, 12), (20, 5, 7), (12, 8, 20), (7, 3, 3)])
+def test_windows_are_the_models_however_sources_come(
+        length, slide, lateness):
+    for seed in range(20):
+        rng = random.Random(seed)
+        inputs = [random_items(rng, 40, spread, tag)
+                  for spread, tag in ((30, "x"), (9, "y"))]
+        windows = wallaroo.range_windows(length).with_slide(slide).over(
+            Collect)
+        pipeline = source("x", lateness).merge(source("y", lateness)) \
+            .key_by(key).to(windows)
+        expected = model(inputs, length, slide, lateness)
+        for _ in range(3):
+            result = ran(pipeline, interleaved(rng, "xy", inputs))
+            assert by_key(result.values) == expected, seed
+
+
+def test_windows_behind_windows_however_sources_come():
+    for seed in range(20):
+        rng = random.Random(seed)
+        inputs = [[(rng.choice("pq") + item[0],) + item[1:]
+                   for item in random_items(rng, 40, 20, tag)]
+                  for tag in "xy"]
+        pipeline = (
+            source("x", 5).merge(source("y", 15)).key_by(key)
+            .to(tumbling(10)).key_by(first_letter)
+            .to(wallaroo.range_windows(40).with_slide(20).over(Outer)))
+        found = [by_key(ran(pipeline, interleaved(
+            rng, "xy", inputs)).values) for _ in range(4)]
+        assert found[0] and found.count(found[0]) == 4, seed
+
+
+@wallaroo.computation_multi("several")
+def several(data):
+    return [(data[0], data[1], "%s.%d" % (data[2], n)) for n in range(3)]
+
+
+def test_outputs_of_a_record_stay_in_order():
+    pipeline = source("in").to(several).to(several).key_by(key).to(
+        tumbling(10))
+    [(_, found)] = ran(pipeline, {"in": [("a", 1, "x"), ("a", 1, "y")]}).values
+    assert list(found) == sorted(found) and len(found) == 18
+
+
+def test_count_windows_between():
+    """Their outputs have the newest time in them."""
+    pipeline = (
+        source("in").key_by(key)
+        .to(wallaroo.count_windows(2).with_timeout(None).over(Collect))
+        .to(wallaroo.range_windows(10).over(Outer)))
+    result = ran(pipeline, {"in": [
+        ("a", 3, 1), ("a", 8, 2), ("a", 9, 3), ("a", 14, 4), ("a", 15, 5)]})
+    assert result.values == [
+        ("a", (("a", (1, 2)),)), ("a", (("a", (3, 4)), ("a", (5,))))]
+
+
+# -- the state --------------------------------------------------------------
+
+def filled():
+    rules = _event_time.EventRange(_windows.RangeWindows(
+        20, 10, 0, Collect(), "drop"))
+    state = rules.state()
+    assert rules.call(state, "k", ("k", 5, "m"), 5, 0, (0, 0, 1, 0)).due == 10
+    assert rules.call(state, "k", ("k", 7, "n"), 7, 0, (0, 0, 2, 0)) is None
+    assert rules.call(state, "k", ("k", 1, "o"), 1, 25, (0, 0, 2, 0)) is False
+    return rules, state
+
+
+def test_state_is_saved_by_the_applications_own_functions():
+    rules, state = filled()
+    save, load = _windows.hooks(lambda o: b"own" + pickle.dumps(o),
+                                lambda bs: pickle.loads(bs[3:]))
+    for copy in (load(save(state)), pickle.loads(pickle.dumps(state))):
+        fired = rules.timeout(copy, "k", 10)
+        assert fired.outputs == [(("k", ("m", "n")), 9)]
+        assert (fired.due, fired.open) == (20, True)
+        fired = rules.timeout(copy, "k", 20)
+        assert fired.outputs == [(("k", ("m", "n")), 19)]
+        assert (fired.due, fired.open) == (0, False)
+    assert state.held and b"own" in save(state)
