@@ -837,10 +837,10 @@ prepare(void)
 	}
 	if (p != NULL)
 		obey(p);
-	msg_put_prepared(&b, &m);
-	say(&b);
 	if (w.spare)
 		note("prepared");
+	msg_put_prepared(&b, &m);
+	say(&b);
 }
 
 static void
