@@ -100,9 +100,10 @@ spare_update(struct supervisor *s)
 void
 spare_time(struct child *c)
 {
-	if (all_run(c->s))
+	if (all_run(c->s)) {
+		c->cold = false;
 		child_start(c);
-	else
+	} else
 		child_end(c, CHILD_NONE);
 }
 
@@ -192,7 +193,7 @@ find(struct supervisor *s)
 
 	for (i = 0; i < s->nspares; i++)
 		if (s->spare[i].state == CHILD_PREPARED &&
-		    !ev_is_pending(&s->spare[i].reaper) &&
+		    !s->spare[i].cold && !ev_is_pending(&s->spare[i].reaper) &&
 		    ev_is_active(&s->spare[i].io))
 			return (&s->spare[i]);
 	return (NULL);
@@ -208,6 +209,7 @@ spare_adopt(struct child *c)
 		return (false);
 	if (cgroup_join(c, spare->pid, &err) == -1) {
 		log_error("%s", err.text);
+		spare->cold = true;		/* nor by anybody else */
 		child_kill(spare);
 		return (false);
 	}

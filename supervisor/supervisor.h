@@ -173,7 +173,8 @@ struct child {
 	bool			 charged;	/* in a record's user code */
 	bool			 adopted;	/* it was a spare, and has not
 						   opened its files yet */
-	bool			 cold;		/* take no spare next time */
+	bool			 cold;		/* take no spare next time; a
+						   spare: it is not taken */
 	bool			 refused;	/* opened with ok 0 */
 	bool			 older;		/* ... the catalog is */
 	bool			 finished;	/* said so */

@@ -35,7 +35,8 @@ struct keytab {
 	struct kent	**slot;
 	size_t		  nslots;	/* a power of two */
 	size_t		  n;
-	bool		  partial;	/* there may be more in the file */
+	bool		  partial;	/* there may be more in the file; what
+					   is taken out would come back */
 	uint64_t	  left;		/* so many */
 	uint32_t	  round;	/* this one */
 	struct kents {

@@ -97,14 +97,22 @@ load_some(struct worker *w, size_t most, struct err *err)
 	return (more == 0 ? all_loaded(w, err) : 1);
 }
 
+/* Must all keys be there before the first event, because something may become
+ * due, or go, that no event touches? */
+static bool
+is_whole(const struct topo_stage *st)
+{
+	return (stage_has_windows(st));
+}
+
 static int
-load_windows(struct worker *w, struct err *err)
+load_whole(struct worker *w, struct err *err)
 {
 	struct row r = { .w = w };
 	size_t i;
 
 	for (i = 0; i < w->topo.nstages; i++) {
-		if (!stage_has_windows(&w->topo.stages[i]))
+		if (!is_whole(&w->topo.stages[i]))
 			continue;
 		if (storeread_step(w->reading, i, load_row, &r, err) == -1)
 			return (failed(&r, err));
@@ -130,7 +138,7 @@ load_begin(struct worker *w, struct err *err)
 	w->a.load_key = load_key;
 	w->a.load_arg = w;
 	if ((w->reading = storeread_new(&w->store, err)) == NULL ||
-	    load_windows(w, err) == -1 ||
+	    load_whole(w, err) == -1 ||
 	    load_some(w, LOAD_FIRST, err) == -1)
 		return (-1);
 	return (0);

@@ -81,8 +81,8 @@ def test_one_that_dies_is_replaced(app):
 
 
 @pytest.mark.parametrize("end, said", [
-    ("exit 1", ""), ("segv", ""), ("fatal 100 ImportError: no", ": ImportErr"),
-], ids=["exit", "signal", "error"])
+    ("segv", ""), ("fatal 100 ImportError: no", ": ImportErr"),
+], ids=["signal", "error"])
 def test_one_that_cannot_be_prepared(app, end, said):
     """Later and later; meanwhile workers are started from the beginning."""
     sup = app(spares=1)

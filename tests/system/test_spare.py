@@ -2,6 +2,7 @@
 comes out is what would have come out without them."""
 
 import os
+import pwd
 import signal
 
 import pytest
@@ -127,6 +128,7 @@ def test_code_that_was_changed(cluster, receiver, feeder):
     app.stop()
 
 
+@pytest.mark.level("all")
 def test_restart_imports_anew(cluster, receiver, feeder):
     app, sink, client = start(cluster, receiver, feeder)
     wait_spares(app)
@@ -138,6 +140,7 @@ def test_restart_imports_anew(cluster, receiver, feeder):
     app.stop()
 
 
+@pytest.mark.level("all")
 def test_import_that_fails(cluster, receiver, feeder, tmp_path):
     """Told, tried again, and no worker minds; what modules print when they
     are imported is the spare's."""
@@ -162,6 +165,7 @@ def test_import_that_fails(cluster, receiver, feeder, tmp_path):
     app.stop()
 
 
+@pytest.mark.level("all")
 def test_user_threads_and_random_numbers(cluster, receiver, feeder):
     """A thread that was started at import goes on in the spare and in the
     worker that it becomes; numbers are those of any worker."""
@@ -189,4 +193,63 @@ def test_user_threads_and_random_numbers(cluster, receiver, feeder):
     first, second = (line.split(b" ", 2)[2] for line in sink.all_lines())
     assert first == second and first.endswith(b"True")
     client.close()
+    app.stop()
+
+
+@pytest.mark.level("all")
+def test_import_that_hangs(cluster, receiver, feeder):
+    """The spare is killed as a worker would be; its stack is shown."""
+    app, sink, client = start(cluster, receiver, feeder, spares=0)
+    app.stop()
+    count = os.path.join(app.out_dir, "count")
+    with open(count, "w"):
+        pass
+    os.chmod(count, 0o666)
+    app.write("app_under_test.py", apps.WORD_COUNT + (THIRD % (
+        count, count)).replace('raise ImportError("not now")',
+                               "__import__('time').sleep(3600)"))
+    app.write_conf(spares=1, hang_timeout=1)
+    app.start()
+    app.wait_log("spare 0 has not turned its loop", 60)
+    app.wait_log("Python's stack of spare 0")
+    app.wait_log("a spare died .* killed_by=supervisor")
+    wait_spares(app)
+    assert app.workers()[0]["restarts"] == 0
+    client.close()
+    app.stop()
+
+
+@pytest.mark.level("all")
+def test_joins_its_workers_cgroup(cluster, receiver, feeder):
+    """Here a directory that looks like one: the kernel's would take the
+    number out of the file."""
+    sink = receiver()
+    port = harness.free_port()
+    app = cluster(apps.WORD_COUNT, privileged=True,
+                  args=apps.word_count_args(port, sink.port))
+    group = os.path.join(app.out("cgroup"), "t-worker-0")
+    os.makedirs(group)
+    for name, text in (("cgroup.procs", ""), ("memory.events", "oom_kill 0")):
+        with open(os.path.join(group, name), "w") as file:
+            file.write(text)
+    app.write_conf(spares=1, user=pwd.getpwuid(os.geteuid()).pw_name,
+                   cgroup=app.out("cgroup"))
+    app.start()
+    wait_spares(app)
+    with open(os.path.join(group, "cgroup.procs")) as file:
+        assert file.read() == "0"	# whoever writes it
+    new = kill(app)
+    assert taken_over(app) == 1
+    with open(os.path.join(group, "cgroup.procs")) as file:
+        assert file.read() == str(new)
+    # Where it cannot join it is of no use.
+    wait_spares(app)
+    os.rename(os.path.join(group, "cgroup.procs"),
+              os.path.join(group, "away"))
+    pid = app.kill9(0)
+    app.wait_log("is no place for cgroups")
+    os.rename(os.path.join(group, "away"),
+              os.path.join(group, "cgroup.procs"))
+    app.wait_replaced(0, pid)
+    assert taken_over(app) == 1
     app.stop()
