@@ -56,12 +56,13 @@ def used_by_cluster(app):
 
 
 def anonymous_bytes(pid):
-    """Memory that is the process's own, without journal and outboxes."""
+    """Memory that is the process's own, without journal and outboxes; also
+    what is swapped out."""
     with open("/proc/%d/smaps_rollup" % pid) as rollup:
-        for line in rollup:
-            if line.startswith("Pss_Anon:"):
-                return int(line.split()[1]) * 1024
-    raise NotRun("this kernel does not say what memory is anonymous")
+        sizes = dict(re.findall(r"^(\w+): +(\d+) kB", rollup.read(), re.M))
+    if "Pss_Anon" not in sizes:
+        raise NotRun("this kernel does not say what memory is anonymous")
+    return 1024 * (int(sizes["Pss_Anon"]) + int(sizes.get("SwapPss", 0)))
 
 
 # -- inputs, the same ones each time ----------------------------------------
@@ -358,15 +359,16 @@ class Probe:
             page[:] = bytes(SEEN)
 
     def read(self):
-        """(latencies, gaps, longest gap of each second, and of the thread's
-        own time)"""
+        """(latencies, gaps, longest gap of each second, and longest one
+        less the time that the thread waited for a processor).  The first
+        second is left out: its longest gap began before."""
         with open(self.path, "rb") as file:
             data = file.read()
         size = HIST.size
         spans = struct.unpack("=%dQ" % (2 * SPANS), data[2 * size:])
         return (Hist(data[:size]), Hist(data[size:2 * size]),
-                [gap for gap in spans[:SPANS] if gap],
-                [gap for gap in spans[SPANS:] if gap])
+                [gap for gap in spans[:SPANS] if gap][1:],
+                [gap for gap in spans[SPANS:] if gap][1:])
 
 
 # -- the machine ---------------------------------------------------------------
