@@ -1,15 +1,24 @@
-"""The benchmark suite runs and prints a table; what it measures on a machine
-that does other things at the same time is nobody's business."""
+"""The benchmark suite runs and prints a table, and its instruments are right;
+what it measures on a machine that does other things at the same time is
+nobody's business."""
 
+import collections
 import os
+import socket
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
 import harness
 
 BENCH = os.path.join(harness.SOURCE_TREE, "tests", "bench")
+sys.path.insert(0, BENCH)
+import bench as runner		# noqa: E402
+import sut		# noqa: E402
+
 PROGRAM = os.path.join(BENCH, "bench.py")
 FIELDS = 9
 
@@ -83,8 +92,6 @@ def test_unknown_row():
 
 def test_goes_on_where_it_was(tmp_path):
     """Runs that were made count, a torn line and another commit's do not."""
-    sys.path.insert(0, BENCH)
-    import bench as runner
     path, key = str(tmp_path / "state"), {"commit": "a", "minutes": 3}
     state = runner.State(path, key, False)
     state.add("counter", {"x": 1.0}, None, 2.0)
@@ -105,3 +112,147 @@ def test_goes_on_where_it_was(tmp_path):
     assert runner.State(path, key, False).done("counter") == 0
     assert runner.State(path, key, False).done("hop") == 1
     assert runner.State(path, dict(key, commit="b"), False).done("hop") == 0
+
+
+# -- the instruments ----------------------------------------------------------
+
+HIST = """
+#include <stdio.h>
+#include "hist.h"
+int
+main(void)
+{
+	static struct hist	h;
+	uint64_t		v;
+	size_t			i;
+
+	for (v = 1; v < UINT64_MAX / 16; v += v / 7 + 1) {
+		i = hist_bin(v);
+		if (v >= hist_edge(i) || (i > 0 && v < hist_edge(i - 1)))
+			return (1);
+	}
+	for (v = 0; v < 100000; v++)
+		hist_add(&h, v * 1000);
+	printf("%llu %llu %llu\\n", (unsigned long long)hist_at(&h, 500000),
+	    (unsigned long long)hist_at(&h, 999900),
+	    (unsigned long long)hist_at(&h, 999910));
+	for (i = 0; i < HIST_BINS; i++)
+		printf("%llu ", (unsigned long long)hist_edge(i));
+	return (0);
+}
+"""
+
+
+def compiled(directory, source, *options):
+    path = str(directory / "program")
+    subprocess.run((os.environ.get("WALLAROO_CC") or "cc").split() + [
+        "-std=gnu11", "-I", BENCH, "-o", path, source, *options], check=True)
+    return path
+
+
+def test_histogram(tmp_path):
+    """A value is in its bin; what is read is at most 1/32 too large; there
+    are ten samples beyond a percentile, or it is not said."""
+    source = tmp_path / "hist.c"
+    source.write_text(HIST)
+    done = subprocess.run([compiled(tmp_path, str(source))],
+                          stdout=subprocess.PIPE, text=True)
+    assert done.returncode == 0
+    percentiles, edges = done.stdout.splitlines()
+    middle, last, beyond = map(int, percentiles.split())
+    assert 50000000 <= middle <= 50000000 * 33 / 32
+    assert 99990000 <= last <= 99999000 and beyond == 0
+    assert list(map(int, edges.split())) == [
+        sut.edge(number) for number in range(sut.BINS)]
+
+
+class Slow:
+    """Counts like the application, but holds each line back for a while."""
+
+    def __init__(self, sink, source, pause):
+        self.listener = socket.create_server(("127.0.0.1", source))
+        self.sink = socket.create_connection(("127.0.0.1", sink))
+        self.pause = pause
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def close(self):
+        self.thread.join(harness.LIMIT)
+        self.sink.close()
+        self.listener.close()
+
+    def run(self):
+        counts = collections.Counter()
+        sock, _ = self.listener.accept()
+        with sock, sock.makefile("rb") as lines:
+            for line in lines:
+                due = int(line.split()[1])
+                left = due / 1e9 + self.pause - time.monotonic()
+                if left > 0:
+                    time.sleep(left)
+                key = line.split()[0]
+                counts[key] += 1
+                self.sink.sendall(b"%s %d %d\n" % (key, counts[key], due))
+
+
+@pytest.mark.level("all")
+def test_driver_counts_from_when_it_was_due(tmp_path):
+    """Never less than the line was held back, whatever the machine does."""
+    program = compiled(tmp_path, os.path.join(BENCH, "driver.c"))
+    sink, source = harness.free_port(), harness.free_port()
+    driver = sut.Driver(program, sink, source)
+    victim = subprocess.Popen(["sleep", "600"])
+    slow = Slow(sink, source, 0.05)
+    try:
+        load = driver.do("load", 100)
+        assert load["sent"] == load["received"] == 100
+        answer = driver.do("run", 10, 200, 2, 1)
+        assert answer["sent"] == answer["received"] == 600
+        assert answer["p50"] >= 50e6 and answer["p90"] >= answer["p50"]
+        assert answer["p99"] is None	# of 400 samples
+        assert answer["max"] >= answer["p90"]
+        answer = driver.do("kill", 10, 200, 1, victim.pid)
+        assert victim.wait(harness.LIMIT) == -9
+        assert answer["recovered"] >= 50e6
+        assert answer["received"] == 200
+    finally:
+        victim.kill()
+        victim.wait()
+        driver.close()
+        slow.close()
+
+
+@pytest.mark.level("all")
+def test_bare_loops_compute_the_same(tmp_path):
+    """One process and two: the same counts of the same words."""
+    source = sut.write_lines(str(tmp_path / "words"), sut.words(20000, 1))
+    seen = []
+    for processes in (1, 2):
+        target = str(tmp_path / str(processes))
+        seconds, cpu = sut.bare(processes, "words", source, target)
+        assert seconds > 0 and cpu > 0
+        text = b""
+        for path in (target, target + ".2"):
+            if os.path.exists(path):
+                with open(path, "rb") as file:
+                    text += file.read()
+        seen.append(sorted(text.splitlines()))
+    assert len(seen[0]) == 20000 and seen[0] == seen[1]
+
+
+@pytest.mark.level("all")
+def test_bare_exchanges_lose_nothing(tmp_path):
+    source = sut.write_lines(str(tmp_path / "readings"),
+                             sut.readings(20000, 100))
+    for processes in (1, 2):
+        target = str(tmp_path / str(processes))
+        sut.bare(processes, "exchanges", source, target)
+        last = collections.Counter()
+        for path in (target, target + ".2"):
+            if os.path.exists(path):
+                with open(path, "rb") as file:
+                    for line in file:
+                        place, count, _ = line.split()
+                        assert int(count) == last[place] + 1
+                        last[place] += 1
+        assert sum(last.values()) == 20000
