@@ -23,7 +23,7 @@ static const char *const stage_kinds[] = { "step", "state", "key_by",
     "collect", "exchange", "sinks", "range_windows", "count_windows",
     "event_time", NULL };
 static const char *const sink_kinds[] = { "tcp", "file", "stdout",
-    "dead-letter", NULL };
+    "connector", "dead-letter", NULL };
 static const char *const policies[] = { "default", "fail", "skip",
     "dead-letter", NULL };
 
@@ -176,8 +176,8 @@ get_stage(struct topo_stage *s, struct mp *c)
 static void
 get_sink(struct topo_sink *s, struct mp *c)
 {
-	if (mp_get_array(c) != 8)
-		c->bad = true;
+	uint32_t n = mp_get_array(c);
+
 	s->name = mp_get_strdup(c);
 	s->kind = (enum topo_sink_kind)get_name(c, sink_kinds);
 	s->fn = get_index(c);
@@ -186,6 +186,10 @@ get_sink(struct topo_sink *s, struct mp *c)
 	s->path = mp_get_strdup(c);
 	s->exchange = get_index(c);
 	s->policy = (enum topo_policy)get_name(c, policies);
+	if (n != (s->kind == SINK_CONNECTOR ? 9 : 8))
+		c->bad = true;
+	if (s->kind == SINK_CONNECTOR)
+		s->cookie = mp_get_strdup(c);
 }
 
 static size_t
@@ -324,10 +328,10 @@ check_sink(const struct topo *t, const struct topo_sink *s, struct err *err)
 		return (bad(err, "sink", s->name, last ?
 		    "the last sink must be the dead letters" :
 		    "only the last sink is for dead letters"));
-	if ((s->kind == SINK_TCP) != (s->exchange == -1))
+	if (sink_connects(s) != (s->exchange == -1))
 		return (bad(err, "sink", s->name, s->exchange == -1 ?
 		    "has no exchange" : "must not have an exchange"));
-	if (s->kind == SINK_TCP && (s->host[0] == '\0' || s->port == 0))
+	if (sink_connects(s) && (s->host[0] == '\0' || s->port == 0))
 		return (bad(err, "sink", s->name, "has no address"));
 	if (s->kind == SINK_FILE && s->path[0] == '\0')
 		return (bad(err, "sink", s->name, "has no path"));
@@ -532,6 +536,7 @@ topo_fini(struct topo *t)
 		free(t->sinks[i].name);
 		free(t->sinks[i].host);
 		free(t->sinks[i].path);
+		free(t->sinks[i].cookie);
 	}
 	free(t->application);
 	free(t->sources);

@@ -16,7 +16,8 @@
  * stage:  [name, kind, next, fn, exchange, multi, policy, version], and for
  *         range_windows and count_windows: timeout_ns, patience_ns; for
  *         event_time: lateness_ns, idle_ns
- * sink:   [name, kind, fn, host, port, path, exchange, policy]
+ * sink:   [name, kind, fn, host, port, path, exchange, policy], and for a
+ *         connector: cookie
  * kinds, framing and policy are the str names of the enums' comments; next,
  * fn and exchange are ints, -1 = none; port and numbers are ints; multi is
  * bool; key is bin; the rest str.
@@ -64,6 +65,8 @@ enum topo_sink_kind {
 	SINK_TCP,		/* "tcp": one connection per worker */
 	SINK_FILE,		/* "file": one writer per application */
 	SINK_STDOUT,		/* "stdout": one writer per application */
+	SINK_CONNECTOR,		/* "connector": one connection per worker, by
+				   the connector protocol */
 	SINK_DEAD		/* "dead-letter": exactly one, the last sink; a
 				   file whose path is the configuration's;
 				   the sinks stage does not send to it */
@@ -120,8 +123,9 @@ struct topo_sink {
 	char			*host;
 	uint32_t		 port;
 	char			*path;
-	int			 exchange;	/* to the one writer; TCP -1 */
+	int			 exchange;	/* to the one writer, or -1 */
 	enum topo_policy	 policy;
+	char			*cookie;	/* CONNECTOR: for its HELLO */
 };
 struct topo {
 	char			*application;
@@ -145,6 +149,12 @@ static inline bool
 source_listens(const struct topo_source *s)
 {
 	return (s->kind == SOURCE_TCP || s->kind == SOURCE_CONNECTOR);
+}
+/* Has each worker a connection of its own to it? */
+static inline bool
+sink_connects(const struct topo_sink *s)
+{
+	return (s->kind == SINK_TCP || s->kind == SINK_CONNECTOR);
 }
 static inline bool
 stage_has_windows(const struct topo_stage *s)

@@ -738,7 +738,7 @@ listen_connect(struct child *c, uint32_t sink)
 	struct supervisor *s = c->s;
 	struct attempt *a;
 
-	if (sink >= s->topo.nsinks || s->topo.sinks[sink].kind != SINK_TCP ||
+	if (sink >= s->topo.nsinks || !sink_connects(&s->topo.sinks[sink]) ||
 	    s->state == APP_KILLING || s->state == APP_ENDED)
 		return;
 	/* It is on its way already. */

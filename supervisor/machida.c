@@ -84,7 +84,7 @@ has_sinks(const struct supervisor *s)
 	uint32_t i;
 
 	for (i = 0; i < s->topo.nsinks; i++)
-		if (s->topo.sinks[i].kind == SINK_TCP &&
+		if (sink_connects(&s->topo.sinks[i]) &&
 		    hold_count_sinks(s, i) < s->n)
 			return (false);
 	return (true);

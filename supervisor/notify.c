@@ -304,7 +304,7 @@ fits(const struct supervisor *s, const struct held *h)
 		return (false);
 	if (h->is_sink)
 		return (h->index < s->topo.nsinks &&
-		    s->topo.sinks[h->index].kind == SINK_TCP &&
+		    sink_connects(&s->topo.sinks[h->index]) &&
 		    s->conf.durability != CONF_NONE && !s->opt.accept_loss);
 	return (h->index < s->topo.nsources &&
 	    source_listens(&s->topo.sources[h->index]));

@@ -65,7 +65,7 @@ place_check_fds(struct supervisor *s, struct err *err)
 		if (source_listens(&s->topo.sources[i]))
 			sources++;
 	for (i = 0; i < s->topo.nsinks; i++)
-		if (s->topo.sinks[i].kind == SINK_TCP)
+		if (sink_connects(&s->topo.sinks[i]))
 			sinks++;
 	need = place_fds(s->n, sources, sinks,
 	    (uint64_t)s->conf.connections);

@@ -182,6 +182,7 @@ checkpoint_pack(const struct worker *w, struct buf *b)
 	progress_pack(&w->a, b);
 	pack_boxes(w, b);
 	pack_keys(w, b);
+	committer_pack(w, b);
 }
 
 static void
@@ -400,6 +401,7 @@ checkpoint_unpack(struct worker *w, struct slice s, struct err *err)
 	progress_unpack(&w->a, &c, w->saved_shape == w->shape);
 	unpack_boxes(w, &c);
 	unpack_keys(w, &c);
+	committer_unpack(w, &c);
 	if (!mp_end(&c))
 		return (err_set(err, ERR_CORRUPT,
 		    "the checkpoint cannot be read"));
@@ -468,6 +470,7 @@ begin_job(struct worker *w)
 	for (i = 0; i < w->topo.nstages; i++)
 		if (stage_has_state(&w->topo.stages[i]))
 			keytab_round(&w->a.keys[i]);
+	committer_taken(w);
 	checkpoint_pack(w, &j->automaton);
 	feeder_taken(w);
 	w->taking = j;
@@ -625,6 +628,7 @@ committed(struct worker *w, const struct store_job *j)
 			outbox_committed(o);
 	sink_committed(w);
 	feeder_committed(w);
+	committer_committed(w);
 }
 
 void
@@ -788,6 +792,7 @@ checkpoint_finish(struct worker *w)
 		worker_fatal_err(w, &err);
 	FAULT_POINT(finish_commit_after);
 	feeder_committed(w);
+	committer_committed(w);
 	store_job_free(j);
 	load_end(w);
 	store_close(&w->store);

@@ -93,7 +93,7 @@ streams_unpack(struct streams *t, struct slice packed)
 		}
 		s = add_stream(t, id);
 		/* What a checkpoint has is committed. */
-		s->seen = s->acked = seen;
+		s->seen = s->acked = s->taken = seen;
 		s->conn = conn;
 	}
 	return (mp_end(&c) ? 0 : -1);
@@ -117,9 +117,10 @@ streams_committed(struct streams *t, void (*ack)(void *, uint64_t, uint64_t,
 	struct stream *s, *next;
 
 	HASH_ITER(hh, t->by_id, s, next) {
-		if (s->taken != s->acked) {
+		if (s->taken != s->acked || s->due) {
+			s->due = false;
 			s->acked = s->taken;
-			if (s->conn != 0)
+			if (s->conn != 0 && s->acked != WIRE_NOTHING)
 				ack(arg, s->conn, s->id, s->acked);
 		}
 		if (s->ended_taken == 0)
@@ -223,6 +224,7 @@ on_notify(struct session *x, struct slice frame)
 	a.point = m.point;
 	if (s->conn == 0) {
 		x->news = true;
+		s->due = true;
 		s->conn = x->conn;
 		a.success = 1;
 		a.point = s->acked;

@@ -28,6 +28,7 @@ struct stream {
 	/* Not in the checkpoint: */
 	uint64_t	acked;		/* `seen` of the last commit */
 	uint64_t	taken;		/* of the checkpoint under way */
+	bool		due;		/* it was opened: to be said once */
 	uint64_t	ended;		/* EOS came on this one; 0: none */
 	uint64_t	ended_taken;	/* and is in that checkpoint */
 	UT_hash_handle	hh;

@@ -366,6 +366,12 @@ on_checkpoint_time(struct ev_loop *loop, ev_timer *t, int events)
 		feeder_taken(w);
 		feeder_committed(w);
 	}
+	/* A checkpoint follows the votes; but not for ever. */
+	if (w->running && committer_tick(w) && !w->asked_commit) {
+		w->asked_commit = true;
+		return;
+	}
+	w->asked_commit = false;
 	if (w->running && (w->a.pos != STAT_GET(w->stats,
 	    checkpoint_position) || w->retry != NULL))
 		checkpoint_begin(w);

@@ -59,8 +59,11 @@ worker_make(struct worker *w, struct err *err)
 	make_peers(w);
 	for (i = 0; i < w->topo.nsinks; i++) {
 		w->sinks[i].fd = -1;
-		w->sinks[i].mine = w->topo.sinks[i].kind == SINK_TCP ||
+		w->sinks[i].mine = sink_connects(&w->topo.sinks[i]) ||
 		    automaton_writer(&w->a, i) == w->me;
+		if (w->topo.sinks[i].kind == SINK_CONNECTOR)
+			w->sinks[i].committer = committer_new(w,
+			    &w->sinks[i], i);
 	}
 	for (i = 0; i < w->topo.nsources; i++)
 		w->sources[i].fd = w->sources[i].in = -1;
@@ -87,6 +90,9 @@ worker_unmake(struct worker *w)
 	free(w->peer_box);
 	free(w->journaled);
 	free(w->pending);
+	for (i = 0; i < w->topo.nsinks; i++)
+		committer_free(w->sinks[i].committer);
+	txns_fini(&w->txns);
 	free(w->sinks);
 	free(w->saved_keys);
 	free(w->sources);

@@ -132,7 +132,7 @@ create_boxes(struct worker *w, struct err *err)
 			continue;
 		path = sink_box_path(w, i);
 		r = outbox_create(&w->sinks[i].box, path, limit, w->lineage,
-		    0, err);
+		    committer_begins(&w->sinks[i]), err);
 		if (r == 0 && w->machine)
 			outbox_seal(&w->sinks[i].box);
 		free(path);
@@ -726,6 +726,9 @@ start_lossy(struct worker *w, const struct store_meta *m, struct err *err)
 	w->lineage &= INT64_MAX;
 	if (create_files(w, w->a.pos, err) == -1)
 		return (-1);
+	for (i = 0; i < w->topo.nsinks; i++)
+		if (w->sinks[i].committer != NULL)
+			committer_lost(&w->sinks[i]);
 	w->a.pos = w->a.entry = journal_tail(&w->journal);
 	w->a.drop = w->a.pos;
 	return (mark_open(w, err));

@@ -43,6 +43,7 @@ struct spread {
 	size_t		 nsources;
 	uint64_t	 clock_ns;
 	uint64_t	 nrows;
+	struct txns	 txns;		/* of all old workers at connectors */
 	struct buf	 ids;		/* of the file being read: its steps */
 	uint64_t	 keys;		/* how many it says */
 	uint64_t	 found;		/* and as they are */
@@ -194,6 +195,26 @@ source_named(struct spread *s, struct slice name)
 	return (&s->source[s->nsources++]);
 }
 
+/* Each file has its worker's, and perhaps those of workers that there were
+ * once. */
+static void
+read_txns(struct spread *s, uint32_t old, struct mp *c)
+{
+	struct txns t = { NULL, 0 };
+	const struct txn_record *r;
+	size_t i;
+
+	txns_unpack(&t, c);
+	for (i = 0; i < t.n; i++) {
+		r = &t.r[i];
+		if (r->worker == old || txns_find(&s->txns, r->sink,
+		    r->worker) == NULL)
+			txns_set(&s->txns, slice_of(r->sink,
+			    strlen(r->sink)), r->worker, r->txn, r->end);
+	}
+	txns_fini(&t);
+}
+
 /* The automaton as checkpoint.c packs it: its sources are of interest. */
 static int
 on_meta(struct spread *s, uint32_t old, sqlite3_stmt *st, struct err *err)
@@ -274,6 +295,7 @@ on_meta(struct spread *s, uint32_t old, sqlite3_stmt *st, struct err *err)
 		if (has_step(s, id))		/* else it was dropped */
 			s->keys += keys;
 	}
+	read_txns(s, old, &c);
 	if (!mp_end(&c))
 		return (err_set(err, ERR_CORRUPT, "the checkpoint of worker "
 		    "%u cannot be read", old));
@@ -294,6 +316,7 @@ on_box_head(struct spread *s, uint32_t old, struct slice head,
     struct slice name, struct err *err)
 {
 	const struct topo *t = &s->w->topo;
+	const struct txn_record *r;
 	struct outbox_sink k;
 	size_t i;
 
@@ -309,10 +332,14 @@ on_box_head(struct spread *s, uint32_t old, struct slice head,
 	if (i == t->nsinks)
 		return (0);
 	now.open = true;
-	now.to = t->sinks[i].kind == SINK_TCP ? old % s->new_n :
+	now.to = sink_connects(&t->sinks[i]) ? old % s->new_n :
 	    (uint32_t)(i % s->new_n);
 	now.number = BOX_SINKS + 2 * (uint32_t)i;
 	now.resume = k.resume;
+	r = txns_find(&s->txns, t->sinks[i].name, old);
+	if (t->sinks[i].kind == SINK_CONNECTOR && r != NULL &&
+	    r->end > now.resume)
+		now.resume = r->end;
 	return (0);
 }
 
@@ -385,6 +412,7 @@ static void
 give_carried(struct spread *s)
 {
 	const struct topo *t = &s->w->topo;
+	const struct txn_record *r;
 	struct outbox_sink k = { 0 };
 	struct carried *c;
 	uint32_t i, number;
@@ -394,7 +422,13 @@ give_carried(struct spread *s)
 	for (i = 0; i < s->new_n; i++)
 		for (sink = 0; sink < t->nsinks; sink++) {
 			number = BOX_SINKS + 2 * (uint32_t)sink;
-			payload = 0;
+			/* A connector counts on from what it has. */
+			r = txns_find(&s->txns, t->sinks[sink].name, i);
+			payload = t->sinks[sink].kind == SINK_CONNECTOR &&
+			    r != NULL ? r->end : 0;
+			k.resume = payload;
+			k.conn_base = t->sinks[sink].kind == SINK_CONNECTOR ?
+			    UINT64_MAX : 0;
 			store_job_box(s->job[i], number, slice_of(&k,
 			    sizeof(k)), msg_cstr(t->sinks[sink].name));
 			for (c = carried; c != NULL; c = c->next) {
@@ -456,6 +490,7 @@ pack_automaton(struct spread *s, struct buf *b)
 	pack_progress(b);
 	mp_put_array(b, 0);
 	mp_put_array(b, 0);			/* keys: not counted */
+	txns_pack(&s->txns, b);
 }
 
 static int
@@ -507,6 +542,7 @@ spread_fini(struct spread *s)
 		buf_fini(&s->source[i].rem);
 	}
 	buf_fini(&s->ids);
+	txns_fini(&s->txns);
 	free(s->job);
 	free(s->steps.name);
 	free(s->source);

@@ -62,8 +62,8 @@ kept_from(const struct sink *s)
 }
 
 /* Go on at payload offset `to`. */
-static void
-seek(struct sink *s, uint64_t to)
+void
+sink_seek(struct sink *s, uint64_t to)
 {
 	uint64_t off = outbox_head(&s->box), next;
 	struct frame f;
@@ -81,8 +81,8 @@ seek(struct sink *s, uint64_t to)
 }
 
 /* Receivers have everything before payload offset `to`. */
-static void
-trim(struct sink *s, uint64_t to)
+void
+sink_trim(struct sink *s, uint64_t to)
 {
 	uint64_t off = outbox_head(&s->box), next;
 	struct frame f;
@@ -177,8 +177,8 @@ advance(struct sink *s, uint64_t n)
 
 /* --- TCP --------------------------------------------------------------- */
 
-static void
-ask(struct sink *s)
+void
+sink_ask(struct sink *s)
 {
 	struct msg_connect m = { (uint32_t)s->index };
 	struct buf b = { 0 };
@@ -205,7 +205,7 @@ give_up(struct sink *s, uint64_t conn)
 	msg_put_close(&b, &m);
 	control_send(s->w, &b);
 	buf_fini(&b);
-	ask(s);
+	sink_ask(s);
 }
 
 /* The receiver reset or closed: what its kernel acknowledged is delivered. */
@@ -226,7 +226,7 @@ lost(struct sink *s, const char *why)
 	k->resume = to;
 	atomic_signal_fence(memory_order_seq_cst);
 	k->conn = 0;
-	trim(s, to);
+	sink_trim(s, to);
 	log_warn("receiver closed the connection, connecting again "
 	    "sink=\"%s\" why=\"%s\" may_be_repeated=%" PRIu64, name(s), why,
 	    repeats);
@@ -252,7 +252,7 @@ settle(struct sink *s)
 	    acked < k->baseline)
 		return;
 	FAULT_POINT(sink_settle_before);
-	trim(s, k->conn_base + (acked - k->baseline));
+	sink_trim(s, k->conn_base + (acked - k->baseline));
 	FAULT_POINT(sink_settle_after);
 }
 
@@ -343,6 +343,10 @@ sink_conn(struct worker *w, const struct msg_sinkconn *m, int fd)
 		return;
 	}
 	s = &w->sinks[m->sink];
+	if (s->committer != NULL) {
+		committer_conn(s, m, fd);
+		return;
+	}
 	k = outbox_sink(&s->box);
 	s->fd = fd;
 	s->asked = false;
@@ -361,7 +365,7 @@ sink_conn(struct worker *w, const struct msg_sinkconn *m, int fd)
 			    PRIu64 ": the position of this connection cannot "
 			    "be trusted", name(s), to, kept_from(s),
 			    s->box.payload_tail);
-		seek(s, to);
+		sink_seek(s, to);
 	} else if (accepted != m->baseline) {
 		/* One that was given up, and carries bytes of before. */
 		give_up(s, m->id);
@@ -381,7 +385,7 @@ sink_conn(struct worker *w, const struct msg_sinkconn *m, int fd)
 		atomic_signal_fence(memory_order_seq_cst);
 		k->conn = m->id;
 		FAULT_POINT(sink_attach_after);
-		seek(s, k->resume);
+		sink_seek(s, k->resume);
 	}
 	watch(s, EV_READ | EV_WRITE);
 }
@@ -546,9 +550,9 @@ open_file(struct sink *s, struct err *err)
 	k->opened = 1;
 	FAULT_POINT(file_open_after);
 	if (!s->w->machine)
-		trim(s, to);
+		sink_trim(s, to);
 	s->synced = kept_from(s);
-	seek(s, to);
+	sink_seek(s, to);
 	return (0);
 }
 
@@ -563,7 +567,7 @@ leave_file(struct sink *s)
 		    "the file that was rotated: %s", name(s),
 		    strerror(errno));
 	}
-	trim(s, s->written);
+	sink_trim(s, s->written);
 	FAULT_POINT(file_leave_after);
 }
 
@@ -646,7 +650,7 @@ flush_file(struct sink *s)
 		advance(s, (uint64_t)n);
 		FAULT_POINT(file_settle_before);
 		if (!s->w->machine)
-			trim(s, s->written);
+			sink_trim(s, s->written);
 		FAULT_POINT(file_settle_after);
 	}
 }
@@ -656,8 +660,8 @@ flush_file(struct sink *s)
 static bool
 syncs(const struct sink *s)
 {
-	return (s->w->machine && s->mine && kind(s) != SINK_TCP && !s->pipe &&
-	    s->fd != -1);
+	return (s->w->machine && s->mine && !sink_connects(
+	    &s->w->topo.sinks[s->index]) && !s->pipe && s->fd != -1);
 }
 
 bool
@@ -702,7 +706,7 @@ sink_synced(struct worker *w, size_t i, uint64_t written)
 	if (written <= s->synced)
 		return;
 	s->synced = written;
-	trim(s, written);
+	sink_trim(s, written);
 }
 
 /* Connections are gone; of a file only what was synced is sure. */
@@ -718,6 +722,10 @@ sink_lost(struct worker *w)
 		k = outbox_sink(&w->sinks[i].box);
 		k->conn = 0;
 		k->resume = kept_from(&w->sinks[i]);
+		if (w->sinks[i].committer != NULL) {
+			committer_lost(&w->sinks[i]);
+			continue;
+		}
 		k->cut = !planted("STABLE12");
 	}
 }
@@ -779,7 +787,7 @@ flush_pipe(struct sink *s)
 		}
 		advance(s, (uint64_t)n);
 		k->resume = s->written;
-		trim(s, s->written);
+		sink_trim(s, s->written);
 	}
 }
 
@@ -803,7 +811,7 @@ sink_stdout(struct worker *w, uint32_t i, int fd)
 		return;
 	}
 	s->pipe = true;
-	seek(s, outbox_sink(&s->box)->resume > kept_from(s) ?
+	sink_seek(s, outbox_sink(&s->box)->resume > kept_from(s) ?
 	    outbox_sink(&s->box)->resume : kept_from(s));
 }
 
@@ -823,6 +831,8 @@ sink_open(struct worker *w, struct err *err)
 		if (!s->mine)
 			continue;
 		if (kind(s) == SINK_FILE && open_file(s, err) == -1)
+			return (-1);
+		if (s->committer != NULL && committer_open(s, err) == -1)
 			return (-1);
 	}
 	return (0);
@@ -847,6 +857,10 @@ sink_flush(struct worker *w)
 		s = &w->sinks[i];
 		if (!s->mine)
 			continue;
+		if (s->committer != NULL) {
+			committer_flush(s);
+			continue;
+		}
 		if (kind(s) != SINK_TCP) {
 			if (rotated)
 				check_rotated(s);
@@ -857,7 +871,7 @@ sink_flush(struct worker *w)
 			continue;
 		}
 		if (s->fd == -1)
-			ask(s);
+			sink_ask(s);
 		else {
 			flush_tcp(s);
 			if (due)
@@ -892,7 +906,7 @@ settle_file(struct sink *s)
 	FAULT_POINT(file_sync_after);
 	/* EINVAL: a device, as /dev/null, which has no disk. */
 	if (r == 0 || error == EINVAL) {
-		trim(s, s->written);
+		sink_trim(s, s->written);
 		return;
 	}
 	log_error("cannot sync, the next start goes back in the file "
@@ -918,7 +932,7 @@ sink_finish(struct worker *w)
 
 	for (i = 0; i < w->topo.nsinks; i++) {
 		s = &w->sinks[i];
-		if (!s->mine || s->fd == -1)
+		if (!s->mine || s->fd == -1 || s->committer != NULL)
 			continue;
 		k = outbox_sink(&s->box);
 		if (kind(s) != SINK_TCP) {
@@ -940,7 +954,7 @@ sink_finish(struct worker *w)
 			(void)connect(s->fd, &none, sizeof(none));
 			k->resume = record_start(s, k->conn_base + (acked -
 			    k->baseline), s->written, &n);
-			trim(s, k->resume);
+			sink_trim(s, k->resume);
 			log_warn("receiver did not take everything, the rest "
 			    "is kept for the next start sink=\"%s\" bytes=%"
 			    PRIu64 " may_be_repeated=%" PRIu64, name(s),
@@ -950,7 +964,9 @@ sink_finish(struct worker *w)
 		k->conn = 0;
 	}
 	for (i = 0; i < w->topo.nsinks; i++)
-		if (w->sinks[i].mine && w->sinks[i].fd == -1)
+		if (w->sinks[i].committer != NULL)
+			committer_finish(&w->sinks[i]);
+		else if (w->sinks[i].mine && w->sinks[i].fd == -1)
 			outbox_sink(&w->sinks[i].box)->resume =
 			    outbox_sink(&w->sinks[i].box)->conn == 0 &&
 			    outbox_sink(&w->sinks[i].box)->resume >

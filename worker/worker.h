@@ -21,6 +21,7 @@
 #include "common/stats.h"
 #include "common/topo.h"
 #include "worker/automaton.h"
+#include "worker/committer.h"
 #include "worker/host.h"
 #include "worker/journal.h"
 #include "worker/outbox.h"
@@ -111,7 +112,8 @@ struct sink {
 	uint64_t	 frame;		/* outbox offset of frame at work */
 	uint64_t	 written;	/* payload offset written next */
 	uint64_t	 synced;	/* file: payload that is on the disk */
-	uint64_t	 retry_ns;	/* file: when to try again */
+	uint64_t	 retry_ns;	/* when to try again */
+	struct committer *committer;	/* of a connector */
 	ev_io		 wr;
 };
 
@@ -174,6 +176,8 @@ struct worker {
 	uint64_t	 committed;	/* position of the last one */
 	uint64_t	 commits;	/* how many there were */
 	bool		 early;		/* do not wait for the timer */
+	bool		 asked_commit;	/* the timer has waited for votes */
+	struct txns	 txns;		/* as the checkpoint had them */
 	uint64_t	 settle_at;	/* nothing is processed until a
 					   checkpoint has this position */
 
@@ -295,8 +299,8 @@ struct replay_about {
 bool	replay_unpack(struct worker *, struct replay_about *);
 
 /* checkpoint.c */
-#define AUTOMATON_VERSION	4	/* of what checkpoint_pack packs */
-#define AUTOMATON_FIELDS	15
+#define AUTOMATON_VERSION	5	/* of what checkpoint_pack packs */
+#define AUTOMATON_FIELDS	16
 void	checkpoint_pack(const struct worker *, struct buf *);
 int	checkpoint_unpack(struct worker *, struct slice, struct err *);
 void	checkpoint_begin(struct worker *);
@@ -372,6 +376,11 @@ bool	sink_flush(struct worker *);	/* true: receivers owe us acks */
 bool	sink_empty(const struct worker *);
 void	sink_finish(struct worker *);	/* settle what receivers have */
 void	sink_committed(struct worker *); /* as the last snapshot has it */
+/* Go on at this payload offset; receivers have everything before it; ask for
+ * a connection. */
+void	sink_seek(struct sink *, uint64_t to);
+void	sink_trim(struct sink *, uint64_t to);
+void	sink_ask(struct sink *);
 /* Files on a disk: is there something to sync?  Put it into a round.  A round
  * has come back; or it has failed, and nothing since the last is sure. */
 bool	sink_unsynced(const struct worker *);

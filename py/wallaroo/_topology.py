@@ -285,8 +285,7 @@ class _Compiler:
         host, port = config[2], port_number(config[3], name)
         decoder, cookie, most, refill = config[5:9]
         check_text("The host", host, name)
-        if not isinstance(cookie, str) or "\0" in cookie:
-            api_error("The cookie of %s must be a text." % name)
+        check_cookie(cookie, name)
         check_size("max_credits", most, name)
         if type(refill) is not int or not 0 <= refill < most:
             api_error(
@@ -299,6 +298,16 @@ class _Compiler:
             _CONNECTOR_FRAME, host, port, "",
             _names.SOURCE_KEYS["source_connector"], _CONNECTORS, cookie,
             most, refill,
+        ]
+
+    def connector_sink(self, name: str, config: Any) -> list[Any]:
+        host, port, encoder, _, cookie = config[2:7]
+        check_text("The host", host, name)
+        check_cookie(cookie, name)
+        fn = self.add_function(function(encoder, "encode"))
+        return [
+            name, "connector", fn, host, port_number(port, name), "", NONE,
+            policy(encoder), cookie,
         ]
 
     def sinks(self, exchange: int) -> list[Any]:
@@ -316,6 +325,9 @@ class _Compiler:
                 own, exchange = exchange, exchange + 1
                 if kind == "file":
                     check_text("The path", path, name)
+            elif kind == "sink_connector":
+                result.append(self.connector_sink(name, config))
+                continue
             else:
                 refuse_connected("Sink", name, kind)
             fn = self.add_function(function(encoder, "encode"))
@@ -329,16 +341,16 @@ class _Compiler:
         return result
 
 
+def check_cookie(cookie: Any, part: str) -> None:
+    if not isinstance(cookie, str) or "\0" in cookie:
+        api_error("The cookie of %s must be a text." % part)
+
+
 def refuse_connected(what: str, name: Any, kind: Any) -> NoReturn:
     """What can be built and tested, but not run by this version."""
     if kind in _names.KAFKA:
         api_error(
             "%s %r is in Kafka, which this version cannot run yet: it can "
-            "only be tested with wallaroo.testing." % (what, name)
-        )
-    if kind in ("source_connector", "sink_connector"):
-        api_error(
-            "%s %r is a connector, which this version cannot run yet: it can "
             "only be tested with wallaroo.testing." % (what, name)
         )
     api_error("Unknown kind of %s: %r." % (what.lower(), kind))

@@ -6,7 +6,9 @@
 #include <string.h>
 
 #include "common/mem.h"
+#include "common/mp.h"
 #include "tests/fuzz/fuzz_worker.h"
+#include "worker/committer.h"
 #include "worker/connector.h"
 #include "worker/connector_wire.h"
 
@@ -70,6 +72,31 @@ saved(struct slice s)
 	}
 	streams_fini(&t);
 	streams_fini(&u);
+	buf_fini(&b);
+	buf_fini(&c);
+}
+
+/* What a checkpoint says of transactions. */
+static void
+transactions(struct slice s)
+{
+	struct txns t = { NULL, 0 }, u = { NULL, 0 };
+	struct buf b = { 0 }, c = { 0 };
+	struct mp m;
+
+	mp_init(&m, s);
+	txns_unpack(&t, &m);
+	if (mp_end(&m)) {
+		txns_pack(&t, &b);
+		mp_init(&m, buf_slice(&b));
+		txns_unpack(&u, &m);
+		fuzz_check(mp_end(&m));
+		txns_pack(&u, &c);
+		fuzz_check(b.len == c.len &&
+		    memcmp(b.data, c.data, b.len) == 0);
+	}
+	txns_fini(&t);
+	txns_fini(&u);
 	buf_fini(&b);
 	buf_fini(&c);
 }
@@ -149,6 +176,10 @@ fuzz_connector(const uint8_t *data, size_t n)
 	}
 	if (flags & 2) {
 		saved(slice_of(in.p, in.n));
+		return;
+	}
+	if (flags & 8) {
+		transactions(slice_of(in.p, in.n));
 		return;
 	}
 	if (in.n > 400)

@@ -486,8 +486,7 @@ def same_packages(root):
 
 # Called by a parser that is fuzzed: checkpoint_unpack(), host_python.unpack().
 PARTS_OF_PARSERS = ("windows_unpack", "progress_unpack", "reach_unpack",
-                    "part_unpack",
-                    "py_unpack")
+                    "part_unpack", "py_unpack", "committer_unpack")
 
 
 @lint

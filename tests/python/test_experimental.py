@@ -145,16 +145,11 @@ def test_can_be_tested():
     assert result.outputs == {"out": [b"a", b"b"]}
 
 
-def test_cannot_be_run_yet(capsys):
-    with pytest.raises(wallaroo.WallarooParameterError,
-                       match="is a connector, which this version cannot"):
-        _topology.compile_application(connected())
-    sink = experimental.SinkConnectorConfig("out", octets, text, 2, "c")
-    app = wallaroo.build_application("Half", wallaroo.source(
-        "In", tcp_source()).to(double).to_sink(sink))
-    with pytest.raises(wallaroo.WallarooParameterError,
-                       match="Sink 'out' is a connector"):
-        _topology.compile_application(app)
+def test_can_be_run():
+    compiled = _topology.compile_application(connected())
+    assert [source[1] for source in compiled.topology[3]] == ["connector"]
+    assert [sink[1] for sink in compiled.topology[5]] == [
+        "connector", "dead-letter"]
 
 
 def test_connector_args():

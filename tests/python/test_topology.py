@@ -222,6 +222,29 @@ def test_a_source_for_connectors():
             compiled(source=experimental.SourceConnectorConfig(*changed))
 
 
+def test_a_connector_as_sink():
+    @experimental.octet_message_encoder
+    def encode(data):
+        return data
+
+    def sinks(*config):
+        return _topology.compile_application(wallaroo.build_application(
+            "x", pipeline().to_sinks([
+                experimental.SinkConnectorConfig(*config)]))).topology[5]
+    wire = sinks("out", encode, None, "7200", "secret", "::1")
+    assert wire[0][:2] == ["out", "connector"]
+    assert wire[0][3:] == ["::1", 7200, "", -1, "default", "secret"]
+    assert wire[1][6] == 0
+    for config, text in [
+        (("out", encode, None, 0), "port"),
+        (("out", encode, None, 1, None), "cookie of out"),
+        (("out", encode, None, 1, "", ""), "host of out"),
+        (("out", None, None, 1), "encode"),
+    ]:
+        with pytest.raises(WallarooParameterError, match=text):
+            sinks(*config)
+
+
 def test_sources():
     lines = wallaroo.codecs.lines_decoder
     _, kind, _, _, framing, *rest = source_of(

@@ -268,6 +268,52 @@ START_TEST(test_connector)
 }
 END_TEST
 
+/* And a sink has its cookie. */
+START_TEST(test_connector_sink)
+{
+	struct value row[2][9] = {
+		{ S("c"), S("connector"), I(6), S("::1"), I(7200), S(""),
+		    I(-1), S("default"), S("secret") } };
+	struct wire w = good;
+	struct buf b = { 0 };
+	struct topo t;
+	struct err err;
+	int i;
+
+	w.nsinks = 1;
+	memcpy(w.sink[0], good.sink[3], sizeof(w.sink[0]));
+	w.sink[0][SNK_EXCHANGE] = (struct value)I(2);
+	for (i = 0; i < 3; i++) {
+		buf_clear(&b);
+		mp_put_array(&b, 6);
+		put_value(&b, &good.magic);
+		put_value(&b, &good.version);
+		put_value(&b, &good.application);
+		put_rows(&b, &good.source[0][0], good.nsources, 13);
+		put_rows(&b, &good.stage[0][0], good.nstages, 8);
+		mp_put_array(&b, 2);
+		if (i == 2)
+			row[0][SNK_EXCHANGE] = (struct value)I(2);
+		mp_put_array(&b, i == 1 ? 8 : 9);
+		for (int k = 0; k < (i == 1 ? 8 : 9); k++)
+			put_value(&b, &row[0][k]);
+		mp_put_array(&b, 8);
+		for (int k = 0; k < 8; k++)
+			put_value(&b, &w.sink[0][k]);
+		ck_assert_int_eq(topo_parse(&t, buf_slice(&b), &err), i == 0 ?
+		    0 : -1);
+		if (i > 0)
+			continue;
+		ck_assert_int_eq(t.sinks[0].kind, SINK_CONNECTOR);
+		ck_assert_str_eq(t.sinks[0].cookie, "secret");
+		ck_assert(sink_connects(&t.sinks[0]));
+		ck_assert(!sink_connects(&t.sinks[1]));
+		topo_fini(&t);
+	}
+	buf_fini(&b);
+}
+END_TEST
+
 START_TEST(test_truncated)
 {
 	struct buf b = encode(&good);
@@ -641,6 +687,6 @@ START_TEST(test_noise)
 }
 END_TEST
 
-UNIT_MAIN("topo", test_good, test_connector, test_truncated,
-    test_wrong_type, test_wrong, test_counts, test_formats, test_event_time,
-    test_noise)
+UNIT_MAIN("topo", test_good, test_connector, test_connector_sink,
+    test_truncated, test_wrong_type, test_wrong, test_counts, test_formats,
+    test_event_time, test_noise)
