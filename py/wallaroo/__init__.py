@@ -194,11 +194,11 @@ def run(
 
 
 def __getattr__(name: str) -> Any:
-    """wallaroo.experimental without an import of its own."""
-    if name == "experimental":
+    """Parts of the package without an import of their own."""
+    if name in ("experimental", "helpers"):
         import importlib
 
-        return importlib.import_module("wallaroo.experimental")
+        return importlib.import_module("wallaroo." + name)
     raise AttributeError("module 'wallaroo' has no attribute %r" % name)
 
 

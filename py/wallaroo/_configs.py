@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any, Generic, Optional, Protocol, TypeVar, Union, overload
 
+from . import _names
+from ._errors import api_error
 from ._wrapped import Decoder, Encoder
 
 In = TypeVar("In", contravariant=True)
@@ -30,6 +33,51 @@ class SinkConfig(Generic[In]):
 
     def to_tuple(self) -> tuple[Any, ...]:
         raise NotImplementedError
+
+    def where(self, predicate: Callable[[In], bool]) -> SinkConfig[In]:
+        """The same sink, which gets only messages that this is true of.
+
+        Of several sinks each may have its own.  What the predicate raises is
+        treated as if the encoder had.
+        """
+        if not callable(predicate):
+            api_error(
+                "where() takes a function of a message, not %r."
+                % (predicate,))
+        return _FilteredSink(self, predicate)
+
+
+class _FilteredSink(SinkConfig[In]):
+    def __init__(
+        self, sink: SinkConfig[In], predicate: Callable[[In], bool]
+    ) -> None:
+        self.sink = sink
+        self.predicate = predicate
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        config = self.sink.to_tuple()
+        encoder = _names.encoder_of(config)
+        return tuple(
+            _FilteringEncoder(encoder, self.predicate)
+            if part is encoder else part for part in config)
+
+
+class _FilteringEncoder(Encoder[Any]):
+    """An encoder that makes nothing of what a predicate refuses."""
+
+    def __init__(self, encoder: Any, predicate: Callable[[Any], bool]) -> None:
+        self.encoder = encoder
+        self.predicate = predicate
+        vars(self)["on_error"] = getattr(encoder, "on_error", None)
+
+    def name(self) -> str:
+        name: str = self.encoder.name()
+        return name
+
+    def encode(self, data: Any, *others: Any) -> Any:
+        if self.predicate(data):
+            return self.encoder.encode(data, *others)
+        return None
 
 
 class Generator(Protocol[Value]):

@@ -490,7 +490,7 @@ def wallaroo_app(
 ) -> Iterator[Callable[..., Application]]:
     """Starts applications: wallaroo_app(module or application_setup,
     arguments, on_error="fail")."""
-    workers: int = request.config.getoption("--wallaroo-cluster")
+    workers: Any = request.config.getoption("--wallaroo-cluster")
     made: list[Application] = []
 
     def start(

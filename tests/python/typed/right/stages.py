@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Optional, Union
 
 import wallaroo
-from wallaroo import codecs
+from wallaroo import codecs, helpers
 
 
 @dataclass
@@ -76,6 +76,10 @@ def encode(pair: tuple[str, int]) -> str:
     return "%s %d\n" % pair
 
 
+def longer(total: int, text: str) -> int:
+    return total + len(text)
+
+
 class Users(wallaroo.Aggregation[Event, set[str], int]):
     def initial_accumulator(self) -> set[str]:
         return set()
@@ -118,6 +122,12 @@ def application_setup(args: list[str]) -> tuple[Any, ...]:
         wallaroo.range_windows(wallaroo.minutes(5))
         .with_slide(wallaroo.minutes(1)).over(Users)
     ).to_sink(wallaroo.FileSinkConfig("out", codecs.lines_encoder)))
+    lines.key_by(itself).to(helpers.top_k(3)).to_sink(
+        wallaroo.StdoutSinkConfig(codecs.json_encoder).where(bool))
+    lines.key_by(itself).to(helpers.fold(int, longer)).to(
+        helpers.rolling_mean(10)).to(helpers.peek(print))
+    wallaroo.source("orders", wallaroo.StdinSourceConfig(
+        "orders", codecs.json_lines(Click))).to(kept)
     return wallaroo.build_application("clicks", clicks.key_by(user).to(count)
         .to_sinks([
             wallaroo.FileSinkConfig("out", encode),

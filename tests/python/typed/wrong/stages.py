@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 import wallaroo
-from wallaroo import codecs
+from wallaroo import codecs, helpers
 
 
 @dataclass
@@ -75,11 +75,16 @@ class Numbers:
 lines = wallaroo.source("lines", wallaroo.FileSourceConfig(
     "lines", "in", codecs.lines_decoder))
 numbers = wallaroo.source("numbers", wallaroo.GenSourceConfig(Numbers()))
+orders = wallaroo.source("orders", wallaroo.StdinSourceConfig(
+    "orders", codecs.csv_lines(Order)))
 text_file = wallaroo.FileSinkConfig("out", codecs.lines_encoder)
 order_file = wallaroo.FileSinkConfig("out", encode_order)
 windows = wallaroo.range_windows(wallaroo.seconds(1)).over(Sum)
 
 lines.to(half)  # wrong
+lines.to(helpers.count()).to(length)  # wrong
+orders.to(words)  # wrong
+orders.to(helpers.rolling_mean(3, length))  # wrong
 numbers.to(length)  # wrong
 lines.to(length).to(words)  # wrong
 lines.to(words).to(half)  # wrong
