@@ -165,7 +165,7 @@ class EventRange:
     interval: Optional[int] = None
     patience = 0
 
-    def __init__(self, windows: _windows.RangeWindows) -> None:
+    def __init__(self, windows: _windows.RangeWindows[Any, Any]) -> None:
         self.aggregation = windows.aggregation
         self.range = windows.range
         self.slide = windows.slide
