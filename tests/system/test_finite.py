@@ -198,7 +198,7 @@ WINDOWS = apps.FILE_NUMBER.replace("""@wallaroo.encoder
 
 
 @pytest.mark.parametrize("range_ms", [
-    100, pytest.param(1500, marks=pytest.mark.level("all"))])
+    3600000, pytest.param(100, marks=pytest.mark.level("all"))])
 def test_windows_close_before_the_end(cluster, range_ms):
     app = finite(cluster, WINDOWS.replace("RANGE", str(range_ms)),
                  workers=2)
