@@ -19,7 +19,7 @@
 
 /* --- a host with windows -------------------------------------------------- */
 
-enum { FN_OTHER, FN_RANGE, FN_COUNT };
+enum { FN_OTHER, FN_RANGE, FN_COUNT, FN_TIME };
 
 struct key_state {
 	uint64_t	n;
@@ -91,6 +91,24 @@ h_unpack(struct host_app *h, struct slice s, host_val *v, struct err *err)
 	return (0);
 }
 
+/* The time of "a..": 97 steps behind the first one, or so. */
+static int
+h_key(struct host_app *h, int fn, host_val v, struct buf *key,
+    struct err *err)
+{
+	const char *text = v;
+	uint64_t t = htobe64(BEGIN_NS + (uint64_t)(uint8_t)text[0] * 64);
+
+	(void)h;
+	if (text[0] == '?')
+		return (err_set(err, ERR_USER, "ValueError"));
+	if (fn == FN_TIME)
+		buf_add(key, &t, sizeof(t));
+	else
+		buf_add(key, text, strlen(text));
+	return (0);
+}
+
 /* A window of time is due when the watermark has come to its end, one of
  * three messages when it is full; a timeout puts out what may be. */
 static int
@@ -104,6 +122,11 @@ h_window(struct host_app *h, int fn, void *state, struct slice key,
 
 	(void)h;
 	w->newest_ns = 0;
+	if (in != NULL && w->event != NULL && time_ns + WINDOW_NS <=
+	    watermark) {
+		w->late = w->same = true;
+		return (0);
+	}
 	if (in != NULL && ((const char *)in)[0] == '!') {
 		(void)err_set(err, ERR_USER, "ValueError");
 		if (failed(arg, err) == -1)
@@ -152,11 +175,37 @@ static struct topo_sink sinks[] = {
 	{ .name = "dead-letters", .kind = SINK_DEAD, .exchange = 1 },
 };
 static int exchange_stage[] = { 2, -1 }, exchange_sink[] = { -1, 1 };
-static const struct topo topo = { .sources = sources, .nsources = 1,
+/* The same with event times: the windows of time are of these. */
+static struct topo_stage event_stages[] = {
+	{ .name = "split", .kind = STAGE_STEP, .next = 1, .exchange = -1,
+	    .multi = true, .policy = POLICY_DEAD_LETTER },
+	{ .name = "time", .kind = STAGE_EVENT_TIME, .next = 2, .fn = FN_TIME,
+	    .exchange = -1, .lateness_ns = 500, .idle_ns = 3000 },
+	{ .name = "word", .kind = STAGE_KEY_BY, .next = 3, .exchange = 0 },
+	{ .name = "range", .kind = STAGE_RANGE, .next = 4, .fn = FN_RANGE,
+	    .exchange = -1, .by_event = true },
+	{ .name = "all", .kind = STAGE_COLLECT, .next = 5, .exchange = -1 },
+	{ .name = "three", .kind = STAGE_COUNT, .next = 6, .fn = FN_COUNT,
+	    .exchange = -1, .timeout_ns = 400 },
+	{ .name = "again", .kind = STAGE_RANGE, .next = 7, .fn = FN_RANGE,
+	    .exchange = -1, .by_event = true },
+	{ .name = "out", .kind = STAGE_SINKS, .next = -1, .exchange = -1 },
+};
+static int event_exchange_stage[] = { 3, -1 };
+static struct topo topo = { .sources = sources, .nsources = 1,
 	.stages = stages, .nstages = 8, .sinks = sinks, .nsinks = 2,
 	.nexchanges = 2, .exchange_stage = exchange_stage,
 	.exchange_sink = exchange_sink };
 static struct host host;
+
+static void
+choose(bool events)
+{
+	topo.event_time = events;
+	topo.stages = events ? event_stages : stages;
+	topo.exchange_stage = events ? event_exchange_stage : exchange_stage;
+	sources[0].event_stage = events ? 1 : -1;
+}
 
 /* Runs from w's journal, if there is one. */
 static struct worker *
@@ -169,6 +218,7 @@ begin(struct worker *w)
 	host.state_save = h_state_save;
 	host.state_load = h_state_load;
 	host.step = h_step;
+	host.key = h_key;
 	host.unpack = h_unpack;
 	host.window = h_window;
 	v->a.host = &host;
@@ -225,6 +275,27 @@ put_bytes(struct maker *m)
 	m->off += s.len;
 }
 
+/* Where its records come from, or how far it is. */
+static void
+put_event(struct buf *b, uint64_t bits, uint64_t time)
+{
+	uint64_t i;
+
+	mp_put_uint(b, time);
+	mp_put_uint(b, bits & 1 ? time : 0);
+	for (i = 0; i < 5; i++)
+		mp_put_uint(b, bits + i);
+}
+
+static void
+put_mark(struct maker *m, struct buf *b, uint64_t i, uint64_t bits)
+{
+	mp_put_uint(b, m->pos);
+	mp_put_uint(b, i | UINT64_C(1) << 32);
+	mp_put_uint(b, bits >> 2 & 3);
+	mp_put_uint(b, BEGIN_NS + (bits >> 4) * 512);
+}
+
 /* Records of the other worker, with its watermarks. */
 static void
 put_frame(struct maker *m)
@@ -239,6 +310,10 @@ put_frame(struct maker *m)
 	for (i = 0; i < n; i++) {
 		bits = fuzz_number(m->in, 1);
 		m->pos += bits & 3;
+		if (bits % 5 == 0) {
+			put_mark(m, &b, i, bits);
+			continue;
+		}
 		key = piece(m->in, 3);
 		time = clock - (bits >> 2) * 64;
 		mp_put_uint(&b, m->pos);
@@ -249,6 +324,8 @@ put_frame(struct maker *m)
 		mp_put_uint(&b, bits & 1 ? bits : 0);
 		key = piece(m->in, 8);
 		mp_put_bin(&b, key.data, key.len);
+		if (topo.event_time)
+			put_event(&b, bits, time);
 	}
 	h.pos = m->pos;
 	h.index = (uint32_t)n - 1;
@@ -543,10 +620,14 @@ fuzz_windows(const uint8_t *data, size_t n)
 {
 	struct fuzz_in in = { data, n };
 	uint64_t cut = fuzz_number(&in, 1);
-	struct worker *w = begin(NULL), *v = begin(w);
-	struct maker m = { .w = w, .in = &in };
+	struct maker m = { .in = &in };
+	struct worker *w, *v;
 	bool good;
 
+	choose(cut >> 7);
+	cut &= 0x7f;
+	m.w = w = begin(NULL);
+	v = begin(w);
 	put_entries(&m);
 	find_asides(w);
 	good = run(w, cut);
