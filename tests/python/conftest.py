@@ -16,10 +16,11 @@ sys.dont_write_bytecode = True
 
 
 @pytest.fixture
-def environment():
+def environment(tmp_path_factory):
     """The environment of child processes that import the package."""
     return dict(
         os.environ,
         PYTHONPATH=os.pathsep.join([PACKAGE, HERE]),
         PYTHONDONTWRITEBYTECODE="1",
+        TMPDIR=str(tmp_path_factory.mktemp("children")),
     )
