@@ -87,7 +87,7 @@ class Bench:
         shutil.rmtree(self.dir, ignore_errors=True)
 
 
-# -- what has been run --------------------------------------------------------
+# -- what has been run ------------------------------------------------------
 
 class State:
     """Each run of each experiment, a line of JSON each."""
@@ -162,7 +162,7 @@ def play(bench, state, name, verbose):
                                 ""), file=sys.stderr, flush=True)
 
 
-# -- the table ----------------------------------------------------------------
+# -- the table --------------------------------------------------------------
 
 def number(value):
     if value is None:
@@ -221,7 +221,7 @@ def table(chosen, state):
             yield "\t".join(line_of(row, runs))
 
 
-# -- where and with what --------------------------------------------------------
+# -- where and with what ----------------------------------------------------
 
 def output_of(*command):
     try:
@@ -269,7 +269,7 @@ def heading(options, state):
            options.minutes)
 
 
-# -- the program ----------------------------------------------------------------
+# -- the program ------------------------------------------------------------
 
 def chosen_rows(options):
     patterns = options.rows.split("|") if options.rows else []

@@ -57,7 +57,7 @@ def put_pair(bench, figures, kind, count, source, *arguments):
         bench.path("pair.out"), *arguments)
 
 
-# -- rates from a file to a file ----------------------------------------------
+# -- rates from a file to a file --------------------------------------------
 
 def word_files(bench, per_line):
     count = bench.size(2000000, 100000)
@@ -189,7 +189,7 @@ def instructions(bench):
             for name, counts in counting.count_all().items()}
 
 
-# -- how it grows -------------------------------------------------------------
+# -- how it grows -----------------------------------------------------------
 
 @experiment()
 def events(bench):
@@ -216,7 +216,7 @@ def workers(bench):
     return figures
 
 
-# -- latency ------------------------------------------------------------------
+# -- latency ----------------------------------------------------------------
 
 def put_latency(figures, name, answer):
     few = NotRun("too few samples beyond it")
@@ -331,7 +331,7 @@ def half_load(bench):
     return figures
 
 
-# -- state ----------------------------------------------------------------------
+# -- state ------------------------------------------------------------------
 
 def settle(app):
     """A checkpoint has all that was done."""
@@ -441,7 +441,7 @@ def pressure(bench):
     return {"growth": (most - before) / (1 << 20)}
 
 
-# -- the others -----------------------------------------------------------------
+# -- the others -------------------------------------------------------------
 
 OURS = {"words": ("word_count_app.py", []),
         "counter": ("instructions_app.py", ["counter"])}

@@ -105,7 +105,7 @@ def fifty_bytes(count, keys):
         yield "%04d%046d" % (number % keys, number)
 
 
-# -- clusters that read and write files --------------------------------------
+# -- clusters that read and write files -------------------------------------
 
 class Output:
     """Counts the lines of a file that grows."""
@@ -157,9 +157,9 @@ def wait_begin(app):
 
 def run_files(source, arguments, lines, workers=1, durability="process",
               settings=None, look=None):
-    """(seconds, CPU seconds, what look said) of an application from a
-    file to a file.  arguments: those before and after the path of the output.  look:
-    called with the running cluster at the end."""
+    """(seconds, CPU seconds, what look said) of an application from a file
+    to a file.  arguments: those before and after the path of the output.
+    look: called with the running cluster at the end."""
     before, after = arguments
     if durability == "machine":		# a journal on the disk
         settings = {"runtime-directory": None, **(settings or {})}
@@ -228,7 +228,7 @@ def bare(processes, kind, source, target, *arguments, python=None):
                       *arguments, python=python)
 
 
-# -- clusters between two TCP ends -------------------------------------------
+# -- clusters between two TCP ends ------------------------------------------
 
 class Driver:
     """driver.c, connected to both ends."""
@@ -308,7 +308,7 @@ def tcp_loop(bench, probe=()):
     return tcp_program(bench, "tcp_loop.py", probe)
 
 
-# -- what probe.c has seen ----------------------------------------------------
+# -- what probe.c has seen --------------------------------------------------
 
 SUB = 32
 BINS = 60 * SUB
@@ -371,7 +371,7 @@ class Probe:
                 [gap for gap in spans[SPANS:] if gap][1:])
 
 
-# -- the machine ---------------------------------------------------------------
+# -- the machine ------------------------------------------------------------
 
 def first_match(path, pattern):
     try:
