@@ -206,8 +206,9 @@ static int
 read_all(struct topo *t, struct mp *c, struct err *err)
 {
 	struct slice magic;
+	uint32_t parts = mp_get_array(c);
 
-	if (mp_get_array(c) != 6)
+	if (parts != 6 && parts != 7)
 		c->bad = true;
 	magic = mp_get_str(c);
 	if (!mp_ok(c) || magic.len != strlen(TOPO_MAGIC) ||
@@ -241,6 +242,7 @@ read_all(struct topo *t, struct mp *c, struct err *err)
 			return (err_set(err, ERR_CORRUPT,
 			    "malformed topology: sink %zu", i));
 	}
+	t->version = parts == 7 ? mp_get_strdup(c) : xstrdup("");
 	if (!mp_end(c))
 		return (err_set(err, ERR_CORRUPT, "malformed topology"));
 	return (0);
@@ -539,6 +541,7 @@ topo_fini(struct topo *t)
 		free(t->sinks[i].cookie);
 	}
 	free(t->application);
+	free(t->version);
 	free(t->sources);
 	free(t->stages);
 	free(t->sinks);
@@ -564,7 +567,10 @@ print_place(struct buf *b, const char *host, uint32_t port, const char *path)
 void
 topo_print(const struct topo *t, struct buf *b)
 {
-	buf_addf(b, "application \"%s\"\n", t->application);
+	buf_addf(b, "application \"%s\"", t->application);
+	if (t->version != NULL && t->version[0] != '\0')
+		buf_addf(b, " version \"%s\"", t->version);
+	buf_addf(b, "\n");
 	for (size_t i = 0; i < t->nsources; i++) {
 		const struct topo_source *s = &t->sources[i];
 

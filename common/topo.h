@@ -9,7 +9,8 @@
  * that along every path later ones have higher numbers.
  *
  * Wire form, MessagePack:
- * ["wallaroo-topology", 1, application, [source...], [stage...], [sink...]]
+ * ["wallaroo-topology", 1, application, [source...], [stage...], [sink...]],
+ * and, if the application has one: its version
  * source: [name, kind, next, fn, framing, header_length, header_format,
  *          max_size, host, port, path, key, parallelism], and for a
  *         connector: cookie, max_credits, refill_credits
@@ -129,6 +130,7 @@ struct topo_sink {
 };
 struct topo {
 	char			*application;
+	char			*version;	/* "": it has none */
 	struct topo_source	*sources;
 	size_t			 nsources;
 	struct topo_stage	*stages;

@@ -197,6 +197,9 @@ ctl_status(struct supervisor *s, struct buf *b)
 	buf_addf(b, "{");
 	json_cstr(b, "application", s->conf.name);
 	buf_addf(b, ", ");
+	json_cstr(b, "version", s->topo.version == NULL ? "" :
+	    s->topo.version);
+	buf_addf(b, ", ");
 	json_cstr(b, "state", app_state_name(s->state));
 	buf_addf(b, ", \"pid\": %d, \"epoch\": %" PRIu64
 	    ", \"generation\": %" PRIu64 ", ", (int)getpid(),

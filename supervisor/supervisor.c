@@ -619,8 +619,12 @@ running(struct supervisor *s)
 		return;
 	}
 	s->ran = true;
-	log_info("application is running app=%s workers=%u", s->conf.name,
-	    s->n);
+	if (s->topo.version[0] == '\0')
+		log_info("application is running app=%s workers=%u",
+		    s->conf.name, s->n);
+	else
+		log_info("application is running app=%s workers=%u "
+		    "version=\"%s\"", s->conf.name, s->n, s->topo.version);
 	machida_running(s);
 	text = xasprintf("READY=1\nSTATUS=%u workers", s->n);
 	notify_send(s, text);

@@ -92,8 +92,10 @@ print_status(const struct json *j)
 		{ "WORKER", "worker", true }, { "TEXT", "text", false },
 	};
 
-	printf("%s is %s: pid %s, epoch %s, generation %s, durability %s\n",
-	    json_text(j, "application"), json_text(j, "state"),
+	printf("%s%s%s is %s: pid %s, epoch %s, generation %s, "
+	    "durability %s\n", json_text(j, "application"),
+	    json_text(j, "version")[0] == '\0' ? "" : " ",
+	    json_text(j, "version"), json_text(j, "state"),
 	    json_text(j, "pid"), json_text(j, "epoch"),
 	    json_text(j, "generation"), json_text(j, "durability"));
 	PRINT_TABLE(json_member(j, "workers"), workers);

@@ -213,12 +213,30 @@ def source(name: str, source_config: Any) -> Pipeline[Any]:
     return Pipeline.from_source(name, source_config)
 
 
+class Application(tuple):  # type: ignore[type-arg]
+    """What build_application makes: name, root, branches and their edges."""
+
+    # Of the application, as its status and log show it; "" is none.
+    version = ""
+
+
 def build_application(
-    app_name: str, pipeline: Pipeline[Any]
+    app_name: str, pipeline: Pipeline[Any], version: str = ""
 ) -> tuple[Any, ...]:
-    """What application_setup has to return."""
+    """What application_setup has to return.
+
+    The version is any text, which status and logs show.
+    """
+    if not isinstance(version, str) or len(version) > 64 \
+            or not version.isprintable():
+        api_error(
+            "The version of an application is a text of at most 64 printable "
+            "characters, not %r." % (version,))
     if not pipeline._is_closed():
         api_error("An application must end with to_sink/s.")
     tree = pipeline.clone()._pipeline_tree
     _event_time.check(tree.vertices)
-    return (app_name, tree.root_idx, tree.vertices, tree.edges)
+    made = Application(
+        (app_name, tree.root_idx, tree.vertices, tree.edges))
+    made.version = version
+    return made

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Optional
 import wallaroo
 
 from . import _names
+from ._pipeline import Application
 from ._reference import encoded, encoded_for_kafka
 from ._wrapped import OctetDecoder, OctetEncoder
 
@@ -107,6 +108,7 @@ def decoder_of(config: Any) -> Any:
 
 def redirected(application: Any, plan: Plan) -> Any:
     name, root, vertices, edges = application
+    version = getattr(application, "version", "")
     ports, outputs = iter(plan.ports), iter(plan.outputs)
 
     def sink(config: Any) -> Any:
@@ -125,9 +127,11 @@ def redirected(application: Any, plan: Plan) -> Any:
             return ("to_sinks", [sink(config) for config in one[1]])
         return one
 
-    return (
+    made = Application((
         name, root, [[stage(one) for one in branch] for branch in vertices],
-        edges)
+        edges))
+    made.version = version
+    return made
 
 
 def application_setup(args: list[str]) -> Any:

@@ -80,6 +80,7 @@ def compile_application(application: Any, numbered: bool = False) -> Compiled:
 class _Compiler:
     def __init__(self, application: Any, numbered: bool) -> None:
         self.name, self.root, self.vertices, self.edges = application
+        self.version: str = getattr(application, "version", "")
         self.numbered = numbered
         self.functions: list[Any] = []
         self.state_factories: list[Optional[Callable[[], Any]]] = []
@@ -119,6 +120,8 @@ class _Compiler:
             "wallaroo-topology", VERSION, self.name, sources,
             [stage.wire() for stage in stages], self.sinks(exchanges),
         ]
+        if self.version:
+            topology.append(self.version)
         return Compiled(
             topology, self.functions, self.state_factories,
             self.frame_lengths,

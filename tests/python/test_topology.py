@@ -466,3 +466,17 @@ def test_duplicate_state_names_of_machida3():
 ])
 def test_refusals(text, build):
     refused(text, build)
+
+
+def test_version_of_the_application(capsys):
+    pipeline = wallaroo.source("Numbers", wallaroo.GenSourceConfig(
+        stages.Numbers(3))).to_sink(wallaroo.StdoutSinkConfig(
+            wallaroo.codecs.lines_encoder))
+    plain = wallaroo.build_application("Test", pipeline)
+    assert len(_topology.compile_application(plain).topology) == 6
+    built = wallaroo.build_application("Test", pipeline, version="1.2 beta")
+    assert built == plain and built.version == "1.2 beta"
+    assert _topology.compile_application(built).topology[6:] == ["1.2 beta"]
+    for wrong in (12, "a\nb", "x" * 65, None):
+        with pytest.raises(WallarooParameterError):
+            wallaroo.build_application("Test", pipeline, version=wrong)

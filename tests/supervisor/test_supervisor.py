@@ -17,7 +17,7 @@ from conftest import Client, alive, free_port, wait_for
 def test_start_status_stop(app):
     a = app(workers=3).start()
     status = a.status()
-    assert status["application"] == "fake"
+    assert status["application"] == "fake" and status["version"] == ""
     assert status["state"] == "running"
     assert status["pid"] == a.process.pid
     assert status["epoch"] == 1 and status["generation"] == 0

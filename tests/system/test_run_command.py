@@ -62,7 +62,7 @@ def application_setup(args):
     if len(args) > 3:
         sink = wallaroo.FileSinkConfig(args[3], codecs.lines_encoder)
     return wallaroo.build_application("run", wallaroo.source("in", source)
-        .to(split).key_by(itself).to(count).to_sink(sink))
+        .to(split).key_by(itself).to(count).to_sink(sink), version="7.1")
 
 
 wallaroo.run()
@@ -157,6 +157,9 @@ def test_prints_of_user_code_are_seen(command):
     command.write("in", "say\n")
     out, _ = command.run("app.py", "--workers", "1", "file", "in", "out")
     assert out == "printed by user code\n"
+    _, err = command.run("app.py", "--workers", "1", "--verbose", "file",
+                         "in", "out")
+    assert 'version="7.1"' in err
 
 
 def test_an_error_of_user_code(command):

@@ -578,6 +578,8 @@ put_stage(struct buf *b, const char *kind, int next, int exchange)
 
 /* Two sources, the first at stage 0, the second at `second`; the kinds of
  * stages before windows and sinks. */
+static const char *app_version;	/* NULL: the topology has none */
+
 static int
 parse_events(struct topo *t, int second, const char *const *kinds,
     struct err *err)
@@ -587,7 +589,7 @@ parse_events(struct topo *t, int second, const char *const *kinds,
 
 	while (kinds[n] != NULL)
 		n++;
-	mp_put_array(&b, 6);
+	mp_put_array(&b, app_version == NULL ? 6 : 7);
 	mp_put_str(&b, "wallaroo-topology");
 	mp_put_uint(&b, 1);
 	mp_put_str(&b, "app");
@@ -610,6 +612,8 @@ parse_events(struct topo *t, int second, const char *const *kinds,
 	mp_put_str(&b, "");
 	mp_put_int(&b, 1);
 	mp_put_str(&b, "fail");
+	if (app_version != NULL)
+		mp_put_str(&b, app_version);
 	err->text[0] = '\0';
 	r = topo_parse(t, buf_slice(&b), err);
 	buf_fini(&b);
@@ -625,6 +629,28 @@ refused(int second, const char *const *kinds, const char *why)
 	ck_assert_int_eq(parse_events(&t, second, kinds, &err), -1);
 	ck_assert_msg(strstr(err.text, why) != NULL, "%s", err.text);
 }
+
+START_TEST(test_application_version)
+{
+	static const char *const kinds[] = { "step", NULL };
+	struct topo t;
+	struct err err;
+	struct buf b = { 0 };
+
+	ck_assert_msg(parse_events(&t, 1, kinds, &err) == 0, "%s", err.text);
+	ck_assert_str_eq(t.version, "");
+	topo_fini(&t);
+	app_version = "1.2 beta";
+	ck_assert_msg(parse_events(&t, 1, kinds, &err) == 0, "%s", err.text);
+	ck_assert_str_eq(t.version, "1.2 beta");
+	topo_print(&t, &b);
+	ck_assert_ptr_nonnull(strstr(buf_str(&b), "\"app\" version "
+	    "\"1.2 beta\"\n"));
+	buf_fini(&b);
+	topo_fini(&t);
+	app_version = NULL;
+}
+END_TEST
 
 START_TEST(test_event_time)
 {
@@ -689,4 +715,4 @@ END_TEST
 
 UNIT_MAIN("topo", test_good, test_connector, test_connector_sink,
     test_truncated, test_wrong_type, test_wrong, test_counts, test_formats,
-    test_event_time, test_noise)
+    test_event_time, test_application_version, test_noise)
