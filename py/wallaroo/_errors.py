@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+import os
+import traceback
+from typing import NoReturn, Optional
 
 POLICIES = ("fail", "skip", "dead-letter")
 
@@ -31,3 +33,24 @@ def check_policy(on_error: str | None) -> str | None:
             % (", ".join(repr(policy) for policy in POLICIES), on_error)
         )
     return on_error
+
+
+PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+def user_traceback(error: BaseException) -> str:
+    """The traceback of an error of user code, without our own frames."""
+    lines = traceback.TracebackException.from_exception(error)
+    shown: Optional[traceback.TracebackException] = lines
+    seen: set[int] = set()
+    while shown is not None and id(shown) not in seen:
+        seen.add(id(shown))
+        users = [frame for frame in shown.stack if not is_ours(frame.filename)]
+        shown.stack = traceback.StackSummary.from_list(users)
+        shown = shown.__cause__ or shown.__context__
+    return "".join(lines.format())
+
+
+def is_ours(path: str) -> bool:
+    return os.path.abspath(path).startswith(PACKAGE) or path.startswith(
+        "<frozen importlib")

@@ -9,12 +9,11 @@ somebody moves it.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Optional, Union
 
 from . import _event_time, _names, _windows
-from ._errors import api_error, check_policy
+from ._errors import api_error, check_policy, user_traceback
 
 Key = bytes
 
@@ -686,8 +685,7 @@ class Executor:
             self.dead_letters.append(DeadLetter(
                 step, show_key(key),
                 "%s: %s" % (type(error).__name__, error),
-                "".join(traceback.format_exception(
-                    type(error), error, error.__traceback__)),
+                user_traceback(error),
                 value,
             ))
 

@@ -18,13 +18,12 @@ import signal
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Optional
 
 import wallaroo
 
-from ._errors import POLICIES, WallarooParameterError
+from ._errors import POLICIES, WallarooParameterError, user_traceback
 from ._framing import Cutter, FramingError
 from ._reference import (
     DeadLetter,
@@ -111,8 +110,8 @@ def in_workers(
 def in_this_process(on_error: str, build: Callable[[], Any]) -> int:
     try:
         application = build()
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        print(user_traceback(error), end="", file=sys.stderr)
         say("Something went wrong while building the application.")
         return 1
     signal.signal(signal.SIGTERM, _interrupt)
@@ -120,8 +119,8 @@ def in_this_process(on_error: str, build: Callable[[], Any]) -> int:
         Runner(application, on_error).run()
     except KeyboardInterrupt:
         return 0
-    except (UserFunctionError, FramingError):
-        traceback.print_exc()
+    except (UserFunctionError, FramingError) as error:
+        print(user_traceback(error), end="", file=sys.stderr)
         return 1
     except (OSError, WallarooParameterError) as error:
         say(str(error))

@@ -272,3 +272,20 @@ def test_closed_stdout_is_an_error_not_a_traceback(app, environment):
     process.stderr.close()
     process.stdin.close()
     assert "Broken pipe" in err and "Traceback" not in err
+
+
+def test_tracebacks_show_the_users_frames(app, environment):
+    """Of a function, and of what builds the application; nothing of ours."""
+    _, err = run(app, environment, "app.py", STDIN, OUT, given="1\nx\n",
+                 status=1)
+    assert 'app.py", line' in err and "in number" in err
+    assert "ValueError: invalid literal" in err
+    assert "user function failed step='Number'" in err
+    (app / "app.py").write_text("import wallaroo\n\n\n"
+                                "def application_setup(args):\n"
+                                "    return wallaroo.source('s', 3)\n")
+    _, more = run(app, environment, "app.py", status=1)
+    assert 'app.py", line 5, in application_setup' in more
+    for line in (err + more).splitlines():
+        assert os.sep + "wallaroo" + os.sep not in line, line
+        assert "importlib" not in line
