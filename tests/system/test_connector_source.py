@@ -219,7 +219,7 @@ def test_violations_cost_their_connection(app):
 def test_silent_and_slow(app):
     """Who says nothing is let go; who takes no answers, too."""
     one = app(credits=(1 << 20, (1 << 20) - 1), **{
-        "connector-timeout": 1, "connector-streams": 3})
+        "connector-timeout": 3, "connector-streams": 3})
     silent = one.peer(greet=False)
     silent.send(b"\0\0")		# not even a length
     with pytest.raises(Closed):
