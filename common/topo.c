@@ -161,8 +161,10 @@ get_stage(struct topo_stage *s, struct mp *c)
 	s->multi = mp_get_bool(c);
 	s->policy = (enum topo_policy)get_name(c, policies);
 	s->version = (uint32_t)mp_get_uint(c, UINT32_MAX);
-	if (n != (stage_has_windows(s) || s->kind == STAGE_EVENT_TIME ? 10 :
-	    8))
+	if (s->kind == STAGE_STATE && n == 9)
+		s->on_end = get_index(c) + 1;
+	else if (n != (stage_has_windows(s) || s->kind == STAGE_EVENT_TIME ?
+	    10 : 8))
 		c->bad = true;
 	if (stage_has_windows(s)) {
 		s->timeout_ns = mp_get_uint(c, INT64_MAX);

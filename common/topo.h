@@ -16,7 +16,8 @@
  *         connector: cookie, max_credits, refill_credits
  * stage:  [name, kind, next, fn, exchange, multi, policy, version], and for
  *         range_windows and count_windows: timeout_ns, patience_ns; for
- *         event_time: lateness_ns, idle_ns
+ *         event_time: lateness_ns, idle_ns; for a state that has a function
+ *         for the end: its number
  * sink:   [name, kind, fn, host, port, path, exchange, policy], and for a
  *         connector: cookie
  * kinds, framing and policy are the str names of the enums' comments; next,
@@ -109,6 +110,8 @@ struct topo_stage {
 	bool			 multi;
 	enum topo_policy	 policy;
 	uint32_t		 version;	/* of the state */
+	int			 on_end;	/* STATE: function for keys at
+						   the end, plus 1; 0: none */
 	/* RANGE, COUNT: */
 	uint64_t		 timeout_ns;	/* between timeouts, 0 = none */
 	uint64_t		 patience_ns;	/* with who has fallen silent */
@@ -162,6 +165,12 @@ static inline bool
 stage_has_windows(const struct topo_stage *s)
 {
 	return (s->kind == STAGE_RANGE || s->kind == STAGE_COUNT);
+}
+/* Are there keys that something is to happen to in time? */
+static inline bool
+stage_has_dues(const struct topo_stage *s)
+{
+	return (stage_has_windows(s) || s->on_end != 0);
 }
 /* Is there something per key that a checkpoint holds? */
 static inline bool

@@ -20,6 +20,7 @@
 #define LETTER_FN	(-3)		/* determ's number of the two calls
 					   that show a record */
 #define MARK_INDEX	(UINT64_C(1) << 32)	/* no record: a mark */
+#define LAST_TIME	((UINT64_C(1) << 62) - 1)	/* of events */
 #define SHOWN_BYTES	200		/* of a key or payload, to people */
 #define SEEN_KEYS	3		/* named when a replay differs */
 
@@ -43,7 +44,7 @@ automaton_init(struct automaton *a, struct err *err)
 
 	for (i = 0; i < a->topo->nstages; i++)
 		multi += a->topo->stages[i].multi ||
-		    stage_has_windows(&a->topo->stages[i]);
+		    stage_has_dues(&a->topo->stages[i]);
 	if (multi >= AUTOMATON_DEPTH)
 		return (err_set(err, ERR_CONFIG, "a pipeline may have at most "
 		    "%d multi computations and windows, this one has %u",
@@ -66,7 +67,7 @@ automaton_init(struct automaton *a, struct err *err)
 
 		if (stage_has_state(st))
 			keytab_init(&a->keys[i]);
-		if (stage_has_windows(st)) {
+		if (stage_has_dues(st)) {
 			windows_init(&a->windows[i], st);
 			a->nwindows++;
 		}
@@ -111,7 +112,7 @@ fini_stage(struct automaton *a, size_t stage)
 	while ((e = keytab_next(t, &i)) != NULL)
 		windows_free_key(e);
 	keytab_fini(t, drop_state, a);
-	if (stage_has_windows(&a->topo->stages[stage]))
+	if (stage_has_dues(&a->topo->stages[stage]))
 		windows_fini(&a->windows[stage]);
 }
 
@@ -935,6 +936,8 @@ call(struct automaton *a, int stage, const struct topo_stage *st, host_val v,
 		if ((e = state_of(a, stage, f)) == NULL)
 			return (-1);
 		obj = e->obj;
+		if (__builtin_expect(st->on_end != 0, 0))
+			windows_state(&a->windows[stage], e);
 	}
 	if (enter_user(a, &f->o, stage, st->fn, f->err) == -1)
 		return (-1);
@@ -1178,10 +1181,13 @@ event_of_window(struct automaton *a, int stage, const struct flow *f,
 	*ev = a->event[f->depth];
 	if (w->stage->by_event && ev->seen_ns != 0)
 		return;
+	if (w->stage->kind == STAGE_STATE)	/* what comes at the end */
+		t = LAST_TIME;
 	/* Of a count window, it is not late because its messages were. */
-	if (!w->stage->by_event && t < w->in.watermark &&
+	else if (!w->stage->by_event && t < w->in.watermark &&
 	    w->in.status != REACH_ENDED)
-		child->o.event_ns = t = w->in.watermark;
+		t = w->in.watermark;
+	child->o.event_ns = t;
 	ev->seen_ns = 0;
 	ev->source = a->topo->nsources + (uint32_t)stage;
 	ev->part = key_order(child->key);
@@ -1225,6 +1231,13 @@ run_fired(struct automaton *a, int stage, const struct flow *f)
 	return (0);
 }
 
+/* Of what a key does without a message. */
+static int
+fn_of_dues(const struct topo_stage *st)
+{
+	return (st->kind == STAGE_STATE ? st->on_end - 1 : st->fn);
+}
+
 /* Before fire(); NULL with ERR_POISON: this call is not made. */
 static struct kent *
 enter_windows(struct automaton *a, int stage, struct flow *f)
@@ -1236,7 +1249,7 @@ enter_windows(struct automaton *a, int stage, struct flow *f)
 	host_where.key = f->key;
 	e = state_of(a, stage, f);
 	if (e != NULL && enter_user(a, &f->o, stage,
-	    a->topo->stages[stage].fn, f->err) == -1)
+	    fn_of_dues(&a->topo->stages[stage]), f->err) == -1)
 		return (NULL);
 	return (e);
 }
@@ -1257,7 +1270,7 @@ fire(struct automaton *a, int stage, struct kent *e, host_val v,
 	win->event = st->by_event ? &a->event[f->depth] : NULL;
 	win->late = false;
 	win->of = NULL;
-	r = a->host->window(a->app, st->fn, e->obj, f->key, v,
+	r = a->host->window(a->app, fn_of_dues(st), e->obj, f->key, v,
 	    a->by_event ? f->o.event_ns : f->o.time_ns, watermark,
 	    out, win, window_failed, &failing, f->err);
 	leave_user(a);
@@ -1273,7 +1286,11 @@ fire(struct automaton *a, int stage, struct kent *e, host_val v,
 		windows_open(&a->windows[stage], e, a->now_ns);
 		return (0);
 	}
-	windows_note(&a->windows[stage], e, win->due, win->open, a->now_ns);
+	if (st->kind == STAGE_STATE)
+		windows_had_end(&a->windows[stage], e);
+	else
+		windows_note(&a->windows[stage], e, win->due, win->open,
+		    a->now_ns);
 	return (run_fired(a, stage, f));
 }
 
@@ -2333,7 +2350,11 @@ fire_key(struct automaton *a, const struct entry *e, int i, struct kent *k,
 	if (err->code != ERR_POISON)
 		return (-1);
 	/* Not again before a message comes to it. */
-	windows_note(&a->windows[i], k, UINT64_MAX, false, e->time_ns);
+	if (st->kind == STAGE_STATE)
+		windows_had_end(&a->windows[i], k);
+	else
+		windows_note(&a->windows[i], k, UINT64_MAX, false,
+		    e->time_ns);
 	return (stage_error(a, i, NULL, &f));
 }
 
@@ -2369,7 +2390,7 @@ next_ripe(const struct automaton *a, struct kent **k)
 
 	for (n = 0; n < a->topo->nstages; n++) {
 		i = a->progress.order[n];
-		if (stage_has_windows(&a->topo->stages[i]) &&
+		if (stage_has_dues(&a->topo->stages[i]) &&
 		    (*k = windows_ripe(&a->windows[i])) != NULL)
 			return ((int)i);
 	}
@@ -2581,6 +2602,8 @@ automaton_load(struct automaton *a, size_t stage, struct slice key,
 		else
 			a->nkeys++;
 	}
+	if (st->on_end != 0)
+		windows_state(&a->windows[stage], e);
 	if (stage_has_windows(st) &&
 	    windows_take_head(&a->windows[stage], e, &value) == -1)
 		return (err_set(err, ERR_CORRUPT, "the saved windows of step "

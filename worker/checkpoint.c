@@ -141,7 +141,7 @@ pack_windows(const struct automaton *a, struct buf *b)
 
 	mp_put_array(b, (uint32_t)a->nwindows);
 	for (i = 0; i < a->topo->nstages; i++)
-		if (stage_has_windows(&a->topo->stages[i]))
+		if (stage_has_dues(&a->topo->stages[i]))
 			windows_pack(&a->windows[i], b);
 }
 
@@ -352,7 +352,7 @@ unpack_windows(struct worker *w, struct mp *c)
 		name = mp_get_str(c);
 		found = NULL;
 		for (k = 0; mp_ok(c) && k < w->topo.nstages; k++)
-			if (stage_has_windows(&w->topo.stages[k]) &&
+			if (stage_has_dues(&w->topo.stages[k]) &&
 			    strlen(w->topo.stages[k].name) == name.len &&
 			    memcmp(w->topo.stages[k].name, name.data,
 			    name.len) == 0)

@@ -102,7 +102,7 @@ load_some(struct worker *w, size_t most, struct err *err)
 static bool
 is_whole(const struct topo_stage *st)
 {
-	return (stage_has_windows(st));
+	return (stage_has_dues(st));
 }
 
 static int

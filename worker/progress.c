@@ -238,7 +238,7 @@ progress_pass(struct automaton *a, uint64_t now_ns)
 		r = at[i];
 		if (t->stages[i].exchange >= 0)
 			r = through(a, t->stages[i].exchange, r);
-		else if (stage_has_windows(&t->stages[i]))
+		else if (stage_has_dues(&t->stages[i]))
 			r = windows_reach(&a->windows[i], r);
 		if (t->stages[i].next >= 0)
 			at[t->stages[i].next] = reach_join(

@@ -16,6 +16,7 @@ void
 windows_fini(struct windows *w)
 {
 	free(w->way);
+	buf_fini(&w->done);
 	free(w->open.at);
 	free(w->idle.at);
 	memset(w, 0, sizeof(*w));
@@ -267,10 +268,55 @@ windows_event(struct windows *w, const struct kent *e)
 	return (due);
 }
 
+/* Not empty for the empty key: the length goes before. */
+static bool
+is_done(const struct windows *w, const struct kent *e)
+{
+	struct slice s = buf_slice(&w->done);
+	size_t n;
+	int c;
+
+	if (s.len == 0)
+		return (false);
+	s = slice_of(s.data + 1, s.len - 1);
+	n = e->key_len < s.len ? e->key_len : s.len;
+	c = n == 0 ? 0 : memcmp(e->key, s.data, n);
+	return (c != 0 ? c < 0 : e->key_len <= s.len);
+}
+
+void
+windows_state(struct windows *w, struct kent *e)
+{
+	const struct wkey *k = e->window;
+
+	if (k == NULL || k->open == is_done(w, e))
+		windows_note(w, e, WINDOW_ENDLESS, !is_done(w, e), 0);
+}
+
+void
+windows_had_end(struct windows *w, struct kent *e)
+{
+	buf_clear(&w->done);
+	buf_add(&w->done, "", 1);
+	buf_add(&w->done, e->key, e->key_len);
+	windows_state(w, e);
+}
+
+/* Something comes again: there will be another end. */
+static void
+begin_again(struct windows *w)
+{
+	buf_clear(&w->done);
+	while (w->idle.n > 0)
+		windows_state(w, w->idle.at[0]->e);
+}
+
 struct reach
 windows_reach(struct windows *w, struct reach in)
 {
 	w->in = in;
+	if (in.status != REACH_ENDED && w->done.len > 0)
+		begin_again(w);
 	if (in.status == REACH_ENDED && w->open.n == 0) {
 		w->firing = false;	/* no timeout would find anything */
 		w->timer_ns = 0;
@@ -340,6 +386,7 @@ windows_pack(const struct windows *w, struct buf *b)
 	mp_put_uint(b, w->timer_ns);
 	mp_put_bool(b, w->firing);
 	mp_put_uint(b, w->limit);
+	mp_put_bin(b, w->done.data, w->done.len);
 	reach_pack(&w->in, b);
 	reach_pack(&w->out, b);
 	mp_put_array(b, (uint32_t)w->nways);
@@ -359,6 +406,7 @@ windows_unpack(struct windows *w, struct mp *c, bool ways)
 	struct windows dummy = { 0 };
 	struct wway in, *way;
 	struct reach from, to;
+	struct slice done;
 	uint32_t i, n;
 
 	if (w == NULL)
@@ -368,8 +416,13 @@ windows_unpack(struct windows *w, struct mp *c, bool ways)
 	w->timer_ns = mp_get_uint(c, UINT64_MAX);
 	w->firing = mp_get_bool(c);
 	w->limit = mp_get_uint(c, UINT64_MAX);
+	done = mp_get_bin(c);
 	from = reach_unpack(c);
 	to = reach_unpack(c);
+	if (mp_ok(c) && w != &dummy) {
+		buf_clear(&w->done);
+		buf_add(&w->done, done.data, done.len);
+	}
 	if (mp_ok(c) && ways) {
 		w->in = from;
 		w->out = to;

@@ -24,7 +24,7 @@
 /* In front of a key's saved windows: due, open. */
 #define WINDOW_HEAD	9
 /* In a checkpoint, of a stage. */
-#define WINDOWS_FIELDS	11
+#define WINDOWS_FIELDS	12
 
 /* A key's place in one of the two heaps. */
 struct wkey {
@@ -58,6 +58,8 @@ struct windows {
 	bool		 firing;	/* a timeout is being worked off */
 	uint64_t	 limit;		/* COUNT: keys begun up to here */
 	struct wheap	 open, idle;
+	struct buf	 done;		/* STATE: keys up to here have had
+					   their end; empty: none has */
 	struct reach	 in;		/* what comes to the stage */
 	struct reach	 out;		/* what leaves it: held back until
 					   the windows have fired */
@@ -88,6 +90,11 @@ struct kent *windows_ripe(const struct windows *);
 /* Such a key of windows of event times is fired: at this watermark, which is
  * that of one window, however many are ripe. */
 uint64_t windows_event(struct windows *, const struct kent *);
+
+/* A key of a stage with a function for the end: it has a state; it has had
+ * its end. */
+void	 windows_state(struct windows *, struct kent *);
+void	 windows_had_end(struct windows *, struct kent *);
 
 /* In front of a saved key, and back, the newest last.  take: -1 if it cannot
  * be. */

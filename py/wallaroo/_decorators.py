@@ -85,6 +85,7 @@ def state_computation(
     *,
     on_error: Optional[str] = None,
     version: int = 1,
+    on_end: Optional[Callable[[str, State], Any]] = None,
 ) -> Callable[
     [Callable[[In, State], Optional[Out]]], StateComputation[In, Out, State]
 ]:
@@ -94,7 +95,8 @@ def state_computation(
     function changes it in place.  The name identifies the stored state.
     """
     wrap: Callable[..., StateComputation[In, Out, State]]
-    wrap = _stateful(StateComputation, name, state, on_error, version)
+    wrap = _stateful(
+        StateComputation, name, state, on_error, version, on_end)
     return wrap
 
 
@@ -104,18 +106,21 @@ def state_computation_multi(
     *,
     on_error: Optional[str] = None,
     version: int = 1,
+    on_end: Optional[Callable[[str, State], Any]] = None,
 ) -> Callable[
     [Callable[[In, State], Optional[list[Out]]]],
     StateComputationMulti[In, Out, State],
 ]:
     """Decorate f(data, state) -> list of outputs, or None."""
     wrap: Callable[..., StateComputationMulti[In, Out, State]]
-    wrap = _stateful(StateComputationMulti, name, state, on_error, version)
+    wrap = _stateful(
+        StateComputationMulti, name, state, on_error, version, on_end)
     return wrap
 
 
 def _stateful(
-    base_cls: Any, name: Any, state: Any, on_error: Optional[str], version: int
+    base_cls: Any, name: Any, state: Any, on_error: Optional[str],
+    version: int, on_end: Any,
 ) -> Any:
     check_policy(on_error)
     if state is None:
@@ -126,9 +131,11 @@ def _stateful(
     def wrap(func: Any) -> Any:
         stage = _name_of(name, func)
         _validate_arity_compatability(stage, func, 2)
+        if on_end is not None:
+            _validate_arity_compatability("on_end of %s" % stage, on_end, 2)
         return _wallaroo_wrap(
             stage, func, base_cls,
-            state=state, on_error=on_error, version=version,
+            state=state, on_error=on_error, version=version, on_end=on_end,
         )
 
     return wrap

@@ -223,6 +223,13 @@ class Executor:
         self._check_state_names()
         self.windowing = self._make_windowing()
         self.feeders = self._find_feeders()
+        # By place: what a step with state gives for a key at the end.
+        self.endings = {
+            (branch, place): ending
+            for branch, stages in enumerate(self.vertices)
+            for place, stage in enumerate(stages) if stage[0] == "to_state"
+            for ending in [_windows.end_of(stage[1])] if ending is not None
+        }
         self.entrances = self._find_entrances()
         # By sink: what its encoder made; the messages that came to all.
         self.outputs: list[list[bytes]] = [[] for _ in self.sink_configs]
@@ -288,33 +295,60 @@ class Executor:
         """Let the clock go on until no timer is left; then the sources that
         can end have ended, and windows that wait for these alone close.
         With event time all sources have ended."""
-        if self.by_event:
-            self.reached = [_windows.ENDLESS] * len(self.sources)
-            self._look()
+        self.ended: set[_names.Position] = set()
         while True:
             timer = self.next_timer()
-            while timer is not None:
+            while timer is not None and not self.by_event:
                 self.advance(timer)
                 timer = self.next_timer()
-            if not self._close_windows():
+            if not self._close_next():
                 return
 
-    def _close_windows(self) -> bool:
-        """Fire what is left in a stage of windows to which nothing comes any
-        more, the first on the way to the sinks; False: there is none."""
+    def _close_next(self) -> bool:
+        """Come to the end with the first stage on the way to the sinks to
+        which nothing comes any more; False: with all."""
+        stages = set(self.windowing) | set(self.endings)
         for position in sorted(
-            self.windowing, key=lambda position: -len(
+            stages - self.ended, key=lambda position: -len(
                 _names.rest_of_path(position, self.vertices, self.edges)),
         ):
-            windowing = self.windowing[position]
-            ends = self.by_event or all(
+            if self.by_event or all(
                 source.config[0] in _names.ENDING for source in self.sources
                 if position in source.path
-            )
-            if ends and windowing.open:
-                self._fire_ripe(position, _windows.ENDLESS)
+            ):
+                self.ended.add(position)
+                self._close(position)
                 return True
         return False
+
+    def _close(self, position: _names.Position) -> None:
+        if position in self.endings:
+            self._end_keys(position)
+        elif self.windowing[position].by_event:
+            self._fire_complete(
+                position, self.windowing[position], _windows.ENDLESS)
+        else:
+            self._fire_ripe(position, _windows.ENDLESS)
+
+    def _end_keys(self, position: _names.Position) -> None:
+        """The end of each key of a step with state, in order."""
+        branch, place = position
+        what = self.vertices[branch][place][1]
+        name = _names.part_name(what)
+        rest = _names.rest_of_path(position, self.vertices, self.edges)
+        self.records += 1
+        for key in sorted(self.states[name]):
+            outputs = self._call(
+                name, what, key, None, self.endings[position], show_key(key),
+                self.states[name][key],
+            )
+            for n, output in enumerate(outputs or []):
+                event = Event(
+                    _event_time.LATEST - 1, 0, len(self.sources),
+                    _event_time.key_order(key), _event_time.LATEST - 1, n, 1,
+                )
+                self._flow(rest, output, key, Moment(
+                    self.clock, self.clock, position, event))
 
     def apply_state(self, step: str, key: Union[str, Key], value: Any) -> Any:
         """One input of one stateful step: the list of its outputs."""

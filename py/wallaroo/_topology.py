@@ -56,7 +56,8 @@ class _Stage:
         self.version = 0
         # Windows: nanoseconds between timeouts, 0 for none, and until a
         # silent way to the stage is not waited for any more.  Event time:
-        # its lateness, and until an idle source is not waited for.
+        # its lateness, and until an idle source is not waited for.  A
+        # state: the function for its end, if it has one.
         self.timing: list[int] = []
 
     def wire(self) -> list[Any]:
@@ -182,6 +183,10 @@ class _Compiler:
         if kind == "to_state":
             factory = state_factory(what, stage.name)
             stage.version = state_version(what, stage.name)
+            ending = _windows.end_of(what)
+            if ending is not None:
+                stage.timing = [
+                    self.add_function(_windows.end_caller(ending))]
         stage.fn = self.add_function(function(what, method), factory)
         return stage
 

@@ -613,6 +613,43 @@ def caller(arithmetic: Arithmetic) -> Callable[..., Optional[Fired]]:
     return call
 
 
+def end_of(what: Any) -> Optional[Callable[[str, Any], list[Any]]]:
+    """What a step with state gives for a key when nothing comes any more:
+    a function of key and state; None: the step has none."""
+    if getattr(what, "on_end", None) is None:
+        return None
+    on_end: Callable[[str, Any], Any] = what.on_end
+
+    def outputs(key: str, state: Any) -> list[Any]:
+        result = on_end(key, state)
+        if not hasattr(what, "compute_multi"):
+            return [] if result is None else [result]
+        if result is not None and not isinstance(result, list):
+            raise TypeError(
+                "on_end of a step that makes lists must return a list, not "
+                "%s" % type(result).__name__)
+        return [output for output in result or [] if output is not None]
+
+    return outputs
+
+
+def end_caller(
+    outputs: Callable[[str, Any], list[Any]]
+) -> Callable[..., Fired]:
+    """What the worker calls for a key at the end, as it does windows."""
+
+    def call(
+        state: Any, key: str, value: Any, time: int, watermark: int
+    ) -> Fired:
+        try:
+            made = outputs(key, state)
+        except Exception as error:
+            return Fired([], 0, [error], 0, False)
+        return Fired([(output, time) for output in made], 0, [], 0, False)
+
+    return call
+
+
 # What the bytes of an application's own serialize() begin with.
 _OTHER, _RANGE, _COUNT, _EVENT = b"o", b"r", b"c", b"e"
 

@@ -303,6 +303,8 @@ def _wallaroo_wrap(
     for option in ("on_error", "version"):
         if kwargs.get(option) is not None:
             members[option] = kwargs[option]
+    if kwargs.get("on_end") is not None:
+        members["on_end"] = staticmethod(kwargs["on_end"])
     cls = type("C", (base_cls,), members)
     return attach_to_module(cls, base_cls.__name__, func)()
 

@@ -294,6 +294,99 @@ def test_count_windows_between():
         ("a", (("a", (1, 2)),)), ("a", (("a", (3, 4)), ("a", (5,))))]
 
 
+# -- the end ----------------------------------------------------------------
+
+class Total:
+    def __init__(self):
+        self.items = []
+
+
+def put(data, state):
+    state.items.append(data[2])
+
+
+def whole(name, state):
+    if "raise" in state.items:
+        raise ValueError(name)
+    return None if "none" in state.items else (name, 7, tuple(state.items))
+
+
+total = wallaroo.state_computation("total", state=Total, on_end=whole)(put)
+totals = wallaroo.state_computation_multi(
+    "totals", state=Total,
+    on_end=lambda name, state: [(name, item) for item in state.items])(put)
+wrong = wallaroo.state_computation_multi(
+    "wrong", state=Total, on_end=whole)(put)
+ITEMS = [("b", 1, 1), ("a", 2, 2), ("c", 3, "raise"), ("d", 4, "none"),
+         ("b", 5, 3)]
+
+
+def test_each_key_has_an_end():
+    assert ran(plain("in").key_by(key).to(total), {"in": ITEMS},
+               on_error="skip").values == [("a", 7, (2,)), ("b", 7, (1, 3))]
+    assert ran(plain("in").key_by(key).to(totals), {"in": ITEMS[:2]}
+               ).values == [("a", 2), ("b", 1)]
+    result = ran(plain("in").key_by(key).to(wrong), {"in": ITEMS[:1]},
+                 on_error="dead-letter")
+    assert "must return a list" in result.dead_letters[0].error
+    # In one place for all keys.
+    assert ran(plain("in").collect().to(totals), {"in": ITEMS[:2]}).values \
+        == [("collect-key-totals", 1), ("collect-key-totals", 2)]
+
+
+def test_no_end_without_one():
+    tcp = wallaroo.source("in", wallaroo.TCPSourceConfig(
+        "in", "localhost", "7000", lines_decoder))
+    assert not ran(tcp.key_by(key).to(total), {"in": ITEMS}).values
+    assert not ran(plain("in").key_by(key).to(total), {"in": ITEMS},
+                   until=10).values
+
+
+def test_windows_behind_an_end():
+    count = wallaroo.count_windows(3).with_timeout(None).over(Collect)
+    for first, windows in ((plain("in"), count), (source("in"), count),
+                           (source("in"), tumbling(10))):
+        result = ran(first.key_by(key).to(total).to(windows),
+                     {"in": ITEMS[:2]})
+        assert result.values == [("a", ((2,),)), ("b", ((1,),))]
+
+
+def test_classes_of_ones_own_have_ends():
+    class Own(wallaroo.StateComputation):
+        def name(self):
+            return "own"
+
+        def initial_state(self):
+            return Total()
+
+        def compute(self, data, state):
+            put(data, state)
+
+        def on_end(self, name, state):
+            return len(state.items)
+
+    assert ran(plain("in").key_by(key).to(Own()), {"in": ITEMS}).values == [
+        1, 2, 1, 1]
+
+
+def test_what_the_worker_calls_for_an_end():
+    compiled = _topology.compile_application(application(
+        plain("in").key_by(key).to(total)))
+    [stage] = [s for s in compiled.topology[4] if s[1] == "state"]
+    state = Total()
+    put(("a", 1, 5), state)
+    call = compiled.functions[stage[8]]
+    assert call(state, "a", None, 99, 0) == (
+        [(("a", 7, (5,)), 99)], 0, [], 0, False)
+    put(("a", 1, "raise"), state)
+    assert [str(e) for e in call(state, "a", None, 99, 0).errors] == ["a"]
+
+
+def test_a_function_for_the_end_takes_key_and_state():
+    with pytest.raises(wallaroo.WallarooParameterError, match="on_end of x"):
+        wallaroo.state_computation("x", state=Total, on_end=lambda a: a)(put)
+
+
 # -- the state --------------------------------------------------------------
 
 def filled():

@@ -13,7 +13,8 @@ import harness
 import killer
 import wallaroo.testing
 
-# Windows that no message fills and no time ends, one behind the other.
+# Windows that no message fills and no time ends, before and behind a step
+# that says nothing until its end.
 FINITE = '''
 import time
 import types
@@ -52,6 +53,21 @@ class Total(Count):
         accumulator[0] += pair[1]
 
 
+class Sum:
+    def __init__(self):
+        self.n = 0
+
+
+def whole(key, state):
+    time.sleep(SLEEP)
+    return (key, state.n)
+
+
+@wallaroo.state_computation("Sum", state=Sum, on_end=whole)
+def add(pair, state):
+    state.n += pair[1]
+
+
 @wallaroo.encoder
 def encode(pair):
     return "%s %d\\n" % pair
@@ -64,6 +80,7 @@ def application_setup(args):
         .key_by(by_word)
         .to(wallaroo.count_windows(1 << 40).with_timeout(None).over(Count))
         .key_by(by_letter)
+        .to(add)
         .to(wallaroo.range_windows(wallaroo.hours(5)).over(Total))
         .to_sink(wallaroo.FileSinkConfig(args[2], encode))))
 '''
@@ -72,7 +89,7 @@ def application_setup(args):
 @pytest.mark.parametrize("workers", [
     2, pytest.param(1, marks=pytest.mark.level("all")),
     pytest.param(3, marks=pytest.mark.level("all"))])
-def test_windows_close_when_the_source_has_ended(cluster, rng, workers):
+def test_all_comes_out_when_the_source_has_ended(cluster, rng, workers):
     app = cluster(FINITE.replace("SLEEP", "0.0005"), workers=workers)
     words = [rng.choice("ab") + str(rng.randrange(30)) for _ in range(1500)]
     source = app.write("input", "\n".join(words) + "\n")

@@ -65,7 +65,7 @@ t_step(struct host_app *h, int fn, bool multi, void *state, host_val in,
 	return (0);
 }
 
-enum { FN_TIME = 50, FN_LETTER, FN_EVENTS };
+enum { FN_TIME = 50, FN_LETTER, FN_EVENTS, FN_END };
 
 static int
 t_key(struct host_app *h, int fn, host_val v, struct buf *key,
@@ -233,6 +233,15 @@ t_window(struct host_app *h, int fn, void *state, struct slice key,
 
 	(void)h;
 	w->newest_ns = 0;
+	if (fn == FN_END) {		/* of a key of the state */
+		ck_assert_ptr_null(in);
+		host_window_reserve(w, 1);
+		w->time_ns[0] = time_ns;
+		host_out_add(out, xasprintf("%.*s!%lu", (int)key.len,
+		    (const char *)key.data, *n));
+		w->open = w->same = false;
+		return (0);
+	}
 	if (fn == FN_EVENTS)
 		return (events(n, key, in, time_ns, watermark, out, w));
 	if (in != NULL && strcmp(in, "raise") == 0) {
@@ -1253,6 +1262,55 @@ START_TEST(test_the_end_goes_round)
 }
 END_TEST
 
+/* Each key once, in order, wherever it is interrupted; what comes after a new
+ * beginning has another end. */
+START_TEST(test_keys_have_an_end)
+{
+	static struct topo_stage end_stages[4];
+	struct topo t;
+	struct bench b;
+	struct buf head = { 0 };
+	struct mp c;
+
+	memcpy(end_stages, stages, sizeof(end_stages));
+	end_stages[2].on_end = FN_END + 1;
+	begin_file(&b, &t, 0, 1);
+	t.stages = end_stages;
+	automaton_fini(&b.a);
+	b.a.nwindows = 0;
+	ck_assert_int_eq(automaton_init(&b.a, &(struct err){ .code =
+	    ERR_NONE }), 0);
+	ends(&b);
+	run(&b);
+	sent(&b, 0, "a=1\nb=1\na=2\nc=1\na!2\nb!1\nc!1\n");
+	ck_assert(automaton_ended(&b.a));
+	windows_pack(&b.a.windows[2], &head);
+	mp_init(&c, buf_slice(&head));
+	(void)mp_get_array(&c);
+	(void)mp_get_str(&c);
+	windows_unpack(&b.a.windows[2], &c, true);
+	ck_assert(mp_end(&c));
+	ck_assert_int_eq(automaton_load(&b.a, 2, slice_of("d", 1),
+	    slice_of("\1\0\0\0\0\0\0\0", 8), &(struct err){ .code =
+	    ERR_NONE }), 0);
+	ck_assert_int_eq(automaton_load(&b.a, 2, slice_of("", 0),
+	    slice_of("\1\0\0\0\0\0\0\0", 8), &(struct err){ .code =
+	    ERR_NONE }), 0);
+	ck_assert_uint_eq(b.a.windows[2].open.n, 1);	/* d alone */
+	b.a.sources[0].ended = false;			/* comes again */
+	b.a.progress.dirty = true;
+	automaton_turn_clear(&b.a);
+	tick(&b, 0, 8);
+	entry(&b, ENTRY_FILE, 0, 8, "b\n", 2, 0);
+	entry(&b, ENTRY_EOF, 0, 10, "", 1, ENTRY_SOURCE);
+	tick(&b, 0, 8);
+	run(&b);
+	sent(&b, 0, "b=2\n!1\na!2\nb!2\nc!1\nd!1\n");
+	buf_fini(&head);
+	end(&b);
+}
+END_TEST
+
 static struct topo_stage event_stages[] = {
 	{ .name = "split", .kind = STAGE_STEP, .next = 1, .exchange = -1,
 	    .multi = true },
@@ -2090,7 +2148,8 @@ UNIT_MAIN("automaton", test_counts_words, test_streams_cut_at_every_byte,
     test_a_key_that_waits_is_saved_before_it_changes, test_nondeterministic,
     test_windows_fire_when_full_or_late, test_errors_in_windows,
     test_windows_close_at_the_end, test_the_end_goes_round,
-    test_marks_that_are_joined, test_event_time_of_clients,
+    test_keys_have_an_end, test_marks_that_are_joined,
+    test_event_time_of_clients,
     test_idle_clients, test_event_time_of_workers, test_set_aside_in_a_timeout,
     test_replay_of_windows, test_custom_framing,
     test_set_aside_in_framing, test_garbage_in_files,

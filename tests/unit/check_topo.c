@@ -559,9 +559,10 @@ put_stage(struct buf *b, const char *kind, int next, int exchange)
 {
 	bool event = strcmp(kind, "event_time") == 0;
 	bool windows = strcmp(kind, "range_windows") == 0;
+	bool state = strcmp(kind, "state") == 0;
 	bool fn = strcmp(kind, "exchange") != 0 && strcmp(kind, "sinks") != 0;
 
-	mp_put_array(b, event || windows ? 10 : 8);
+	mp_put_array(b, event || windows ? 10 : state ? 9 : 8);
 	mp_put_str(b, kind);
 	mp_put_str(b, kind);
 	mp_put_int(b, next);
@@ -573,7 +574,8 @@ put_stage(struct buf *b, const char *kind, int next, int exchange)
 	if (event || windows) {
 		mp_put_uint(b, event ? 7 : 0);
 		mp_put_uint(b, event ? 2000000000 : 0);
-	}
+	} else if (state)
+		mp_put_int(b, 3);
 }
 
 /* Two sources, the first at stage 0, the second at `second`; the kinds of
@@ -596,11 +598,12 @@ parse_events(struct topo *t, int second, const char *const *kinds,
 	mp_put_array(&b, 2);
 	put_source(&b, "one", 0);
 	put_source(&b, "two", second);
-	mp_put_array(&b, (uint32_t)n + 3);
+	mp_put_array(&b, (uint32_t)n + 4);
 	for (i = 0; i < n; i++)
 		put_stage(&b, kinds[i], i + 1, -1);
 	put_stage(&b, "exchange", n + 1, 0);
 	put_stage(&b, "range_windows", n + 2, -1);
+	put_stage(&b, "state", n + 3, -1);
 	put_stage(&b, "sinks", -1, -1);
 	mp_put_array(&b, 1);
 	mp_put_array(&b, 8);
@@ -669,6 +672,8 @@ START_TEST(test_event_time)
 	ck_assert_uint_eq(t.stages[1].lateness_ns, 7);
 	ck_assert_uint_eq(t.stages[1].idle_ns, 2000000000);
 	ck_assert(t.stages[3].by_event);
+	ck_assert_int_eq(t.stages[4].on_end, 4);
+	ck_assert(stage_has_dues(&t.stages[4]));
 	topo_print(&t, &b);
 	ck_assert_ptr_nonnull(strstr(buf_str(&b), "lateness 7e-09s idle 2s"));
 	buf_fini(&b);
