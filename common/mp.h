@@ -43,8 +43,9 @@ mp_write_uint(uint8_t *p, uint64_t v)
 	return (p + 1);
 }
 
+/* What stands in front of n bytes. */
 static inline uint8_t *
-mp_write_bin(uint8_t *p, const void *data, size_t n)
+mp_write_head(uint8_t *p, size_t n)
 {
 	uint32_t big = htobe32((uint32_t)n);
 
@@ -60,6 +61,13 @@ mp_write_bin(uint8_t *p, const void *data, size_t n)
 		memcpy(p, &big, sizeof(big));
 		p += sizeof(big);
 	}
+	return (p);
+}
+
+static inline uint8_t *
+mp_write_bin(uint8_t *p, const void *data, size_t n)
+{
+	p = mp_write_head(p, n);
 	if (n > 0)
 		memcpy(p, data, n);
 	return (p + n);
@@ -98,8 +106,18 @@ uint64_t	mp_get_uint_long(struct mp *, uint64_t max);
 static inline uint64_t
 mp_get_uint(struct mp *c, uint64_t max)
 {
-	if (!c->bad && c->p < c->end && *c->p < 0x80 && *c->p <= max)
+	uint64_t v;
+
+	if (c->bad || c->p == c->end)
+		return (mp_get_uint_long(c, max));
+	if (*c->p < 0x80 && *c->p <= max)
 		return (*c->p++);
+	/* Times, positions and ids have 64 bits. */
+	if (*c->p == 0xcf && max == UINT64_MAX && c->end - c->p > 8) {
+		memcpy(&v, c->p + 1, sizeof(v));
+		c->p += 1 + sizeof(v);
+		return (be64toh(v));
+	}
 	return (mp_get_uint_long(c, max));
 }
 int64_t		mp_get_int(struct mp *);	/* accepts uints <= INT64_MAX */

@@ -12,10 +12,16 @@
 struct py_fn *
 py_fn_of(struct host_app *app, int fn, struct err *err)
 {
-	if (fn >= 0 && (size_t)fn < app->nfn)
+	if ((size_t)fn < app->nfn)	/* less than 0 is more than that */
 		return (&app->fn[fn]);
 	(void)err_set(err, ERR_CONFIG, "no function has number %d", fn);
 	return (NULL);
+}
+
+static inline bool
+is_known(struct host_app *app, int fn, struct err *err)
+{
+	return ((size_t)fn < app->nfn || py_fn_of(app, fn, err) != NULL);
 }
 
 /* Raise TypeError "NAME: must return WHAT, not TYPE". */
@@ -26,30 +32,52 @@ call_wrong_type(const struct py_fn *f, const char *what, PyObject *got)
 	    f->name, what, got == Py_None ? "None" : Py_TYPE(got)->tp_name);
 }
 
+static void __attribute__((noinline, cold))
+call_failed(struct host_app *app, struct err *err)
+{
+	(void)py_err_take(app, err, ERR_USER);
+}
+
 /*
  * Call f with one argument (second NULL) or two.  Returns new; NULL: *err is
  * set.  The arguments are borrowed.
  */
 static inline PyObject *
-call(struct host_app *app, int fn, PyObject *f, PyObject *first,
-    PyObject *second, struct err *err)
+call(struct host_app *app, PyObject *f, PyObject *first, PyObject *second,
+    struct err *err)
 {
 	/* The place in front is lent to methods, for their self. */
 	PyObject *args[3] = { NULL, first, second }, *r;
 	size_t n = second == NULL ? 1 : 2;
 
-	app->current = fn;
 	r = PyObject_Vectorcall(f, args + 1,
 	    n | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
-	if (r == NULL)
-		(void)py_err_take(app, err, ERR_USER);
-	app->current = -1;
+	if (__builtin_expect(r == NULL, 0))
+		call_failed(app, err);
 	return (r);
+}
+
+/* A str of ASCII as the bytes that it is; false: it is something else. */
+static inline bool
+add_ascii(struct buf *b, PyObject *o)
+{
+	const PyASCIIObject *s = (const PyASCIIObject *)(void *)o;
+
+	if (!PyUnicode_CheckExact(o) || !s->state.compact || !s->state.ascii)
+		return (false);
+	buf_add(b, s + 1, (size_t)s->length);
+	return (true);
+}
+
+static inline void
+add_bytes(struct buf *b, PyObject *o)
+{
+	buf_add(b, PyBytes_AS_STRING(o), (size_t)PyBytes_GET_SIZE(o));
 }
 
 /* As call, with bytes for the argument. */
 static PyObject *
-call_bytes(struct host_app *app, int fn, PyObject *f, struct slice s,
+call_bytes(struct host_app *app, PyObject *f, struct slice s,
     struct err *err)
 {
 	PyObject *bytes, *r;
@@ -60,7 +88,7 @@ call_bytes(struct host_app *app, int fn, PyObject *f, struct slice s,
 		(void)py_err_take(app, err, ERR_USER);
 		return (NULL);
 	}
-	r = call(app, fn, f, bytes, NULL, err);
+	r = call(app, f, bytes, NULL, err);
 	Py_DECREF(bytes);
 	return (r);
 }
@@ -78,7 +106,7 @@ py_frame_len(struct host_app *app, int fn, struct slice header,
 	if (f->frame_len == NULL)
 		return (err_set(err, ERR_CONFIG, "%s has no payload_length",
 		    f->name));
-	r = call_bytes(app, fn, f->frame_len, header, err);
+	r = call_bytes(app, f->frame_len, header, err);
 	if (r == NULL)
 		return (-1);
 	if (PyLong_Check(r))
@@ -96,12 +124,11 @@ int
 py_decode(struct host_app *app, int fn, struct slice s, host_val *out,
     struct err *err)
 {
-	const struct py_fn *f = py_fn_of(app, fn, err);
 	PyObject *r;
 
-	if (f == NULL)
+	if (!is_known(app, fn, err))
 		return (-1);
-	r = call_bytes(app, fn, f->call, s, err);
+	r = call_bytes(app, app->fn[fn].call, s, err);
 	if (r == NULL)
 		return (-1);
 	if (r == Py_None)
@@ -110,26 +137,15 @@ py_decode(struct host_app *app, int fn, struct slice s, host_val *out,
 	return (0);
 }
 
-int
-py_key(struct host_app *app, int fn, host_val in, struct buf *b,
-    struct err *err)
+/* The key is not what keys mostly are. */
+static int __attribute__((noinline))
+key_other(struct host_app *app, int fn, PyObject *key,
+    struct buf *b, struct err *err)
 {
-	const struct py_fn *f = py_fn_of(app, fn, err);
-	PyObject *key, *text = NULL, *bytes = NULL;
+	PyObject *text = NULL, *bytes = NULL;
 	long n;
 	int r = -1;
 
-	if (f == NULL)
-		return (-1);
-	key = call(app, fn, f->call, in, NULL, err);
-	if (key == NULL)
-		return (-1);
-	if (PyUnicode_CheckExact(key) && PyUnicode_IS_COMPACT_ASCII(key)) {
-		buf_add(b, PyUnicode_1BYTE_DATA(key),
-		    (size_t)PyUnicode_GET_LENGTH(key));
-		Py_DECREF(key);
-		return (0);
-	}
 	if (PyBytes_Check(key)) {
 		bytes = key;
 		Py_INCREF(bytes);
@@ -147,7 +163,8 @@ py_key(struct host_app *app, int fn, host_val in, struct buf *b,
 		else
 			text = PyUnicode_FromOrdinal((int)n);
 	} else
-		call_wrong_type(f, "a key of type str, bytes or int", key);
+		call_wrong_type(&app->fn[fn], "a key of type str, bytes or "
+		    "int", key);
 	if (text != NULL) {
 		bytes = PyUnicode_AsEncodedString(text, "utf-8",
 		    "surrogateescape");
@@ -159,29 +176,42 @@ py_key(struct host_app *app, int fn, host_val in, struct buf *b,
 		}
 	}
 	if (bytes != NULL) {
-		buf_add(b, PyBytes_AS_STRING(bytes),
-		    (size_t)PyBytes_GET_SIZE(bytes));
+		add_bytes(b, bytes);
 		r = 0;
 	} else
 		(void)py_err_take(app, err, ERR_USER);
 	Py_XDECREF(bytes);
 	Py_XDECREF(text);
+	return (r);
+}
+
+int
+py_key(struct host_app *app, int fn, host_val in, struct buf *b,
+    struct err *err)
+{
+	PyObject *key;
+	int r = 0;
+
+	if (!is_known(app, fn, err))
+		return (-1);
+	key = call(app, app->fn[fn].call, in, NULL, err);
+	if (key == NULL)
+		return (-1);
+	if (!add_ascii(b, key))
+		r = key_other(app, fn, key, b, err);
 	Py_DECREF(key);
 	return (r);
 }
 
 /* Take what a multi function returned apart.  Takes the reference r. */
 static int
-step_list(struct host_app *app, const struct py_fn *f, PyObject *r,
-    struct host_out *out, struct err *err)
+step_list(struct host_app *app, int fn, PyObject *r, struct host_out *out,
+    struct err *err)
 {
 	PyObject *o;
 	int rc = 0;
 
-	if (r != Py_None && !PyList_Check(r)) {
-		call_wrong_type(f, "a list or None", r);
-		rc = py_err_take(app, err, ERR_USER);
-	} else if (r != Py_None) {
+	if (PyList_Check(r)) {
 		for (Py_ssize_t i = 0; i < PyList_GET_SIZE(r); i++) {
 			o = PyList_GET_ITEM(r, i);	/* borrowed */
 			if (o == Py_None)
@@ -189,6 +219,9 @@ step_list(struct host_app *app, const struct py_fn *f, PyObject *r,
 			Py_INCREF(o);
 			host_out_add(out, o);
 		}
+	} else if (r != Py_None) {
+		call_wrong_type(&app->fn[fn], "a list or None", r);
+		rc = py_err_take(app, err, ERR_USER);
 	}
 	Py_DECREF(r);
 	return (rc);
@@ -198,16 +231,15 @@ int
 py_step(struct host_app *app, int fn, bool multi, void *state, host_val in,
     struct host_out *out, struct err *err)
 {
-	const struct py_fn *f = py_fn_of(app, fn, err);
 	PyObject *r;
 
-	if (f == NULL)
+	if (!is_known(app, fn, err))
 		return (-1);
-	r = call(app, fn, f->call, in, state, err);
+	r = call(app, app->fn[fn].call, in, state, err);
 	if (r == NULL)
 		return (-1);
 	if (multi)
-		return (step_list(app, f, r, out, err));
+		return (step_list(app, fn, r, out, err));
 	if (r == Py_None)
 		Py_DECREF(r);
 	else
@@ -350,45 +382,49 @@ py_window(struct host_app *app, int fn, void *state, struct slice key,
 	return (rc);
 }
 
+/* The output is neither bytes nor ASCII. */
+static int __attribute__((noinline))
+encode_other(struct host_app *app, int fn, PyObject *r,
+    struct buf *b, bool *none, struct err *err)
+{
+	PyObject *bytes = NULL;
+
+	*none = r == Py_None;
+	if (*none)
+		return (0);
+	if (PyBytes_Check(r)) {
+		bytes = r;
+		Py_INCREF(bytes);
+	} else if (PyUnicode_Check(r))
+		bytes = PyUnicode_AsUTF8String(r);
+	else
+		call_wrong_type(&app->fn[fn], "bytes, str or None", r);
+	if (bytes == NULL)
+		return (py_err_take(app, err, ERR_USER));
+	add_bytes(b, bytes);
+	Py_DECREF(bytes);
+	return (0);
+}
+
 int
 py_encode(struct host_app *app, int fn, host_val in, struct buf *b,
     bool *none, struct err *err)
 {
-	const struct py_fn *f = py_fn_of(app, fn, err);
-	PyObject *r, *bytes = NULL;
+	PyObject *r;
+	int rc = 0;
 
-	if (f == NULL)
+	if (!is_known(app, fn, err))
 		return (-1);
-	r = call(app, fn, f->call, in, NULL, err);
+	r = call(app, app->fn[fn].call, in, NULL, err);
 	if (r == NULL)
 		return (-1);
-	*none = r == Py_None;
-	if (*none) {
-		Py_DECREF(r);
-		return (0);
-	}
-	if (PyBytes_Check(r)) {
-		bytes = r;
-		Py_INCREF(bytes);
-	} else if (PyUnicode_CheckExact(r) && PyUnicode_IS_COMPACT_ASCII(r)) {
-		buf_add(b, PyUnicode_1BYTE_DATA(r),
-		    (size_t)PyUnicode_GET_LENGTH(r));
-		Py_DECREF(r);
-		return (0);
-	} else if (PyUnicode_Check(r))
-		bytes = PyUnicode_AsUTF8String(r);
-	else
-		call_wrong_type(f, "bytes, str or None", r);
-	if (bytes != NULL)
-		buf_add(b, PyBytes_AS_STRING(bytes),
-		    (size_t)PyBytes_GET_SIZE(bytes));
-	else
-		(void)py_err_take(app, err, ERR_USER);
+	*none = false;
+	if (PyBytes_CheckExact(r))
+		add_bytes(b, r);
+	else if (!add_ascii(b, r))
+		rc = encode_other(app, fn, r, b, none, err);
 	Py_DECREF(r);
-	if (bytes == NULL)
-		return (-1);
-	Py_DECREF(bytes);
-	return (0);
+	return (rc);
 }
 
 int
@@ -553,8 +589,9 @@ py_generate(struct host_app *app, int fn, host_val *out, struct err *err)
 	value = c->next;		/* now ours */
 	c->next = NULL;
 	if (value != NULL) {
-		cursor_set(c, call(app, fn, c->apply, value, NULL, &why),
-		    &why);
+		app->current = fn;
+		cursor_set(c, call(app, c->apply, value, NULL, &why), &why);
+		app->current = -1;
 		c->at++;
 	} else
 		cursor_ended(app, c);

@@ -84,7 +84,8 @@ struct py_codec {
 struct host_app {
 	struct py_fn	*fn;		/* [nfn] */
 	size_t		 nfn;
-	int		 current;	/* fn whose user code runs, or -1 */
+	int		 current;	/* fn of what is called for a state or
+					   window; for a record's, determ.h */
 	unsigned long	 thread;	/* the worker's */
 	PyThreadState	*idle;		/* between idle_enter and _leave */
 	struct py_codec	 codec;

@@ -37,11 +37,12 @@ static const char *
 module_step(void)
 {
 	const struct host_app *app = module_app;
+	int fn;
 
-	if (app == NULL || app->current < 0 ||
-	    (size_t)app->current >= app->nfn || !py_on_worker_thread(app))
+	if (app == NULL || !py_on_worker_thread(app))
 		return (NULL);
-	return (app->fn[app->current].name);
+	fn = app->current >= 0 ? app->current : determ_fn();
+	return (fn < 0 || (size_t)fn >= app->nfn ? NULL : app->fn[fn].name);
 }
 
 /* How much of a text of n bytes fits into max, not cutting a character. */

@@ -8,6 +8,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include "common/clock.h"
 #include "common/fault.h"
 #include "common/log.h"
 #include "common/mem.h"
@@ -27,14 +28,47 @@
 /* A message on its way down the pipeline, beside its value. */
 struct flow {
 	struct slice	 key;
-	uint64_t	 hash;		/* of the key, if hashed */
-	bool		 hashed;
+	uint64_t	 hash;		/* of the key */
 	uint32_t	 depth;		/* multi and window stages before */
 	struct origin	 o;
 	struct err	*err;		/* where errors go to */
 };
 
-static int run(struct automaton *, int, host_val, struct flow *);
+static int run(struct automaton *, const struct op *, host_val,
+	    struct flow *);
+
+static void
+init_stage(struct automaton *a, size_t i)
+{
+	const struct topo_stage *st = &a->topo->stages[i];
+	struct op *op = &a->ops[i];
+
+	if (stage_has_state(st))
+		keytab_init(&a->keys[i]);
+	if (stage_has_dues(st)) {
+		windows_init(&a->windows[i], st);
+		a->nwindows++;
+	}
+	op->next = st->next < 0 ? NULL : &a->ops[st->next];
+	op->keys = &a->keys[i];
+	op->kind = st->kind;
+	op->stage = (int)i;
+	op->fn = st->fn;
+	op->exchange = st->exchange;
+	op->multi = st->multi;
+	op->ends = st->on_end != 0;
+	op->bit = 1ULL << (i & 63);
+	op->at = NOTE_CALL(0, i);
+	op->in_stage = i + 1;
+}
+
+/* The one worker that writes sink i, or that all do themselves. */
+static bool
+is_sink_here(const struct automaton *a, size_t i)
+{
+	return (a->topo->sinks[i].exchange < 0 ||
+	    automaton_writer(a, i) == a->worker);
+}
 
 int
 automaton_init(struct automaton *a, struct err *err)
@@ -59,21 +93,23 @@ automaton_init(struct automaton *a, struct err *err)
 			a->live_sinks = i;	/* it is the last */
 		}
 	a->sources = xcalloc(a->topo->nsources + 1, sizeof(*a->sources));
+	a->source_hash = xcalloc(a->topo->nsources + 1,
+	    sizeof(*a->source_hash));
+	for (i = 0; i < a->topo->nsources; i++)
+		a->source_hash[i] = part_hash(slice_of(
+		    a->topo->sources[i].key, a->topo->sources[i].key_len));
 	a->marks = xcalloc(nturn + 1, sizeof(*a->marks));
 	a->keys = xcalloc(a->topo->nstages + 1, sizeof(*a->keys));
 	a->windows = xcalloc(a->topo->nstages + 1, sizeof(*a->windows));
-	for (i = 0; i < a->topo->nstages; i++) {
-		const struct topo_stage *st = &a->topo->stages[i];
-
-		if (stage_has_state(st))
-			keytab_init(&a->keys[i]);
-		if (stage_has_dues(st)) {
-			windows_init(&a->windows[i], st);
-			a->nwindows++;
-		}
-	}
+	a->ops = xcalloc(a->topo->nstages + 1, sizeof(*a->ops));
+	for (i = 0; i < a->topo->nstages; i++)
+		init_stage(a, i);
 	a->to_peer = xcalloc(nturn + 1, sizeof(*a->to_peer));
 	a->to_sink = xcalloc(a->topo->nsinks + 1, sizeof(*a->to_sink));
+	for (i = 0; i < a->topo->nsinks; i++) {
+		a->to_sink[i].here = is_sink_here(a, i);
+		a->to_sink[i].fn = a->topo->sinks[i].fn;
+	}
 	progress_init(a);
 	return (0);
 }
@@ -140,9 +176,9 @@ automaton_fini(struct automaton *a)
 		turn_fini(&a->to_peer[i]);
 	for (i = 0; i < a->topo->nsinks; i++)
 		turn_fini(&a->to_sink[i]);
-	buf_fini(&a->nextkey);
 	for (i = 0; i < AUTOMATON_DEPTH; i++) {
-		buf_fini(&a->keybuf[i]);
+		buf_fini(&a->keybuf[i][0]);
+		buf_fini(&a->keybuf[i][1]);
 		free(a->out[i].val);
 		free(a->win[i].time_ns);
 	}
@@ -154,35 +190,27 @@ automaton_fini(struct automaton *a)
 	buf_fini(&a->garbage);
 	buf_fini(&a->talk);
 	free(a->sources);
+	free(a->source_hash);
 	free(a->marks);
 	free(a->keys);
+	free(a->ops);
 	free(a->windows);
 	free(a->to_peer);
 	free(a->to_sink);
 }
 
-/* As part_hash. */
+/* As part_hash, where most are short. */
 static inline uint64_t
-hash_words(const uint64_t *v, size_t n)
+hash_bytes(struct slice s)
 {
-	return (XXH3_64bits(v, n * sizeof(*v)));
+	return (s.len <= 16 ? XXH3_64bits(s.data, s.len) : part_hash(s));
 }
 
 static inline void
 set_key(struct flow *f, struct slice key)
 {
 	f->key = key;
-	f->hashed = false;
-}
-
-/* It is asked for again and again. */
-static inline uint64_t
-hash_of(struct flow *f)
-{
-	if (!f->hashed)
-		f->hash = part_hash(f->key);
-	f->hashed = true;
-	return (f->hash);
+	f->hash = hash_bytes(key);
 }
 
 /* Of a record that comes in: its children share its width. */
@@ -221,8 +249,7 @@ static void
 flow_init(struct flow *f, struct slice key, const struct origin *o,
     struct err *err)
 {
-	f->key = key;
-	f->hashed = false;
+	set_key(f, key);
 	f->depth = 0;
 	f->o = *o;
 	f->err = err;
@@ -246,8 +273,9 @@ turn_begin(struct automaton *a, struct turn *t)
 	t->undo_data = t->data.len;
 	t->undo_lens = t->lens.len;
 	t->undo_nframes = t->nframes;
+	t->undo_start = t->start;
 	if (t->nframes > 0)
-		t->undo_last = t->frame[t->nframes - 1];
+		t->undo_last = *t->last;
 }
 
 static void
@@ -258,28 +286,26 @@ turn_undo(struct turn *t, uint64_t stamp)
 	t->data.len = t->undo_data;
 	t->lens.len = t->undo_lens;
 	t->nframes = t->undo_nframes;
-	if (t->nframes > 0)
-		t->frame[t->nframes - 1] = t->undo_last;
+	t->start = t->undo_start;
+	t->last = NULL;
+	if (t->nframes > 0) {
+		t->last = &t->frame[t->nframes - 1];
+		*t->last = t->undo_last;
+	}
 	t->undo_stamp = 0;
 }
 
-static void
-turn_frame(struct turn *t)
+/* The last frame, a new one that begins at `start`. */
+static void __attribute__((noinline))
+turn_frame(struct turn *t, size_t start)
 {
 	if (t->nframes == t->cap) {
 		t->cap = t->cap == 0 ? 4 : t->cap * 2;
 		t->frame = xreallocarray(t->frame, t->cap, sizeof(*t->frame));
 	}
-	memset(&t->frame[t->nframes++], 0, sizeof(*t->frame));
-}
-
-/* A frame begins where the one before it ends. */
-static inline bool
-turn_full(const struct turn *t)
-{
-	const struct turn_frame *f = &t->frame[t->nframes - 1];
-
-	return (f->end - (t->nframes == 1 ? 0 : f[-1].end) >= FRAME_BYTES);
+	t->last = &t->frame[t->nframes++];
+	memset(t->last, 0, sizeof(*t->last));
+	t->start = start;
 }
 
 /* One more record, ending where t->data now ends, was added. */
@@ -288,9 +314,9 @@ turn_added(struct automaton *a, struct turn *t, size_t before)
 {
 	struct turn_frame *f;
 
-	if (t->nframes == 0 || turn_full(t))
-		turn_frame(t);
-	f = &t->frame[t->nframes - 1];
+	if (t->last == NULL || before - t->start >= FRAME_BYTES)
+		turn_frame(t, before);
+	f = t->last;
 	f->pos = a->stamp;
 	f->index = a->index++;
 	f->records++;
@@ -304,6 +330,8 @@ turn_clear(struct turn *t)
 	t->data.len = 0;
 	t->lens.len = 0;
 	t->nframes = 0;
+	t->start = 0;
+	t->last = NULL;
 	t->undo_stamp = 0;
 }
 
@@ -374,11 +402,14 @@ automaton_aside_level(const struct automaton *a, uint64_t stamp,
 
 static inline void
 note_user(struct automaton *a, const struct origin *o, uint64_t call, int fn,
-    int stage)
+    uint64_t in_stage)
 {
-	STAT_SET(a->stats, in_stage, (uint64_t)(stage + 1));
-	STAT_SET(a->stats, in_user, 1);
-	NOTE(a->note->call, call);
+	struct journal_note *note = a->note;
+	struct stats *stats = a->stats;
+
+	STAT_SET(stats, in_stage, in_stage);
+	STAT_SET(stats, in_user, 1);
+	NOTE(note->call, call);
 	atomic_signal_fence(memory_order_seq_cst);
 	FAULT_POINT(user_call_before);
 	determ_enter(o, fn);
@@ -425,7 +456,18 @@ enter_user(struct automaton *a, const struct origin *o, int stage, int fn,
 {
 	if (__builtin_expect(a->naside > 0, 0) && is_aside(a, err))
 		return (-1);
-	note_user(a, o, NOTE_CALL(a->call, stage), fn, stage);
+	note_user(a, o, NOTE_CALL(a->call, stage), fn, (uint64_t)(stage + 1));
+	return (0);
+}
+
+/* The same where the stage is known as an op; fn may be another's. */
+static inline int
+enter_op(struct automaton *a, const struct origin *o, const struct op *op,
+    int fn, struct err *err)
+{
+	if (__builtin_expect(a->naside > 0, 0) && is_aside(a, err))
+		return (-1);
+	note_user(a, o, (uint64_t)a->call << 32 | op->at, fn, op->in_stage);
 	return (0);
 }
 
@@ -460,7 +502,7 @@ enter_framing(struct automaton *a, uint64_t pos, int fn, struct err *err)
 		return (not_called(s, "payload_length()", err));
 	host_where.position = 0;
 	NOTE(a->note->stamp, pos);
-	note_user(a, &fixed, NOTE_CALL(FRAMING_CALL, -1), fn, -1);
+	note_user(a, &fixed, NOTE_CALL(FRAMING_CALL, -1), fn, 0);
 	return (0);
 }
 
@@ -480,21 +522,30 @@ add_bytes(struct buf *b, struct slice raw)
 			buf_addf(b, "\\x%02x", raw.data[i]);
 }
 
+/* The key of an output that is made again, to be named. */
+static void __attribute__((noinline, cold))
+see_key(struct automaton *a, struct slice key)
+{
+	buf_addf(&a->seen, a->nseen++ == 0 ? "" : ", ");
+	add_bytes(&a->seen, key);
+}
+
 /*
  * An output of the entry at work, whether it leaves or has left already: a
  * replay must come to the same sum.
  */
-static void
-sum_output(struct automaton *a, uint64_t where, struct flow *f,
+static inline void
+sum_output(struct automaton *a, uint64_t where, const struct flow *f,
     struct slice value)
 {
-	uint64_t v[4] = { a->sum, where, hash_of(f), part_hash(value) };
+	__extension__ unsigned __int128 both = (unsigned __int128)
+	    (UINT64_C(0xe7037ed1a0b428db) ^ (a->sum + hash_bytes(value))) *
+	    (UINT64_C(0x8ebc6af09c88c6e3) ^ (f->hash + where));
 
-	a->sum = hash_words(v, 4);
-	if (a->stamp > a->drop || a->nseen >= SEEN_KEYS)
-		return;
-	buf_addf(&a->seen, a->nseen++ == 0 ? "" : ", ");
-	add_bytes(&a->seen, f->key);
+	/* The halves of a product depend on all bits of both factors. */
+	a->sum = (uint64_t)both ^ (uint64_t)(both >> 64);
+	if (a->stamp <= a->drop && a->nseen < SEEN_KEYS)
+		see_key(a, f->key);
 }
 
 /* Ways to a stage of windows; see window.h. */
@@ -543,6 +594,14 @@ write_event(uint8_t *p, const struct origin *o, const struct event *ev)
 }
 
 static void
+add_event(struct buf *b, const struct origin *o, const struct event *ev)
+{
+	uint8_t *p = write_event(buf_reserve(b, EVENT_MAX), o, ev);
+
+	b->len = (size_t)(p - b->data);
+}
+
+static void
 read_event(struct mp *c, struct origin *o, struct event *ev)
 {
 	o->event_ns = mp_get_uint(c, UINT64_MAX);
@@ -554,7 +613,26 @@ read_event(struct mp *c, struct origin *o, struct event *ev)
 	ev->width = mp_get_uint(c, UINT64_MAX);
 }
 
-/* A record for worker `to` through exchange x: value bytes are in scratch. */
+/* How a record for another worker begins, up to its value; room for that is
+ * made, too.  The number of its last byte is in t->data. */
+static inline void
+record_head(struct automaton *a, struct turn *t, struct slice key,
+    const struct origin *o, size_t room)
+{
+	uint8_t *p;
+
+	p = buf_reserve(&t->data, 5 * MP_UINT_MAX + 2 * MP_BIN_MAX +
+	    key.len + room + EVENT_MAX);
+	p = mp_write_uint(p, a->stamp);
+	p = mp_write_uint(p, a->index);
+	p = mp_write_bin(p, key.data, key.len);
+	p = mp_write_uint(p, o->time_ns);
+	p = mp_write_uint(p, o->id);
+	p = mp_write_uint(p, pack_distance(o->watermark, o->time_ns));
+	t->data.len = (size_t)(p - t->data.data);
+}
+
+/* A record for worker `to` through exchange x. */
 static void
 send_record(struct automaton *a, int x, uint32_t to, struct slice key,
     const struct origin *o, const struct event *ev, struct slice value)
@@ -565,15 +643,8 @@ send_record(struct automaton *a, int x, uint32_t to, struct slice key,
 
 	turn_begin(a, t);
 	before = t->data.len;
-	p = buf_reserve(&t->data, 5 * MP_UINT_MAX + 2 * MP_BIN_MAX +
-	    key.len + value.len + EVENT_MAX);
-	p = mp_write_uint(p, a->stamp);
-	p = mp_write_uint(p, a->index);
-	p = mp_write_bin(p, key.data, key.len);
-	p = mp_write_uint(p, o->time_ns);
-	p = mp_write_uint(p, o->id);
-	p = mp_write_uint(p, pack_distance(o->watermark, o->time_ns));
-	p = mp_write_bin(p, value.data, value.len);
+	record_head(a, t, key, o, value.len);
+	p = mp_write_bin(t->data.data + t->data.len, value.data, value.len);
 	if (ev != NULL)
 		p = write_event(p, o, ev);
 	t->data.len = (size_t)(p - t->data.data);
@@ -599,19 +670,28 @@ send_mark(struct automaton *a, int x, uint32_t to, const struct reach *r)
 	turn_added(a, t, before);
 }
 
+/* The bytes in b from `before` on are one more record of this sink. */
+static inline void
+sink_added(struct automaton *a, struct turn *t, size_t before)
+{
+	uint32_t len = (uint32_t)(t->data.len - before);
+
+	memcpy(buf_reserve(&t->lens, sizeof(len)), &len, sizeof(len));
+	t->lens.len += sizeof(len);
+	turn_added(a, t, before);
+}
+
 /* Bytes for the sink that this worker writes. */
 static void
 sink_bytes(struct automaton *a, size_t sink, struct slice bytes)
 {
 	struct turn *t = &a->to_sink[sink];
-	uint32_t len = (uint32_t)bytes.len;
 	size_t before;
 
 	turn_begin(a, t);
 	before = t->data.len;
 	buf_add(&t->data, bytes.data, bytes.len);
-	buf_add(&t->lens, &len, sizeof(len));
-	turn_added(a, t, before);
+	sink_added(a, t, before);
 }
 
 /* Bytes for a sink, wherever it is written. */
@@ -619,19 +699,14 @@ static void
 to_sink(struct automaton *a, size_t sink, const struct origin *o,
     struct slice bytes)
 {
-	const struct topo_sink *s = &a->topo->sinks[sink];
-	uint32_t owner;
-
-	if (a->stamp <= a->drop) {
+	if (a->stamp <= a->drop)
 		a->index++;
-		return;
-	}
-	owner = s->exchange < 0 ? a->worker : automaton_writer(a, sink);
-	if (owner == a->worker)
+	else if (a->to_sink[sink].here)
 		sink_bytes(a, sink, bytes);
 	else
-		send_record(a, s->exchange, owner, slice_of(NULL, 0), o,
-		    NULL, bytes);
+		send_record(a, a->topo->sinks[sink].exchange,
+		    automaton_writer(a, sink), slice_of(NULL, 0), o, NULL,
+		    bytes);
 }
 
 static int
@@ -708,7 +783,8 @@ add_message(struct automaton *a, struct buf *b, const struct spot *at,
 		    "it killed the process, too)\"");
 		return;
 	}
-	note_user(a, o, NOTE_CALL(a->call, stage), LETTER_FN, stage);
+	note_user(a, o, NOTE_CALL(a->call, stage), LETTER_FN,
+	    (uint64_t)(stage + 1));
 	a->host->repr(a->app, v, &shown);
 	r = a->host->pack(a->app, (host_val)(uintptr_t)v, &packed, &err);
 	leave_user(a);
@@ -879,7 +955,7 @@ make_state(struct automaton *a, int stage, struct flow *f, struct kent *e)
 	if (r == -1)
 		return (NULL);
 	if (e == NULL) {
-		e = keytab_add(&a->keys[stage], f->key, hash_of(f));
+		e = keytab_add(&a->keys[stage], f->key, f->hash);
 		a->nkeys++;
 		STAT_SET(a->stats, keys, a->nkeys);
 	}
@@ -903,45 +979,47 @@ find_saved(struct automaton *a, size_t stage, struct slice key, uint64_t hash,
 
 /* The key's, which is there afterwards; NULL: *err is set. */
 static inline struct kent *
-state_of(struct automaton *a, int stage, struct flow *f)
+state_of(struct automaton *a, const struct op *op, struct flow *f)
 {
-	struct keytab *t = &a->keys[stage];
-	struct kent *e = keytab_find(t, f->key, hash_of(f));
+	struct keytab *t = op->keys;
+	struct kent *e = keytab_find(t, f->key, f->hash);
 
 	if (e == NULL && __builtin_expect(t->partial, 0) && find_saved(a,
-	    (size_t)stage, f->key, hash_of(f), &e, f->err) == -1)
+	    (size_t)op->stage, f->key, f->hash, &e, f->err) == -1)
 		return (NULL);
 	if ((e == NULL || e->obj == NULL) &&
-	    (e = make_state(a, stage, f, e)) == NULL)
+	    (e = make_state(a, op->stage, f, e)) == NULL)
 		return (NULL);
+	if (e->round == t->round)
+		return (e);
 	if (keytab_waits(t, e) && !planted("RULE8D"))
-		a->save_first(a->save_arg, (size_t)stage, e);
+		a->save_first(a->save_arg, (size_t)op->stage, e);
 	keytab_touch(t, e);
 	return (e);
 }
 
 /* Call the function of a STEP or STATE stage. */
 static inline int
-call(struct automaton *a, int stage, const struct topo_stage *st, host_val v,
-    struct flow *f, struct host_out *out)
+call(struct automaton *a, const struct op *op, host_val v, struct flow *f,
+    struct host_out *out)
 {
 	struct kent *e;
 	void *obj = NULL;
 	int r;
 
 	a->call++;
-	a->steps |= 1ULL << (stage & 63);
+	a->steps |= op->bit;
 	host_where.key = f->key;
-	if (st->kind == STAGE_STATE) {
-		if ((e = state_of(a, stage, f)) == NULL)
+	if (op->kind == STAGE_STATE) {
+		if ((e = state_of(a, op, f)) == NULL)
 			return (-1);
 		obj = e->obj;
-		if (__builtin_expect(st->on_end != 0, 0))
-			windows_state(&a->windows[stage], e);
+		if (__builtin_expect(op->ends, 0))
+			windows_state(&a->windows[op->stage], e);
 	}
-	if (enter_user(a, &f->o, stage, st->fn, f->err) == -1)
+	if (enter_op(a, &f->o, op, op->fn, f->err) == -1)
 		return (-1);
-	r = a->host->step(a->app, st->fn, st->multi, obj, v, out, f->err);
+	r = a->host->step(a->app, op->fn, op->multi, obj, v, out, f->err);
 	leave_user(a);
 	return (r);
 }
@@ -956,25 +1034,30 @@ free_outputs(struct automaton *a, struct host_out *out, size_t from)
 	out->n = 0;
 }
 
-/* Each output of a multi computation goes down the pipeline in turn. */
+/*
+ * Each output of a multi computation goes down the pipeline in turn: all but
+ * the last one here.  That is left, and *f is its.  -1: all are gone.
+ */
 static int
-run_outputs(struct automaton *a, const struct topo_stage *st,
-    struct host_out *out, const struct flow *f)
+run_outputs(struct automaton *a, const struct op *op, struct host_out *out,
+    struct flow *f)
 {
 	size_t i, n = out->n;
 	struct flow child;
 
-	for (i = 0; i < n; i++) {
+	for (i = 0; i + 1 < n; i++) {
 		child = *f;
 		child.depth++;
-		child.o.id = determ_child(&f->o, st->fn, i);
 		event_child(a, f->depth, i, n);
-		if (run(a, st->next, out->val[i], &child) == -1) {
+		child.o.id = determ_child(&f->o, op->fn, i);
+		if (run(a, op->next, out->val[i], &child) == -1) {
 			free_outputs(a, out, i + 1);
 			return (-1);
 		}
 	}
-	out->n = 0;
+	event_child(a, f->depth, i, n);
+	f->depth++;
+	f->o.id = determ_child(&f->o, op->fn, i);
 	return (0);
 }
 
@@ -991,113 +1074,175 @@ sink_error(struct automaton *a, size_t i, const void *v,
 	    f->err));
 }
 
-static int
-run_sink(struct automaton *a, size_t i, int stage, host_val v,
+/* What leaves from here is made where it leaves from. */
+static inline int __attribute__((always_inline))
+run_sink(struct automaton *a, size_t i, const struct op *op, host_val v,
     struct flow *f)
 {
-	const struct topo_sink *s = &a->topo->sinks[i];
-	bool none = false;
+	struct turn *t = &a->to_sink[i];
+	bool leaves = a->stamp > a->drop, none = false;
+	struct buf *b = &a->scratch;
+	struct slice bytes;
+	size_t before = 0;
 	int r;
 
 	a->call++;
-	buf_clear(&a->scratch);
-	host_where.key = f->key;
-	r = enter_user(a, &f->o, stage, s->fn, f->err);
+	if (leaves && t->here) {
+		turn_begin(a, t);
+		b = &t->data;
+		before = b->len;
+	} else
+		buf_clear(b);
+	r = enter_op(a, &f->o, op, t->fn, f->err);
 	if (r == 0) {
-		r = a->host->encode(a->app, s->fn, v, &a->scratch, &none,
-		    f->err);
+		r = a->host->encode(a->app, t->fn, v, b, &none, f->err);
 		leave_user(a);
 	}
+	bytes = slice_of(b->data + before, b->len - before);
 	if (r == 0 && !none)
-		r = check_size(a, a->scratch.len, "an output", f->err);
-	if (r == -1)
-		return (sink_error(a, i, v, f));
-	if (none)
-		return (0);
-	sum_output(a, i, f, buf_slice(&a->scratch));
-	if (a->stamp > a->drop)
+		r = check_size(a, bytes.len, "an output", f->err);
+	if (r == -1 || none) {
+		b->len = before;
+		return (r == -1 ? sink_error(a, i, v, f) : 0);
+	}
+	sum_output(a, i, f, bytes);
+	if (leaves)
 		STAT_ADD(a->stats, records_out, 1);
-	to_sink(a, i, &f->o, buf_slice(&a->scratch));
+	if (b == &t->data)
+		sink_added(a, t, before);
+	else
+		to_sink(a, i, &f->o, bytes);
 	return (0);
 }
 
 /* Takes v. */
-static int
-run_sinks(struct automaton *a, int stage, host_val v, struct flow *f)
+static int __attribute__((noinline))
+run_sinks(struct automaton *a, const struct op *op, host_val v,
+    struct flow *f)
 {
 	size_t i;
 	int r = 0;
 
+	host_where.key = f->key;
 	/* The dead letters' is the last one. */
 	for (i = 0; i < a->live_sinks && r == 0; i++)
-		r = run_sink(a, i, stage, v, f);
+		r = run_sink(a, i, op, v, f);
 	a->host->val_free(a->app, v);
+	return (r);
+}
+
+/*
+ * One byte string that is what b has from `at` + 2 on: the head goes in front,
+ * and that mostly fits.
+ */
+static struct slice
+close_bin(struct buf *b, size_t at)
+{
+	uint8_t head[MP_BIN_MAX], *p;
+	size_t n, len = b->len - at - 2;
+
+	n = (size_t)(mp_write_head(head, len) - head);
+	if (n > 2) {
+		(void)buf_reserve(b, n - 2);
+		p = b->data + at + 2;
+		memmove(p + n - 2, p, len);
+		b->len += n - 2;
+	}
+	memcpy(b->data + at, head, n);
+	return (slice_of(b->data + at + n, len));
+}
+
+/* The message as bytes at the end of b; -1: b is as it was. */
+static inline int
+hop_pack(struct automaton *a, const struct op *op, host_val v, struct buf *b,
+    struct flow *f)
+{
+	size_t before = b->len;
+	int r;
+
+	r = enter_op(a, &f->o, op, op->fn, f->err);
+	if (r == 0) {
+		r = a->host->pack(a->app, v, b, f->err);
+		leave_user(a);
+	}
+	if (r == 0)
+		r = check_size(a, b->len - before + f->key.len, "a message",
+		    f->err);
 	return (r);
 }
 
 /* Takes v: it goes to another worker. */
 static int
-hop(struct automaton *a, int stage, uint32_t to, host_val v, struct flow *f)
+hop(struct automaton *a, const struct op *op, uint32_t to, host_val v,
+    struct flow *f)
 {
-	const struct topo_stage *st = &a->topo->stages[stage];
+	uint64_t where = (uint64_t)(uint32_t)op->exchange << 32 | to;
+	struct turn *t = &a->to_peer[(size_t)op->exchange * a->workers + to];
+	bool leaves = a->stamp > a->drop;
+	struct buf *b = leaves ? &t->data : &a->scratch;
+	size_t before, at;
 	int r;
 
 	a->call++;
-	buf_clear(&a->scratch);
-	r = enter_user(a, &f->o, stage, st->fn, f->err);
-	if (r == 0) {
-		r = a->host->pack(a->app, v, &a->scratch, f->err);
-		leave_user(a);
+	if (leaves) {
+		turn_begin(a, t);
+		before = at = b->len;
+		record_head(a, t, f->key, &f->o, 0);
+		at = b->len;
+		b->len += 2;		/* of the value's head */
+	} else {
+		buf_clear(b);
+		before = at = 0;
 	}
-	if (r == 0)
-		r = check_size(a, a->scratch.len + f->key.len, "a message",
-		    f->err);
+	r = hop_pack(a, op, v, b, f);
 	if (r == -1) {
-		r = stage_error(a, stage, v, f);
+		b->len = before;
+		r = stage_error(a, op->stage, v, f);
 		a->host->val_free(a->app, v);
 		return (r);
 	}
 	a->host->val_free(a->app, v);
-	sum_output(a, (uint64_t)(uint32_t)st->exchange << 32 | to, f,
-	    buf_slice(&a->scratch));
-	if (a->stamp > a->drop)
-		send_record(a, st->exchange, to, f->key, &f->o,
-		    a->by_event ? &a->event[f->depth] : NULL,
-		    buf_slice(&a->scratch));
-	else				/* has left already */
+	if (leaves) {
+		sum_output(a, where, f, close_bin(b, at));
+		if (a->by_event)
+			add_event(b, &f->o, &a->event[f->depth]);
+		turn_added(a, t, before);
+	} else {			/* has left already */
+		sum_output(a, where, f, buf_slice(b));
 		a->index++;
+	}
 	return (0);
 }
 
 /* --- keys ----------------------------------------------------------------- */
 
 static inline int
-new_key(struct automaton *a, int stage, const struct topo_stage *st,
-    host_val v, struct flow *f)
+new_key(struct automaton *a, const struct op *op, host_val v, struct flow *f)
 {
-	struct buf *b = &a->nextkey, was;
+	const char *name;
+	struct buf *b;
 	int r;
 
-	if (st->kind == STAGE_COLLECT) {
-		set_key(f, slice_of(st->name, strlen(st->name)));
+	if (op->kind == STAGE_COLLECT) {
+		name = a->topo->stages[op->stage].name;
+		set_key(f, slice_of(name, strlen(name)));
 		return (0);
 	}
 	a->call++;
+	/* The key before is in the other one, and a letter may need it. */
+	b = &a->keybuf[f->depth][a->keyturn[f->depth]];
 	buf_clear(b);
 	host_where.key = f->key;
-	if (enter_user(a, &f->o, stage, st->fn, f->err) == -1)
+	if (enter_op(a, &f->o, op, op->fn, f->err) == -1)
 		return (-1);
-	r = a->host->key(a->app, st->fn, v, b, f->err);
+	r = a->host->key(a->app, op->fn, v, b, f->err);
 	leave_user(a);
 	if (r == 0)
 		r = check_size(a, b->len, "a key", f->err);
 	if (r == -1)
 		return (-1);
-	/* The key before is in keybuf, and a letter may need it until now. */
-	was = a->keybuf[f->depth];
-	a->keybuf[f->depth] = *b;
-	*b = was;
-	set_key(f, buf_slice(&a->keybuf[f->depth]));
+	a->keyturn[f->depth] ^= 1;
+	set_key(f, buf_slice(b));
 	return (0);
 }
 
@@ -1117,19 +1262,20 @@ key_order(struct slice key)
 
 /* The function gives 8 bytes, as if it were a key. */
 static int
-take_time(struct automaton *a, int stage, const struct topo_stage *st,
-    host_val v, struct flow *f)
+take_time(struct automaton *a, const struct op *op, host_val v,
+    struct flow *f)
 {
-	struct buf *b = &a->nextkey;
+	/* The one of the two that has no key now. */
+	struct buf *b = &a->keybuf[f->depth][a->keyturn[f->depth]];
 	uint64_t t;
 	int r;
 
 	a->call++;
 	buf_clear(b);
 	host_where.key = f->key;
-	if (enter_user(a, &f->o, stage, st->fn, f->err) == -1)
+	if (enter_op(a, &f->o, op, op->fn, f->err) == -1)
 		return (-1);
-	r = a->host->key(a->app, st->fn, v, b, f->err);
+	r = a->host->key(a->app, op->fn, v, b, f->err);
 	leave_user(a);
 	if (r == -1)
 		return (-1);
@@ -1139,7 +1285,7 @@ take_time(struct automaton *a, int stage, const struct topo_stage *st,
 	memcpy(&t, b->data, sizeof(t));
 	f->o.event_ns = be64toh(t);
 	if (a->part != NULL)
-		a->event[f->depth].seen_ns = progress_event(a, stage,
+		a->event[f->depth].seen_ns = progress_event(a, op->stage,
 		    a->part, f->o.event_ns, a->now_ns);
 	return (0);
 }
@@ -1222,7 +1368,7 @@ run_fired(struct automaton *a, int stage, const struct flow *f)
 		child.o.via = via_windows(a, stage);
 		if (a->by_event)
 			event_of_window(a, stage, f, &child, i);
-		if (run(a, st->next, out->val[i], &child) == -1) {
+		if (run(a, &a->ops[st->next], out->val[i], &child) == -1) {
 			free_outputs(a, out, i + 1);
 			return (-1);
 		}
@@ -1247,7 +1393,7 @@ enter_windows(struct automaton *a, int stage, struct flow *f)
 	a->call++;
 	a->steps |= 1ULL << (stage & 63);
 	host_where.key = f->key;
-	e = state_of(a, stage, f);
+	e = state_of(a, &a->ops[stage], f);
 	if (e != NULL && enter_user(a, &f->o, stage,
 	    fn_of_dues(&a->topo->stages[stage]), f->err) == -1)
 		return (NULL);
@@ -1314,77 +1460,76 @@ run_windows(struct automaton *a, int stage, host_val v, struct flow *f)
 
 /* --- the pipeline: one message from stage s to where it leaves ---------- */
 
+/* Takes v. */
+static int
+run_failed(struct automaton *a, const struct op *op, host_val v,
+    struct flow *f)
+{
+	int r = stage_error(a, op->stage, v, f);
+
+	a->host->val_free(a->app, v);
+	return (r);
+}
+
 /* Takes v; *f is this message's alone. */
 static int
-run(struct automaton *a, int s, host_val v, struct flow *f)
+run(struct automaton *a, const struct op *op, host_val v, struct flow *f)
 {
-	const struct topo_stage *st;
 	struct host_out *out = &a->out[f->depth];
 	uint32_t owner;
 	int r;
 
-	for (;; s = st->next) {
-		st = &a->topo->stages[s];
-		switch (st->kind) {
-		case STAGE_STEP:
-		case STAGE_STATE:
+	for (;; op = op->next)
+		if (op->kind <= STAGE_STATE) {
 			out->n = 0;
-			if (call(a, s, st, v, f, out) == -1) {
+			if (call(a, op, v, f, out) == -1) {
 				free_outputs(a, out, 0);
-				r = stage_error(a, s, v, f);
-				a->host->val_free(a->app, v);
-				return (r);
+				return (run_failed(a, op, v, f));
 			}
 			a->host->val_free(a->app, v);
 			if (out->n == 0)
 				return (0);
-			if (st->multi)
-				return (run_outputs(a, st, out, f));
-			v = out->val[0];
+			if (op->multi && run_outputs(a, op, out, f) == -1)
+				return (-1);
+			v = out->val[out->n - 1];
 			out->n = 0;
-			break;
-		case STAGE_EVENT_TIME:
-			if (take_time(a, s, st, v, f) == -1) {
-				r = stage_error(a, s, v, f);
-				a->host->val_free(a->app, v);
-				return (r);
-			}
-			break;
-		case STAGE_KEY_BY:
-		case STAGE_COLLECT:
-			if (new_key(a, s, st, v, f) == -1) {
-				r = stage_error(a, s, v, f);
-				a->host->val_free(a->app, v);
-				return (r);
-			}
-			/* FALLTHROUGH */
-		case STAGE_EXCHANGE:
-			if (st->exchange < 0)
-				break;
-			owner = a->table[part_of(hash_of(f), a->bits)];
+			out = &a->out[f->depth];
+		} else if (op->kind <= STAGE_EXCHANGE) {
+			if (op->kind != STAGE_EXCHANGE &&
+			    new_key(a, op, v, f) == -1)
+				return (run_failed(a, op, v, f));
+			if (op->exchange < 0)
+				continue;
+			owner = a->workers == 1 ? 0 :
+			    a->table[part_of(f->hash, a->bits)];
 			if (owner != a->worker)
-				return (hop(a, s, owner, v, f));
-			f->o.via = via_exchange(a, st->exchange, a->worker);
-			break;
-		case STAGE_RANGE:
-		case STAGE_COUNT:
-			r = run_windows(a, s, v, f);
+				return (hop(a, op, owner, v, f));
+			f->o.via = via_exchange(a, op->exchange, a->worker);
+		} else if (op->kind == STAGE_SINKS)
+			return (run_sinks(a, op, v, f));
+		else if (op->kind == STAGE_EVENT_TIME) {
+			if (take_time(a, op, v, f) == -1)
+				return (run_failed(a, op, v, f));
+		} else {
+			r = run_windows(a, op->stage, v, f);
 			a->host->val_free(a->app, v);
 			return (r);
-		case STAGE_SINKS:
-			return (run_sinks(a, s, v, f));
 		}
-	}
 }
 
 /* --- decode: bytes of a source to records -------------------------------- */
 
-static uint64_t
-origin_id(uint64_t source, uint64_t channel, uint64_t off)
+/* Of what a source gives on one of its ways; different for each offset. */
+static inline uint64_t
+origin_base(uint64_t source, uint64_t channel)
 {
-	uint64_t v[3] = { source, channel, off };
+	return (determ_mix(channel + determ_mix(source + 1)));
+}
 
-	return (hash_words(v, 3));
+static inline uint64_t
+origin_id(uint64_t base, uint64_t off)
+{
+	return (determ_mix(base + UINT64_C(0x9e3779b97f4a7c15) * off));
 }
 
 /* A record that a source gives: its watermark is its time, since the times
@@ -1407,13 +1552,13 @@ source_error(struct automaton *a, uint32_t s, struct slice key,
 	return (user_error(a, &at, key, NULL, payload, o, err));
 }
 
-/* One whole payload of source s, with the key that it has there; f->o and
- * f->err are set. */
-static int
-record(struct automaton *a, uint32_t s, struct slice key,
+/* One whole payload of source s, which is src, with the key that it has there
+ * and that key's hash; f->o and f->err are set. */
+static inline int __attribute__((always_inline))
+record_of(struct automaton *a, uint32_t s, const struct topo_source *src,
+    struct slice key, uint64_t hash,
     struct slice payload, struct flow *f)
 {
-	const struct topo_source *src = &a->topo->sources[s];
 	host_val v = NULL;
 	int r;
 
@@ -1428,9 +1573,18 @@ record(struct automaton *a, uint32_t s, struct slice key,
 		return (source_error(a, s, key, payload, &f->o, f->err));
 	if (v == NULL)
 		return (0);
-	set_key(f, key);
+	f->key = key;
+	f->hash = hash;
 	f->depth = 0;
-	return (run(a, src->next, v, f));
+	return (run(a, &a->ops[src->next], v, f));
+}
+
+static int
+record(struct automaton *a, uint32_t s, struct slice key,
+    struct slice payload, struct flow *f)
+{
+	return (record_of(a, s, &a->topo->sources[s], key, hash_bytes(key),
+	    payload, f));
 }
 
 static uint64_t
@@ -1527,14 +1681,19 @@ cut_record(struct automaton *a, const struct topo_source *src, struct slice s,
 	    why) : cut_frame(a, src, s, pos, c, why, err));
 }
 
-/* The bytes of a source in entry e, from offset `from` on. */
+/* The bytes of a source in entry e. */
 struct intake {
+	const struct entry	*e;
+	const struct topo_source *src;	/* NULL: there are none to take */
 	uint32_t		 source;
-	uint64_t		 channel;
+	uint64_t		 channel;	/* 0: a file */
+	uint64_t		 base;	/* of its records' ids */
 	struct buf		*rem;	/* what came before them */
 	struct part		*part;	/* whose watermark is theirs */
-	const struct entry	*e;
-	size_t			 from;
+	uint64_t		*off;	/* how far it is taken */
+	struct in_conn		*conn;	/* or NULL */
+	bool			 lines;
+	size_t			 from;	/* go on here */
 	/* What take_record has to say. */
 	size_t			 taken;	/* bytes of the entry */
 	bool			 had;	/* a record was processed */
@@ -1572,7 +1731,7 @@ take_frame(struct automaton *a, struct intake *in, struct slice frame,
 	const struct topo_source *src = &a->topo->sources[in->source];
 	struct in_source *s = &a->sources[in->source];
 	const struct entry *e = in->e;
-	struct in_conn *c = find_conn(a, in->channel);
+	struct in_conn *c = in->conn;
 	uint64_t end = e->off + in->from + in->taken;
 	struct session x = { .src = src, .streams = &s->streams,
 	    .conn = c->id, .reply = &c->reply,
@@ -1593,7 +1752,8 @@ take_frame(struct automaton *a, struct intake *in, struct slice frame,
 		return (-1);
 	}
 	event_begin(a, in->source, x.stream, x.id, &s->part);
-	f.o = source_origin(e, origin_id(in->source, x.stream, x.id));
+	f.o = source_origin(e, origin_id(origin_base(in->source, x.stream),
+	    x.id));
 	f.err = err;
 	return (record(a, in->source, x.key, x.body, &f));
 }
@@ -1613,8 +1773,7 @@ take_payload(struct automaton *a, struct intake *in, struct slice payload,
 	if (src->framing == FRAMING_CONNECTOR)
 		return (take_frame(a, in, payload, err));
 	event_begin(a, in->source, in->channel, e->off + end, in->part);
-	f.o = source_origin(e, origin_id(in->source, in->channel,
-	    e->off + end));
+	f.o = source_origin(e, origin_id(in->base, e->off + end));
 	f.err = err;
 	return (record(a, in->source, slice_of(src->key, src->key_len),
 	    payload, &f));
@@ -1624,7 +1783,7 @@ take_payload(struct automaton *a, struct intake *in, struct slice payload,
 static int
 take_joined(struct automaton *a, struct intake *in, struct err *err)
 {
-	const struct topo_source *src = &a->topo->sources[in->source];
+	const struct topo_source *src = in->src;
 	const uint8_t *data = in->e->data + in->from, *nl;
 	size_t n, known = 0, len = in->e->len - in->from;
 	struct buf *rem = in->rem;
@@ -1663,14 +1822,13 @@ take_joined(struct automaton *a, struct intake *in, struct err *err)
 static inline int
 take_record(struct automaton *a, struct intake *in, struct err *err)
 {
-	const struct topo_source *src = &a->topo->sources[in->source];
+	const struct topo_source *src = in->src;
 	struct slice data = slice_of(in->e->data + in->from,
 	    in->e->len - in->from);
 	struct cut c;
 
 	in->taken = 0;
 	in->had = false;
-	in->why = "";
 	err->code = ERR_NONE;
 	if (in->rem->len > 0)
 		return (take_joined(a, in, err));
@@ -1725,62 +1883,81 @@ framing_aside(struct automaton *a, uint32_t s, const struct buf *rem,
 	    e->len - from), &o, e->pos + ENTRY_HEADER + from, err);
 }
 
-static int
-on_bytes(struct automaton *a, struct entry *e, size_t from, size_t *used,
-    struct err *err)
+/* Is there anything to be taken from entry e, and for whom? */
+static void
+intake_begin(struct automaton *a, struct intake *in, const struct entry *e)
 {
-	struct in_conn *c = find_conn(a, e->channel);
-	struct intake in = { .channel = e->channel, .e = e, .from = from };
-	int r;
+	struct in_conn *c;
 
-	*used = e->len;
-	if (c == NULL || c->bad || c->eof)
-		return (0);
-	in.source = c->source;
-	in.rem = &c->rem;
-	in.part = &c->part;
-	r = take_record(a, &in, err);
-	if (r == -1 && (err->code == ERR_NONE || !in.had)) {
-		if (err->code == ERR_USER)
-			log_error("%s", err->text);
-		if (err->code == ERR_POISON)
-			framing_aside(a, c->source, &c->rem, e, from, err);
-		if (!in.had && a->topo->sources[c->source].framing ==
-		    FRAMING_CONNECTOR) {
-			session_refuse(&c->reply, in.why);
-			note_talk(a, c);
-		}
-		stream_garbage(a, c, in.why);
-		return (0);
-	}
-	if (r == -1)
+	memset(in, 0, sizeof(*in));
+	in->e = e;
+	if (e->type == ENTRY_FILE) {
+		in->source = (uint32_t)e->channel;
+		in->rem = &a->sources[in->source].rem;
+		in->part = &a->sources[in->source].part;
+		in->off = &a->sources[in->source].off;
+		in->base = origin_base(in->source, 0);
+	} else if (e->type == ENTRY_BYTES && (c = find_conn(a, e->channel)) !=
+	    NULL && !c->bad && !c->eof) {
+		in->source = c->source;
+		in->channel = e->channel;
+		in->rem = &c->rem;
+		in->part = &c->part;
+		in->off = &c->off;
+		in->conn = c;
+		in->base = origin_base(in->source, e->channel);
+	} else
+		return;
+	in->src = &a->topo->sources[in->source];
+	in->lines = in->src->framing == FRAMING_LINES;
+}
+
+/* No record can be taken any more, or the one that was has failed. */
+static int
+conn_failed(struct automaton *a, const struct intake *in, struct err *err)
+{
+	struct in_conn *c = in->conn;
+
+	if (in->had && err->code != ERR_NONE)
 		return (-1);
-	*used = from + in.taken;
-	c->off = e->off + *used;
+	if (err->code == ERR_USER)
+		log_error("%s", err->text);
+	if (err->code == ERR_POISON)
+		framing_aside(a, c->source, &c->rem, in->e, in->from, err);
+	if (!in->had && in->src->framing == FRAMING_CONNECTOR) {
+		session_refuse(&c->reply, in->why);
+		note_talk(a, c);
+	}
+	stream_garbage(a, c, in->why);
 	return (0);
 }
 
 static int
-on_file(struct automaton *a, struct entry *e, size_t from, size_t *used,
+file_failed(const struct intake *in, struct err *err)
+{
+	uint64_t at = in->e->off + in->from;
+
+	if (err->code == ERR_NONE)
+		return (err_set(err, ERR_CONFIG, "source \"%s\": %s at byte %"
+		    PRIu64, in->src->name, in->why, at));
+	if (in->had)
+		return (-1);
+	return (err_wrap(err, "source \"%s\": %s at byte %" PRIu64,
+	    in->src->name, in->why, at));
+}
+
+static inline int
+on_stream(struct automaton *a, struct intake *in, size_t from, size_t *used,
     struct err *err)
 {
-	struct in_source *s = &a->sources[e->channel];
-	struct intake in = { .source = (uint32_t)e->channel, .rem = &s->rem,
-	    .part = &s->part, .e = e, .from = from };
-
-	if (take_record(a, &in, err) == -1) {
-		if (err->code != ERR_NONE && in.had)
-			return (-1);
-		if (err->code != ERR_NONE)
-			return (err_wrap(err, "source \"%s\": %s at byte %"
-			    PRIu64, a->topo->sources[e->channel].name, in.why,
-			    e->off + from));
-		return (err_set(err, ERR_CONFIG, "source \"%s\": %s at byte %"
-		    PRIu64, a->topo->sources[e->channel].name, in.why,
-		    e->off + from));
+	in->from = from;
+	if (take_record(a, in, err) == -1) {
+		*used = in->e->len;
+		return (in->conn != NULL ? conn_failed(a, in, err) :
+		    file_failed(in, err));
 	}
-	*used = from + in.taken;
-	s->off = e->off + *used;
+	*used = from + in->taken;
+	*in->off = in->e->off + *used;
 	return (0);
 }
 
@@ -1816,8 +1993,8 @@ on_eof(struct automaton *a, struct entry *e, struct err *err)
 			begin_record(a, e->pos + ENTRY_HEADER + 1);
 			event_begin(a, s, c == NULL ? 0 : e->channel, e->off,
 			    c == NULL ? &a->sources[s].part : &c->part);
-			f.o = source_origin(e, origin_id(s, c == NULL ? 0 :
-			    e->channel, e->off));
+			f.o = source_origin(e, origin_id(origin_base(s,
+			    c == NULL ? 0 : e->channel), e->off));
 			f.err = err;
 			r = record(a, s, slice_of(a->topo->sources[s].key,
 			    a->topo->sources[s].key_len), slice_of(rem->data,
@@ -1911,7 +2088,8 @@ on_gen(struct automaton *a, struct entry *e, size_t from, size_t *used,
 		return (0);
 	}
 	begin_record(a, e->pos + ENTRY_HEADER + from + 1);
-	o = source_origin(e, origin_id(e->channel, 0, s->off));
+	o = source_origin(e, origin_id(origin_base(e->channel, 0),
+	    s->off));
 	enter_other(a, &o, src->fn);
 	r = a->host->generate(a->app, src->fn, &v, err);
 	leave_user(a);
@@ -1933,7 +2111,7 @@ on_gen(struct automaton *a, struct entry *e, size_t from, size_t *used,
 	event_begin(a, e->channel, 0, s->off, &s->part);
 	s->off++;
 	flow_init(&f, slice_of(src->key, src->key_len), &o, err);
-	return (run(a, src->next, v, &f));
+	return (run(a, &a->ops[src->next], v, &f));
 }
 
 static bool
@@ -1958,7 +2136,7 @@ run_packed(struct automaton *a, int stage, struct slice value,
 		leave_user(a);
 	}
 	if (r == 0)
-		return (run(a, stage, v, f));
+		return (run(a, &a->ops[stage], v, f));
 	at = at_stage(a, stage);
 	return (user_error(a, &at, f->key, NULL, value, &f->o, f->err));
 }
@@ -1992,10 +2170,12 @@ on_mark(struct automaton *a, uint32_t x, uint32_t from, struct mark *m,
 }
 
 /* One record of the frame in entry e: see send_record. */
-static int
-on_frame_record(struct automaton *a, uint32_t x, uint32_t from,
-    struct mark *m, const struct entry *e, struct mp *c, struct err *err)
+static inline int
+on_frame_record(struct automaton *a, const struct entry *e, struct mark *m,
+    struct mp *c, struct err *err)
 {
+	uint32_t from = (uint32_t)(e->channel >> 16);
+	uint32_t x = (uint32_t)(e->channel & 0xffff);
 	struct slice value;
 	struct flow f;
 	uint64_t pos, raw;
@@ -2032,45 +2212,6 @@ on_frame_record(struct automaton *a, uint32_t x, uint32_t from,
 	}
 	m->pos = pos;
 	m->index = index;
-	return (0);
-}
-
-static int
-on_frame(struct automaton *a, struct entry *e, size_t from, size_t *used,
-    struct err *err)
-{
-	uint32_t w = (uint32_t)(e->channel >> 16);
-	uint32_t x = (uint32_t)(e->channel & 0xffff);
-	struct frame_head h;
-	struct mark *m;
-	struct mp c;
-
-	if (w >= a->workers || x >= a->topo->nexchanges ||
-	    e->len < sizeof(h))
-		return (err_set(err, ERR_CORRUPT, "journal entry at %" PRIu64
-		    " is from worker %u, exchange %u: there is none", e->pos,
-		    w, x));
-	m = &a->marks[(size_t)x * a->workers + w];
-	memcpy(&h, e->data, sizeof(h));
-	if (from == 0) {
-		from = sizeof(h);
-		STAT_ADD(a->stats, frames_in, 1);
-		if (m->lineage != h.lineage) {
-			m->lineage = h.lineage;
-			m->pos = m->index = 0;
-		}
-	}
-	mp_init(&c, slice_of(e->data + from, e->len - from));
-	if (from < e->len) {
-		if (on_frame_record(a, x, w, m, e, &c, err) == -1)
-			return (-1);
-		*used = (size_t)(c.p - e->data);
-	} else
-		*used = e->len;
-	if (*used == e->len && !mark_covers(m, h.pos, h.index)) {
-		m->pos = h.pos;
-		m->index = h.index;
-	}
 	return (0);
 }
 
@@ -2195,6 +2336,8 @@ automaton_letter_place(const struct automaton *a, struct letter *l,
 static int
 put_back_sink(struct automaton *a, const struct letter *l, struct flow *f)
 {
+	/* It comes from no stage. */
+	static const struct op none = { .stage = -1, .at = NOTE_CALL(0, -1) };
 	const struct topo_sink *s = &a->topo->sinks[l->index];
 	struct spot at = { LETTER_SINK, l->index, s->name, s->policy };
 	host_val v = NULL;
@@ -2209,7 +2352,8 @@ put_back_sink(struct automaton *a, const struct letter *l, struct flow *f)
 	if (r == -1)
 		return (user_error(a, &at, l->key, NULL, l->value, &f->o,
 		    f->err));
-	r = run_sink(a, l->index, -1, v, f);
+	host_where.key = f->key;
+	r = run_sink(a, l->index, &none, v, f);
 	a->host->val_free(a->app, v);
 	return (r);
 }
@@ -2372,7 +2516,7 @@ say_mark(struct automaton *a, size_t stage)
 	v[1] = (uint64_t)x;
 	v[2] = r->status;
 	v[3] = r->watermark;
-	a->sum = hash_words(v, 4);
+	a->sum = part_hash(slice_of(v, sizeof(v)));
 	for (w = 0; w < a->workers; w++)
 		if (w == a->worker)
 			continue;
@@ -2499,14 +2643,12 @@ dispatch(struct automaton *a, struct entry *e, size_t from, size_t *used,
 {
 	*used = e->len;
 	switch ((enum entry_type)e->type) {
-	case ENTRY_BYTES:
-		return (on_bytes(a, e, from, used, err));
-	case ENTRY_FILE:
-		return (on_file(a, e, from, used, err));
+	case ENTRY_BYTES:		/* of a connection that has ended */
+	case ENTRY_FILE:		/* run_lines, on_stream */
+	case ENTRY_FRAME:		/* run_frame */
+		return (0);
 	case ENTRY_GEN:
 		return (on_gen(a, e, from, used, err));
-	case ENTRY_FRAME:
-		return (on_frame(a, e, from, used, err));
 	case ENTRY_EOF:
 		return (on_eof(a, e, err));
 	case ENTRY_OPEN:
@@ -2547,39 +2689,187 @@ look_at(const struct automaton *a, struct err *err)
 	return (e);
 }
 
+/* When a run ends. */
+struct pace {
+	uint64_t	(*now)(void);
+	uint64_t	deadline_ns;
+	size_t		max_bytes;
+	uint64_t	looked;		/* clock_ticks() when it was asked */
+};
+
+/* Is it too late?  To ask a clock costs more than some records do. */
+static inline bool
+is_late(struct pace *p)
+{
+	return (p->deadline_ns != 0 && clock_passed(&p->looked) &&
+	    p->now() >= p->deadline_ns);
+}
+
+/* Processed up to `used` of the entry; true: the run is over. */
+static inline bool
+advance(struct automaton *a, struct entry *e, size_t used,
+    struct pace *p)
+{
+	FAULT_POINT(apply_after);
+	if (used >= e->len) {
+		end_entry(a, e);
+		a->entry = a->pos = entry_end(e);
+	} else
+		a->pos = e->pos + ENTRY_HEADER + used;
+	return (a->passed || a->turn_bytes >= p->max_bytes || is_late(p));
+}
+
+/*
+ * The usual case: whole lines, processed where they lie.  *from says how far;
+ * 1: the run is over.  What is no such line is left to take_record.
+ */
+static int
+run_lines(struct automaton *a, const struct intake *in, struct entry *e,
+    size_t *from, struct pace *p, struct err *err)
+{
+	const struct topo_source *src = in->src;
+	struct slice key = slice_of(src->key, src->key_len);
+	uint64_t hash = a->source_hash[in->source];
+	const uint8_t *line = e->data + *from, *end = e->data + e->len, *nl;
+	struct slice payload;
+	struct flow f;
+	bool over;
+
+	for (over = false; !over && line < end; line = nl + 1) {
+		nl = memchr(line, '\n', (size_t)(end - line));
+		if (nl == NULL)
+			return (0);
+		payload = slice_of(line, line_len(slice_of(line,
+		    (size_t)(nl - line))));
+		if (payload.len > src->max_size)
+			return (0);
+		*from = (size_t)(nl + 1 - e->data);
+		FAULT_POINT(apply_before);
+		begin_record(a, e->pos + ENTRY_HEADER + *from);
+		event_begin(a, in->source, in->channel, e->off + *from,
+		    in->part);
+		f.o = source_origin(e, origin_id(in->base, e->off + *from));
+		f.err = err;
+		if (record_of(a, in->source, src, key, hash, payload, &f) ==
+		    -1) {
+			undo_record(a);
+			return (-1);
+		}
+		*in->off = e->off + *from;
+		over = advance(a, e, *from, p);
+	}
+	return (over);
+}
+
+/* The mark of a frame's channel; NULL: *err is set. */
+static struct mark *
+mark_of(const struct automaton *a, const struct entry *e, struct err *err)
+{
+	uint32_t w = (uint32_t)(e->channel >> 16);
+	uint32_t x = (uint32_t)(e->channel & 0xffff);
+
+	if (w < a->workers && x < a->topo->nexchanges &&
+	    e->len >= sizeof(struct frame_head))
+		return (&a->marks[(size_t)x * a->workers + w]);
+	(void)err_set(err, ERR_CORRUPT, "journal entry at %" PRIu64
+	    " is from worker %u, exchange %u: there is none", e->pos, w, x);
+	return (NULL);
+}
+
+/* What is left of a frame; as run_lines. */
+static int
+run_frame(struct automaton *a, struct entry *e, size_t from, struct pace *p,
+    struct err *err)
+{
+	struct mark *m = mark_of(a, e, err);
+	struct frame_head h;
+	size_t used;
+	struct mp c;
+
+	if (m == NULL)
+		return (-1);
+	memcpy(&h, e->data, sizeof(h));
+	if (from == 0) {
+		from = sizeof(h);
+		STAT_ADD(a->stats, frames_in, 1);
+		if (m->lineage != h.lineage) {
+			m->lineage = h.lineage;
+			m->pos = m->index = 0;
+		}
+	}
+	mp_init(&c, slice_of(e->data + from, e->len - from));
+	do {
+		a->stamp = 0;
+		FAULT_POINT(apply_before);
+		if (c.p < c.end && on_frame_record(a, e, m, &c, err) == -1) {
+			undo_record(a);
+			return (-1);
+		}
+		used = (size_t)(c.p - e->data);
+		if (used == e->len && !mark_covers(m, h.pos, h.index)) {
+			m->pos = h.pos;
+			m->index = h.index;
+		}
+		if (advance(a, e, used, p))
+			return (1);
+	} while (used < e->len);
+	return (0);
+}
+
+/* What is left of an entry, as far as that comes; 1: the run is over. */
+static int
+run_entry(struct automaton *a, struct intake *in, struct entry *e,
+    size_t from, struct pace *p, struct err *err)
+{
+	size_t used;
+	int r;
+
+	for (; a->entry == e->pos; from = used) {
+		used = from;
+		if (in->lines && in->rem->len == 0 && (r = run_lines(a, in, e,
+		    &used, p, err)) != 0)
+			return (r);
+		if (used != from)
+			continue;
+		a->stamp = 0;
+		FAULT_POINT(apply_before);
+		r = in->src != NULL ? on_stream(a, in, from, &used, err) :
+		    dispatch(a, e, from, &used, err);
+		if (r == -1) {
+			undo_record(a);
+			return (-1);
+		}
+		assert(used > from || used == e->len);
+		if (advance(a, e, used, p))
+			return (1);
+	}
+	return (0);
+}
+
 int
 automaton_run(struct automaton *a, uint64_t (*now)(void),
     uint64_t deadline_ns, size_t max_bytes, struct err *err)
 {
+	struct pace pace = { now, deadline_ns, max_bytes, 0 };
 	uint64_t tail = journal_tail(a->journal);
-	struct entry *e = NULL;
-	size_t from, used;
+	struct intake in;
+	struct entry *e;
+	size_t from;
+	int r;
 
 	while (a->pos < tail) {
-		if ((e == NULL || e->pos != a->entry) &&
-		    (e = look_at(a, err)) == NULL)
+		if ((e = look_at(a, err)) == NULL)
 			return (-1);
+		intake_begin(a, &in, e);
 		from = a->pos == a->entry ? 0 :
 		    (size_t)(a->pos - a->entry - ENTRY_HEADER);
-		a->stamp = 0;
-		FAULT_POINT(apply_before);
 		if (from == 0)
 			begin_entry(a);
 		a->now_ns = e->time_ns;
-		if (dispatch(a, e, from, &used, err) == -1) {
-			undo_record(a);
-			return (-1);
-		}
-		FAULT_POINT(apply_after);
-		assert(used > from || used == e->len);
-		if (used >= e->len) {
-			end_entry(a, e);
-			a->entry = a->pos = entry_end(e);
-		} else
-			a->pos = a->entry + ENTRY_HEADER + used;
-		if (a->passed || a->turn_bytes >= max_bytes ||
-		    (deadline_ns != 0 && now() >= deadline_ns))
-			break;
+		r = e->type == ENTRY_FRAME ? run_frame(a, e, from, &pace,
+		    err) : run_entry(a, &in, e, from, &pace, err);
+		if (r != 0)
+			return (r == -1 ? -1 : 0);
 	}
 	return (0);
 }

@@ -92,9 +92,13 @@ struct turn {
 	struct turn_frame *frame;
 	size_t		nframes;
 	size_t		cap;
+	struct turn_frame *last;	/* NULL: there is none */
+	size_t		start;		/* of the last one, in data */
+	bool		here;		/* a sink that this worker writes */
+	int		fn;		/* a sink's encoder */
 	/* As it was before the record at work, to take that one back. */
 	uint64_t	undo_stamp;
-	size_t		undo_data, undo_lens, undo_nframes;
+	size_t		undo_data, undo_lens, undo_nframes, undo_start;
 	struct turn_frame undo_last;
 };
 
@@ -112,6 +116,21 @@ struct aside {
 	char		*death;		/* owned; how the process died, and
 					   lines of its stack if known */
 	struct buf	letter;		/* empty: the record did not come */
+};
+
+/* A stage as a message comes to it: what topo.h says, ready to be used. */
+struct op {
+	const struct op		*next;
+	struct keytab		*keys;		/* of stages with state */
+	enum topo_stage_kind	 kind;
+	int			 stage;
+	int			 fn;
+	int			 exchange;
+	bool			 multi;
+	bool			 ends;		/* it has an on_end */
+	uint64_t		 bit;		/* in steps */
+	uint64_t		 at;		/* NOTE_CALL without a number */
+	uint64_t		 in_stage;	/* as in stats.h */
 };
 
 struct automaton {
@@ -142,8 +161,10 @@ struct automaton {
 	int			(*load_key)(void *, size_t stage,
 				    struct slice key, struct err *);
 	void			*load_arg;
+	uint64_t		*source_hash;	/* [nsources] of their keys */
 	struct mark		*marks;		/* [exchange * workers + w] */
 	struct keytab		*keys;		/* [nstages], with state only */
+	struct op		*ops;		/* [nstages] */
 	struct windows		*windows;	/* [nstages], those only */
 	size_t			 nwindows;	/* stages with windows */
 	struct progress		 progress;	/* what still comes */
@@ -156,8 +177,9 @@ struct automaton {
 	struct journal_note	*note;		/* says so after a death */
 	struct journal_note	 no_note;	/* where there is no file */
 	struct buf		 scratch;
-	struct buf		 keybuf[AUTOMATON_DEPTH];
-	struct buf		 nextkey;	/* until it is one of those */
+	struct buf		 keybuf[AUTOMATON_DEPTH][2];
+	uint8_t			 keyturn[AUTOMATON_DEPTH]; /* the next is in
+						   this one of the two */
 	struct host_out		 out[AUTOMATON_DEPTH];
 	struct host_window	 win[AUTOMATON_DEPTH];
 	struct event		 event[AUTOMATON_DEPTH];
@@ -203,7 +225,8 @@ automaton_writer(const struct automaton *a, size_t i)
 
 /*
  * Process journaled records until the tail, until deadline_ns (monotonic
- * time from now(), checked after each record), or until the turn holds
+ * time from now(), asked after each record that has begun some microseconds
+ * after the last answer), or until the turn holds
  * max_bytes.  On -1 the failed record's outputs are taken back and pos
  * stands before it; ERR_USER means the policy is to fail.
  */

@@ -48,39 +48,40 @@ real(const char *name)
 	if (real_##f == NULL)						\
 		*(void **)&real_##f = real(#f)
 
-/* splitmix64's finalizer: every input bit reaches every output bit. */
-static uint64_t
-mix(uint64_t x)
+/* Does user code of this thread run, and is no debugger at work? */
+static bool
+inside(void)
 {
-	x ^= x >> 30;
-	x *= 0xbf58476d1ce4e5b9ULL;
-	x ^= x >> 27;
-	x *= 0x94d049bb133111ebULL;
-	return (x ^ x >> 31);
+	if (determ.of == NULL)
+		return (false);
+	if (determ.begun != determ.serial) {
+		determ.begun = determ.serial;
+		determ.time_ns = determ.of->time_ns;
+		determ.drawn = 0;
+		determ.paused = false;
+	}
+	return (!determ.paused);
 }
 
 void
 determ_pause(bool pause)
 {
-	determ.inside = !pause;
-}
-
-uint64_t
-determ_child(const struct origin *o, int fn, uint64_t n)
-{
-	return (mix(o->id ^ mix((uint64_t)(fn + 1) << 32 ^ (n + 1))));
+	(void)inside();
+	determ.paused = pause;
 }
 
 uint64_t
 determ_serial(void)
 {
-	return (determ.inside ? determ.serial : 0);
+	return (inside() ? determ.serial : 0);
 }
 
 uint64_t
 determ_seed(void)
 {
-	return (mix(determ.id + UINT64_C(0x9e3779b97f4a7c15) *
+	uint64_t id = determ.of == NULL ? 0 : determ.of->id;
+
+	return (determ_mix(id + UINT64_C(0x9e3779b97f4a7c15) *
 	    (uint64_t)(determ.fn + 2)));
 }
 
@@ -104,7 +105,7 @@ clock_gettime(clockid_t clock, struct timespec *ts)
 {
 	REAL(clock_gettime);
 
-	if (!determ.inside || clock == CLOCK_THREAD_CPUTIME_ID ||
+	if (!inside() || clock == CLOCK_THREAD_CPUTIME_ID ||
 	    clock == CLOCK_PROCESS_CPUTIME_ID)
 		return (real_clock_gettime(clock, ts));
 	determ.time_ns += READING_NS;
@@ -169,7 +170,7 @@ clock_nanosleep(clockid_t clock, int flags, const struct timespec *want,
 	int r;
 	REAL(clock_nanosleep);
 
-	if (!determ.inside)
+	if (!inside())
 		return (real_clock_nanosleep(clock, flags, want, rest));
 	if (!(flags & TIMER_ABSTIME)) {
 		r = real_clock_nanosleep(clock, flags, want, rest);
@@ -191,7 +192,7 @@ sem_clockwait(sem_t *restrict sem, clockid_t clock,
 	int r;
 	REAL(sem_clockwait);
 
-	if (!determ.inside)
+	if (!inside())
 		return (real_sem_clockwait(sem, clock, until));
 	translate(clock, until, &ts);
 	r = real_sem_clockwait(sem, clock, &ts);
@@ -207,7 +208,7 @@ sem_timedwait(sem_t *restrict sem, const struct timespec *restrict until)
 	int r;
 	REAL(sem_timedwait);
 
-	if (!determ.inside)
+	if (!inside())
 		return (real_sem_timedwait(sem, until));
 	translate(CLOCK_REALTIME, until, &ts);
 	r = real_sem_timedwait(sem, &ts);
@@ -224,7 +225,7 @@ pthread_cond_timedwait(pthread_cond_t *restrict cond,
 	int r;
 	REAL(pthread_cond_timedwait);
 
-	if (!determ.inside)
+	if (!inside())
 		return (real_pthread_cond_timedwait(cond, mutex, until));
 	/* CPython's are on the monotonic clock; a realtime one only differs
 	 * by when it looks at the time, which nobody promised. */
@@ -244,7 +245,7 @@ pthread_cond_clockwait(pthread_cond_t *restrict cond,
 	int r;
 	REAL(pthread_cond_clockwait);
 
-	if (!determ.inside)
+	if (!inside())
 		return (real_pthread_cond_clockwait(cond, mutex, clock,
 		    until));
 	translate(clock, until, &ts);
@@ -262,7 +263,7 @@ poll(struct pollfd *fds, nfds_t n, int ms)
 	REAL(poll);
 
 	r = real_poll(fds, n, ms);
-	if (determ.inside && r == 0 && ms > 0)
+	if (inside() && r == 0 && ms > 0)
 		determ.time_ns += (uint64_t)ms * 1000000;
 	return (r);
 }
@@ -277,7 +278,7 @@ select(int n, fd_set *restrict rd, fd_set *restrict wr,
 	REAL(select);
 
 	r = real_select(n, rd, wr, ex, tv);
-	if (determ.inside && r == 0)
+	if (inside() && r == 0)
 		determ.time_ns += us * 1000;
 	return (r);
 }
@@ -289,7 +290,7 @@ epoll_wait(int fd, struct epoll_event *events, int n, int ms)
 	REAL(epoll_wait);
 
 	r = real_epoll_wait(fd, events, n, ms);
-	if (determ.inside && r == 0 && ms > 0)
+	if (inside() && r == 0 && ms > 0)
 		determ.time_ns += (uint64_t)ms * 1000000;
 	return (r);
 }
@@ -304,7 +305,8 @@ draw(void *buf, size_t n)
 	size_t k;
 
 	for (; n > 0; n -= k, p += k) {
-		word = mix(seed + 0x9e3779b97f4a7c15ULL * ++determ.drawn);
+		word = determ_mix(seed + 0x9e3779b97f4a7c15ULL *
+		    ++determ.drawn);
 		k = n < sizeof(word) ? n : sizeof(word);
 		memcpy(p, &word, k);
 	}
@@ -315,7 +317,7 @@ getrandom(void *buf, size_t n, unsigned int flags)
 {
 	REAL(getrandom);
 
-	if (!determ.inside)
+	if (!inside())
 		return (real_getrandom(buf, n, flags));
 	draw(buf, n);
 	return ((ssize_t)n);
@@ -336,7 +338,7 @@ syscall(long number, ...)
 	for (i = 0; i < 6; i++)
 		a[i] = va_arg(ap, long);
 	va_end(ap);
-	if (determ.inside && number == SYS_getrandom) {
+	if (inside() && number == SYS_getrandom) {
 		draw((void *)(uintptr_t)a[0], (size_t)a[1]);
 		return (a[1]);
 	}

@@ -10,6 +10,7 @@
 #define WORKER_DETERM_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 /* What a record inherits from where it came in: the same on every worker
@@ -23,40 +24,64 @@ struct origin {
 	uint64_t	event_ns;	/* the time in its data, 0: none yet */
 };
 
-/* What user code of this thread sees; inside: it runs. */
+/* What user code of this thread sees.  A call costs three words; the rest is
+ * made when somebody looks at the first clock of a call. */
 struct determ {
-	int		inside;
+	const struct origin *of;	/* NULL: no user code runs */
+	uint64_t	serial;		/* of the call */
 	int		fn;
+	bool		paused;
+	uint64_t	begun;		/* serial to which these belong: */
 	uint64_t	time_ns;
-	uint64_t	id;
 	uint64_t	drawn;		/* random words given so far */
-	uint64_t	serial;
 };
 extern __thread struct determ determ
     __attribute__((visibility("hidden")));	/* no detour to it */
 
-/* fn separates the randomness of two steps of one record. */
+/* fn separates the randomness of two steps of one record; the origin stays
+ * where it is until determ_leave. */
 static inline void
 determ_enter(const struct origin *o, int fn)
 {
-	determ.time_ns = o->time_ns;
-	determ.id = o->id;
+	determ.of = o;
 	determ.fn = fn;
-	determ.drawn = 0;
-	determ.inside = 1;
 	determ.serial++;
 }
 
 static inline void
 determ_leave(void)
 {
-	determ.inside = 0;
+	determ.of = NULL;
+}
+
+/* splitmix64's finalizer: every input bit reaches every output bit. */
+static inline uint64_t
+determ_mix(uint64_t x)
+{
+	x ^= x >> 30;
+	x *= UINT64_C(0xbf58476d1ce4e5b9);
+	x ^= x >> 27;
+	x *= UINT64_C(0x94d049bb133111eb);
+	return (x ^ x >> 31);
+}
+
+/* The id of child n of a record, which step fn made. */
+static inline uint64_t
+determ_child(const struct origin *o, int fn, uint64_t n)
+{
+	return (determ_mix(o->id + UINT64_C(0x9e3779b97f4a7c15) *
+	    ((uint64_t)(fn + 1) << 32 ^ (n + 1))));
+}
+
+/* Whose call runs in this thread, -1: none. */
+static inline int
+determ_fn(void)
+{
+	return (determ.of == NULL ? -1 : determ.fn);
 }
 
 /* While a debugger reads the real clock; false: back to the record. */
 void	determ_pause(bool);
-/* The id of child n of a record, which step fn made. */
-uint64_t determ_child(const struct origin *, int fn, uint64_t n);
 /* For the host's random module: a number that changes with every
  * determ_enter (0 outside), and the 64-bit seed that belongs to it. */
 uint64_t determ_serial(void);

@@ -36,6 +36,20 @@ keytab_fini(struct keytab *t, void (*drop)(void *, void *), void *arg)
 	memset(t, 0, sizeof(*t));
 }
 
+struct kent **
+keytab_slot(const struct keytab *t, struct slice key, uint64_t hash)
+{
+	size_t i = hash & (t->nslots - 1);
+	struct kent *e;
+
+	for (;; i = (i + 1) & (t->nslots - 1)) {
+		e = t->slot[i];
+		if (e == NULL || (e->hash == hash && e->key_len == key.len &&
+		    keytab_same(e->key, key.data, key.len)))
+			return (&t->slot[i]);
+	}
+}
+
 static void
 grow(struct keytab *t)
 {

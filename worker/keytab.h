@@ -53,23 +53,32 @@ void	keytab_init(struct keytab *);
 /* drop is called for every live object. */
 void	keytab_fini(struct keytab *, void (*drop)(void *obj, void *), void *);
 /* The slot that holds the key, or the empty one where it would go. */
-static inline struct kent **
-keytab_slot(const struct keytab *t, struct slice key, uint64_t hash)
+struct kent **keytab_slot(const struct keytab *, struct slice key,
+	    uint64_t hash);
+static inline bool
+keytab_same(const uint8_t *a, const uint8_t *b, size_t n)
 {
-	size_t i = hash & (t->nslots - 1);
-	struct kent *e;
+	uint64_t x, y, v, w;
 
-	for (;; i = (i + 1) & (t->nslots - 1)) {
-		e = t->slot[i];
-		if (e == NULL || (e->hash == hash && e->key_len == key.len &&
-		    (key.len == 0 ||
-		    memcmp(e->key, key.data, key.len) == 0)))
-			return (&t->slot[i]);
-	}
+	if (n < sizeof(x) || n > 2 * sizeof(x))
+		return (n == 0 || memcmp(a, b, n) == 0);
+	/* The usual length, by two words that may overlap. */
+	memcpy(&x, a, sizeof(x));
+	memcpy(&y, b, sizeof(y));
+	memcpy(&v, a + n - sizeof(v), sizeof(v));
+	memcpy(&w, b + n - sizeof(w), sizeof(w));
+	return (((x ^ y) | (v ^ w)) == 0);
 }
+/* NULL: it is not there. */
 static inline struct kent *
 keytab_find(const struct keytab *t, struct slice key, uint64_t hash)
 {
+	struct kent *e = t->slot[hash & (t->nslots - 1)];
+
+	/* Mostly the first one that is looked at. */
+	if (e != NULL && e->hash == hash && e->key_len == key.len &&
+	    keytab_same(e->key, key.data, key.len))
+		return (e);
 	return (*keytab_slot(t, key, hash));
 }
 /* The key must not be there. */

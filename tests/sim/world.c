@@ -142,14 +142,6 @@ log_flush(int now)
 
 __thread struct determ determ;
 
-uint64_t
-determ_child(const struct origin *o, int fn, uint64_t n)
-{
-	struct rng r = { o->id ^ (uint64_t)(fn + 1) << 32 ^ (n + 1) };
-
-	return (rng_next(&r));
-}
-
 int
 respread(struct worker *w, struct err *err)
 {

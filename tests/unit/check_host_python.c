@@ -1419,7 +1419,10 @@ END_TEST
 
 START_TEST(logs)
 {
+	struct origin o = { .time_ns = 1, .id = 5 };
+
 	start();
+	determ_enter(&o, F_LOG);
 	ck_assert_ptr_null(apply(F_LOG, "'one\\ntwo\\n'"));
 	ck_assert_str_eq(buf_str(&lines),
 	    "6 worker-0: one stream=stdout step=\"log\"\n"
@@ -1435,11 +1438,16 @@ START_TEST(logs)
 	ck_assert_uint_gt(lines.len, 10000);
 	ck_assert_ptr_null(strstr((char *)lines.data, "?"));
 	buf_clear(&lines);
-	/* Outside of any step. */
+	determ_enter(&o, F_EVAL);
 	expect_value(eval("[rt.HOST.log(4, 'x', ''), rt.HOST.log(99, 'y', "
 	    "'z')]"), "l[None, None]");
 	ck_assert_ptr_nonnull(strstr(buf_str(&lines),
 	    "4 worker-0:  stream=x step=\"eval\"\n"));
+	determ_leave();
+	/* Outside of any step. */
+	buf_clear(&lines);
+	expect_value(eval("[rt.HOST.log(4, 'x', 'y')]"), "l[None]");
+	ck_assert_ptr_null(strstr(buf_str(&lines), "step="));
 	cleanup();
 }
 END_TEST
@@ -1820,6 +1828,7 @@ END_TEST
 
 START_TEST(real_package)
 {
+	struct origin o = { .time_ns = 1, .id = 5 };
 	struct host_out out = { NULL, 0, 0 };
 	struct buf b;
 	host_val v;
@@ -1842,8 +1851,10 @@ START_TEST(real_package)
 	    0);
 	ck_assert_str_eq(buf_str(&b), "a");
 	ck_assert_int_eq(py->state_new(app, fn_at(1, 2, 3), &state, &err), 0);
+	determ_enter(&o, fn_at(1, 2, 3));
 	ck_assert_int_eq(py->step(app, fn_at(1, 2, 3), false, state,
 	    out.val[0], &out, &err), 0);
+	determ_leave();
 	ck_assert_str_eq(buf_str(&lines),
 	    "6 worker-0: counting a stream=stdout step=\"Count\"\n");
 	ck_assert_uint_eq(out.n, 4);
