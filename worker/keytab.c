@@ -1,4 +1,5 @@
-/* See keytab.h.  Open addressing with linear probing; nothing is deleted. */
+/* See keytab.h.  Open addressing with linear probing; nothing is deleted.  A
+ * key that is moved stays in the old table, too, and so none there is lost. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,52 +18,85 @@ keytab_init(struct keytab *t)
 	t->round = 1;
 }
 
+static void
+drop_key(struct kent *e, void (*drop)(void *, void *), void *arg)
+{
+	if (e->obj != NULL)
+		drop(e->obj, arg);
+	free(e->saved);
+	free(e);
+}
+
 void
 keytab_fini(struct keytab *t, void (*drop)(void *, void *), void *arg)
 {
-	size_t i;
+	struct kent *e;
+	size_t i = 0;
 
-	for (i = 0; i < t->nslots; i++) {
-		if (t->slot[i] == NULL)
-			continue;
-		if (t->slot[i]->obj != NULL)
-			drop(t->slot[i]->obj, arg);
-		free(t->slot[i]->saved);
-		free(t->slot[i]);
-	}
+	while ((e = keytab_next(t, &i)) != NULL)
+		drop_key(e, drop, arg);
 	free(t->slot);
+	free(t->old);
 	free(t->dirty.at);
 	free(t->waiting.at);
 	memset(t, 0, sizeof(*t));
 }
 
-struct kent **
-keytab_slot(const struct keytab *t, struct slice key, uint64_t hash)
+/* The slot that holds the key, or the empty one where it would go. */
+static struct kent **
+probe(struct kent **slot, size_t n, struct slice key, uint64_t hash)
 {
-	size_t i = hash & (t->nslots - 1);
+	size_t i = hash & (n - 1);
 	struct kent *e;
 
-	for (;; i = (i + 1) & (t->nslots - 1)) {
-		e = t->slot[i];
+	for (;; i = (i + 1) & (n - 1)) {
+		e = slot[i];
 		if (e == NULL || (e->hash == hash && e->key_len == key.len &&
 		    keytab_same(e->key, key.data, key.len)))
-			return (&t->slot[i]);
+			return (&slot[i]);
 	}
+}
+
+/* Some keys go from the old table to the new one. */
+static void
+move(struct keytab *t, size_t most)
+{
+	struct kent *e;
+
+	for (; t->old != NULL && most > 0; most--) {
+		e = t->old[t->moved++];
+		if (e != NULL)
+			*probe(t->slot, t->nslots, slice_of(e->key,
+			    e->key_len), e->hash) = e;
+		if (t->moved == t->nold) {
+			free(t->old);
+			t->old = NULL;
+		}
+	}
+}
+
+struct kent *
+keytab_look(struct keytab *t, struct slice key, uint64_t hash)
+{
+	struct kent *e = *probe(t->slot, t->nslots, key, hash);
+
+	if (t->old != NULL) {
+		if (e == NULL)
+			e = *probe(t->old, t->nold, key, hash);
+		move(t, KEYTAB_MOVE);	/* also when no more keys come */
+	}
+	return (e);
 }
 
 static void
 grow(struct keytab *t)
 {
-	struct kent **old = t->slot;
-	size_t i, n = t->nslots;
-
+	move(t, SIZE_MAX);		/* done long ago */
+	t->old = t->slot;
+	t->nold = t->nslots;
+	t->moved = 0;
 	t->nslots *= 2;
 	t->slot = xcalloc(t->nslots, sizeof(*t->slot));
-	for (i = 0; i < n; i++)
-		if (old[i] != NULL)
-			*keytab_slot(t, slice_of(old[i]->key,
-			    old[i]->key_len), old[i]->hash) = old[i];
-	free(old);
 }
 
 struct kent *
@@ -72,13 +106,14 @@ keytab_add(struct keytab *t, struct slice key, uint64_t hash)
 
 	if (t->n >= t->nslots / 4 * 3)
 		grow(t);
+	move(t, KEYTAB_MOVE);
 	e = xmalloc(sizeof(*e) + key.len);
 	memset(e, 0, sizeof(*e));
 	e->hash = hash;
 	e->key_len = (uint32_t)key.len;
 	if (key.len > 0)
 		memcpy(e->key, key.data, key.len);
-	*keytab_slot(t, key, hash) = e;
+	*probe(t->slot, t->nslots, key, hash) = e;
 	t->n++;
 	return (e);
 }
@@ -129,8 +164,16 @@ keytab_waiting(struct keytab *t, size_t *most)
 struct kent *
 keytab_next(const struct keytab *t, size_t *i)
 {
+	size_t k;
+
 	while (*i < t->nslots)
 		if (t->slot[(*i)++] != NULL)
 			return (t->slot[*i - 1]);
+	/* Then those that are only in the old one. */
+	while (t->old != NULL && *i - t->nslots < t->nold) {
+		k = (*i)++ - t->nslots;
+		if (k >= t->moved && t->old[k] != NULL)
+			return (t->old[k]);
+	}
 	return (NULL);
 }

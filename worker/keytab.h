@@ -7,6 +7,10 @@
  * before it wait to be saved, some at a time, and who touches one of them
  * again saves it first: the checkpoint has all of them as they were when it
  * began.
+ *
+ * A table that is full gets one of twice the size, and its keys go there some
+ * at a time with each key that is added, or not found at once: no event waits
+ * for all of them.
  */
 #ifndef WORKER_KEYTAB_H
 #define WORKER_KEYTAB_H
@@ -38,6 +42,10 @@ struct keytab {
 	bool		  partial;	/* there may be more in the file; what
 					   is taken out would come back */
 	uint64_t	  left;		/* so many */
+	struct kent	**old;		/* the one before, NULL: all of its
+					   keys are moved */
+	size_t		  nold;		/* its slots */
+	size_t		  moved;	/* so many of them are done */
 	uint32_t	  round;	/* this one */
 	struct kents {
 		struct kent	**at;
@@ -52,17 +60,27 @@ struct keytab {
 void	keytab_init(struct keytab *);
 /* drop is called for every live object. */
 void	keytab_fini(struct keytab *, void (*drop)(void *obj, void *), void *);
-/* The slot that holds the key, or the empty one where it would go. */
-struct kent **keytab_slot(const struct keytab *, struct slice key,
-	    uint64_t hash);
+#define KEYTAB_MOVE	4	/* old slots that go with each key; more than
+				   one is enough */
+
+/* As keytab_find, where it is not where it was expected first. */
+struct kent *keytab_look(struct keytab *, struct slice key, uint64_t hash);
 static inline bool
 keytab_same(const uint8_t *a, const uint8_t *b, size_t n)
 {
 	uint64_t x, y, v, w;
+	uint32_t x4, y4, v4, w4;
 
-	if (n < sizeof(x) || n > 2 * sizeof(x))
+	/* The usual lengths by two words each, which may overlap. */
+	if (n < sizeof(x4) || n > 2 * sizeof(x))
 		return (n == 0 || memcmp(a, b, n) == 0);
-	/* The usual length, by two words that may overlap. */
+	if (n < sizeof(x)) {
+		memcpy(&x4, a, sizeof(x4));
+		memcpy(&y4, b, sizeof(y4));
+		memcpy(&v4, a + n - sizeof(v4), sizeof(v4));
+		memcpy(&w4, b + n - sizeof(w4), sizeof(w4));
+		return (((x4 ^ y4) | (v4 ^ w4)) == 0);
+	}
 	memcpy(&x, a, sizeof(x));
 	memcpy(&y, b, sizeof(y));
 	memcpy(&v, a + n - sizeof(v), sizeof(v));
@@ -71,7 +89,7 @@ keytab_same(const uint8_t *a, const uint8_t *b, size_t n)
 }
 /* NULL: it is not there. */
 static inline struct kent *
-keytab_find(const struct keytab *t, struct slice key, uint64_t hash)
+keytab_find(struct keytab *t, struct slice key, uint64_t hash)
 {
 	struct kent *e = t->slot[hash & (t->nslots - 1)];
 
@@ -79,7 +97,7 @@ keytab_find(const struct keytab *t, struct slice key, uint64_t hash)
 	if (e != NULL && e->hash == hash && e->key_len == key.len &&
 	    keytab_same(e->key, key.data, key.len))
 		return (e);
-	return (*keytab_slot(t, key, hash));
+	return (keytab_look(t, key, hash));
 }
 /* The key must not be there. */
 struct kent *keytab_add(struct keytab *, struct slice, uint64_t hash);
@@ -100,7 +118,8 @@ keytab_touch(struct keytab *t, struct kent *e)
 void	keytab_round(struct keytab *);
 /* One that waits, NULL: none; most: how many may be looked at, reduced. */
 struct kent *keytab_waiting(struct keytab *, size_t *most);
-/* Every key, in no order; *i starts at 0; NULL at the end. */
+/* Every key, in no order; *i starts at 0; NULL at the end.  None is looked up
+ * meanwhile. */
 struct kent *keytab_next(const struct keytab *, size_t *i);
 
 #endif

@@ -1009,6 +1009,61 @@ save(void *arg, size_t stage, struct kent *e)
 	e->round = 0;
 }
 
+static void
+drop_nothing(void *obj, void *arg)
+{
+	(void)obj;
+	(void)arg;
+}
+
+static uint64_t
+table_hash(uint32_t i)
+{
+	return (part_hash(slice_of(&i, sizeof(i))));
+}
+
+/* A table grows bit by bit, and is whole at each moment. */
+START_TEST(table_grows)
+{
+	enum { KEYS = 50000 };
+	struct keytab t;
+	struct kent *e;
+	size_t i, n, before;
+	uint32_t k, seen;
+
+	keytab_init(&t);
+	for (k = 0; k < KEYS; k++) {
+		before = t.old == NULL ? 0 : t.moved;
+		e = keytab_add(&t, slice_of(&k, sizeof(k)), table_hash(k));
+		if (t.old != NULL && before != 0)
+			ck_assert_uint_le(t.moved - before, KEYTAB_MOVE);
+		if (k % 2 == 0)		/* it goes on by itself */
+			continue;
+		ck_assert_ptr_eq(keytab_find(&t, slice_of(&k, sizeof(k)),
+		    table_hash(k)), e);
+		seen = (uint32_t)(table_hash(k) % (k + 1));
+		ck_assert_ptr_nonnull(keytab_find(&t, slice_of(&seen,
+		    sizeof(seen)), table_hash(seen)));
+		seen = k + 1;
+		ck_assert_ptr_null(keytab_find(&t, slice_of(&seen,
+		    sizeof(seen)), table_hash(seen)));
+		if (k % 997 != 1 && (t.old == NULL || k > 3000))
+			continue;
+		for (i = n = 0; keytab_next(&t, &i) != NULL; n++)
+			continue;
+		ck_assert_uint_eq(n, k + 1);
+	}
+	/* Without another key, too. */
+	for (k = 0; t.old != NULL && k < 50 * KEYS; k++) {
+		seen = k % KEYS;
+		ck_assert_ptr_nonnull(keytab_find(&t, slice_of(&seen,
+		    sizeof(seen)), table_hash(seen)));
+	}
+	ck_assert_ptr_null(t.old);
+	keytab_fini(&t, drop_nothing, NULL);
+}
+END_TEST
+
 START_TEST(test_a_key_that_waits_is_saved_before_it_changes)
 {
 	struct keytab *t;
@@ -2138,9 +2193,9 @@ START_TEST(test_questions)
 }
 END_TEST
 
-UNIT_MAIN("automaton", test_counts_words, test_streams_cut_at_every_byte,
-    test_garbage_costs_its_own_connection, test_end_of_streams,
-    test_connectors, test_forgotten_connectors,
+UNIT_MAIN("automaton", table_grows, test_counts_words,
+    test_streams_cut_at_every_byte, test_garbage_costs_its_own_connection,
+    test_end_of_streams, test_connectors, test_forgotten_connectors,
     test_generator_ends, test_policies,
     test_a_message_too_large_is_an_error_of_its_step,
     test_exchange_and_duplicates, test_replay_drops_by_position,
@@ -2149,14 +2204,13 @@ UNIT_MAIN("automaton", test_counts_words, test_streams_cut_at_every_byte,
     test_windows_fire_when_full_or_late, test_errors_in_windows,
     test_windows_close_at_the_end, test_the_end_goes_round,
     test_keys_have_an_end, test_marks_that_are_joined,
-    test_event_time_of_clients,
-    test_idle_clients, test_event_time_of_workers, test_set_aside_in_a_timeout,
-    test_replay_of_windows, test_custom_framing,
-    test_set_aside_in_framing, test_garbage_in_files,
-    test_negative_length, test_connections_of_nowhere,
-    test_errors_of_each_call, test_errors_that_are_not_the_users,
-    test_policies_of_steps, test_saved_states, test_a_key_after_a_key,
-    test_collect, test_too_many_multi_computations,
-    test_entries_that_cannot_be, test_an_empty_frame,
-    test_a_message_that_cannot_be_unpacked, test_nondeterministic_sources,
-    test_put_back, test_places_of_letters, test_questions)
+    test_event_time_of_clients, test_idle_clients, test_event_time_of_workers,
+    test_set_aside_in_a_timeout, test_replay_of_windows, test_custom_framing,
+    test_set_aside_in_framing, test_garbage_in_files, test_negative_length,
+    test_connections_of_nowhere, test_errors_of_each_call,
+    test_errors_that_are_not_the_users, test_policies_of_steps,
+    test_saved_states, test_a_key_after_a_key, test_collect,
+    test_too_many_multi_computations, test_entries_that_cannot_be,
+    test_an_empty_frame, test_a_message_that_cannot_be_unpacked,
+    test_nondeterministic_sources, test_put_back, test_places_of_letters,
+    test_questions)
