@@ -6,6 +6,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <structmember.h>
 
 #include "common/mem.h"
 
@@ -88,13 +89,27 @@ class_is_empty(PyObject *slots)
 	return (PyTuple_CheckExact(slots) && PyTuple_GET_SIZE(slots) == 0);
 }
 
+/* A slot's own descriptor, which takes what is set as it is. */
+static bool
+class_is_slot(PyObject *name, PyObject *member)
+{
+	const PyMemberDef *def;
+
+	if (!Py_IS_TYPE(member, &PyMemberDescr_Type) ||
+	    !PyUnicode_CheckExact(name) || !PyUnicode_IS_COMPACT_ASCII(name))
+		return (false);
+	def = ((PyMemberDescrObject *)(void *)member)->d_member;
+	return (def->type == T_OBJECT_EX && def->flags == 0);
+}
+
 /*
  * Whether one class of the MRO lets its objects be plain.  descriptors is
- * set when it has a property or the like that would catch a setattr.
+ * set when it has a property or the like that would catch a setattr; in a
+ * class of slots, where these are such, too, there must be no other.
  * -1: exception.
  */
 static int
-class_base_is_plain(const struct py_codec *c, PyTypeObject *t,
+class_base_is_plain(const struct py_codec *c, PyTypeObject *t, bool slotted,
     bool *descriptors)
 {
 	PyObject *dict = t->tp_dict;	/* borrowed */
@@ -117,13 +132,17 @@ class_base_is_plain(const struct py_codec *c, PyTypeObject *t,
 				return (0);
 			continue;
 		}
-		if (strcmp(s, "__slots__") == 0 && !class_is_empty(member))
+		if (strcmp(s, "__slots__") == 0 && !slotted &&
+		    !class_is_empty(member))
 			return (0);
 		for (size_t i = 0; class_hooks[i] != NULL; i++)
 			if (strcmp(s, class_hooks[i]) == 0)
 				return (0);
-		if (Py_TYPE(member)->tp_descr_set != NULL)
-			*descriptors = true;
+		if (Py_TYPE(member)->tp_descr_set == NULL)
+			continue;
+		if (slotted && !class_is_slot(name, member))
+			return (0);
+		*descriptors = !slotted;
 	}
 	return (1);
 }
@@ -132,11 +151,12 @@ class_base_is_plain(const struct py_codec *c, PyTypeObject *t,
 static int
 class_is_plain(const struct py_codec *c, PyTypeObject *t, bool *descriptors)
 {
+	bool slotted = t->tp_dictoffset == 0;
 	PyObject *base;			/* borrowed */
 	int r;
 
 	if (t->tp_mro == NULL || t->tp_itemsize != 0 ||
-	    t->tp_dictoffset == 0 || t->tp_new != PyBaseObject_Type.tp_new ||
+	    t->tp_new != PyBaseObject_Type.tp_new ||
 	    (t->tp_flags & Py_TPFLAGS_IS_ABSTRACT))
 		return (0);
 	for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(t->tp_mro); i++) {
@@ -145,13 +165,51 @@ class_is_plain(const struct py_codec *c, PyTypeObject *t, bool *descriptors)
 			continue;
 		if (!PyType_Check(base))
 			return (0);
-		r = class_base_is_plain(c, (PyTypeObject *)base, descriptors);
+		r = class_base_is_plain(c, (PyTypeObject *)base, slotted,
+		    descriptors);
 		if (r != 1)
 			return (r);
 	}
 	/* A reducer registered by copyreg.pickle(). */
 	r = PyMapping_HasKey(c->dispatch, (PyObject *)t);
 	return (r == 0);
+}
+
+/* One more slot; false: another class of the MRO has one of that name. */
+static bool
+class_slot_add(struct py_class *k, PyObject *name, PyObject *member)
+{
+	for (size_t i = 0; i < k->nslots; i++)
+		if (PyUnicode_Compare(k->slot[i].name, name) == 0)
+			return (false);
+	k->slot = xreallocarray(k->slot, k->nslots + 1, sizeof(*k->slot));
+	Py_INCREF(name);
+	k->slot[k->nslots++] = (struct py_slot){ name,
+	    ((PyMemberDescrObject *)(void *)member)->d_member->offset };
+	return (true);
+}
+
+/* Learn where the slots of a plain class lie, those of its bases first. */
+static bool
+class_slots(struct py_class *k)
+{
+	PyObject *mro = k->type->tp_mro;	/* borrowed, with all in it */
+	PyObject *base, *name, *member;
+	Py_ssize_t pos;
+
+	k->slotted = k->type->tp_dictoffset == 0;
+	for (Py_ssize_t i = PyTuple_GET_SIZE(mro); k->slotted && i-- > 0; ) {
+		base = PyTuple_GET_ITEM(mro, i);
+		pos = 0;
+		if (base == (PyObject *)&PyBaseObject_Type)
+			continue;
+		while (PyDict_Next(((PyTypeObject *)base)->tp_dict, &pos,
+		    &name, &member))
+			if (Py_IS_TYPE(member, &PyMemberDescr_Type) &&
+			    !class_slot_add(k, name, member))
+				return (false);
+	}
+	return (true);
 }
 
 /* The object that a module and a dotted name lead to; returns new. */
@@ -239,6 +297,9 @@ static void
 class_free(struct py_class *k)
 {
 	Py_DECREF(k->type);
+	for (size_t i = 0; i < k->nslots; i++)
+		Py_DECREF(k->slot[i].name);
+	free(k->slot);
 	free(k->head);
 	free(k);
 }
@@ -256,7 +317,7 @@ class_learn(struct py_codec *c, PyTypeObject *t)
 	Py_INCREF(t);
 	k->type = t;
 	k->descriptors = descriptors;
-	if (class_head(k) == 0) {
+	if (!class_slots(k) || class_head(k) == 0) {
 		class_free(k);
 		return (NULL);
 	}

@@ -49,13 +49,22 @@ struct py_fn {
 	struct py_cursor cursor;	/* generators */
 };
 
+/* Where an attribute of __slots__ lies. */
+struct py_slot {
+	PyObject	*name;		/* owned */
+	Py_ssize_t	 offset;
+};
+
 /*
- * A plain class: an object of it is its class and its __dict__, nothing
- * else, so both can be written without pickle.
+ * A plain class: an object of it is its class and its __dict__, or its class
+ * and its __slots__, and nothing else, so both can be written without pickle.
  */
 struct py_class {
 	PyTypeObject	*type;		/* owned */
 	bool		 descriptors;	/* some would catch a setattr */
+	bool		 slotted;	/* it has no __dict__, but: */
+	struct py_slot	*slot;		/* owned */
+	size_t		 nslots;
 	uint8_t		*head;		/* owned; how its objects begin */
 	size_t		 head_len;
 };

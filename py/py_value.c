@@ -4,7 +4,8 @@
  * objects of plain classes are written directly as MessagePack:
  *
  *	tuple		an array whose first element is the mark TUPLE
- *	plain object	[mark OBJECT, module, qualname, {name: value}]
+ *	plain object	[mark OBJECT, module, qualname, {name: value}], of its
+ *			__dict__ or its __slots__
  *
  * Anything else makes pickle write the value as a whole.  So does a list,
  * dict or object inside that something else refers to as well: who has it
@@ -399,6 +400,38 @@ pack_attrs(struct packer *pk, PyObject *o, const struct py_attrs *first,
 	return (r);
 }
 
+static inline PyObject *
+slot_value(PyObject *o, const struct py_slot *s)
+{
+	PyObject *v;			/* borrowed from o */
+
+	memcpy(&v, (const char *)o + s->offset, sizeof(v));
+	return (v);
+}
+
+/* The slots of an object that are set; as pack_attrs. */
+static int
+pack_slots(struct packer *pk, PyObject *o, const struct py_class *k,
+    int depth, bool shared)
+{
+	size_t i, set = 0, done = 0;
+	PyObject *v;
+	int r = PACK_DONE;
+
+	for (i = 0; i < k->nslots; i++)
+		set += slot_value(o, &k->slot[i]) != NULL;
+	put_count(pk->b, 0x80, 15, 0xde, set);
+	for (i = 0; r == PACK_DONE && i < k->nslots; i++) {
+		if ((v = slot_value(o, &k->slot[i])) == NULL)
+			continue;
+		r = pack_str(pk, k->slot[i].name);
+		if (r == PACK_DONE)
+			r = pack_value(pk, v, depth, shared);
+		done++;
+	}
+	return (r == PACK_DONE && done != set ? PACK_PICKLE : r);
+}
+
 static int
 pack_object(struct packer *pk, PyObject *o, int depth, bool shared)
 {
@@ -410,6 +443,10 @@ pack_object(struct packer *pk, PyObject *o, int depth, bool shared)
 	k = py_class_of(&pk->app->codec, Py_TYPE(o));
 	if (k == NULL)
 		return (PyErr_Occurred() ? PACK_ERROR : PACK_PICKLE);
+	if (k->slotted) {
+		buf_add(pk->b, k->head, k->head_len);
+		return (pack_slots(pk, o, k, depth, shared));
+	}
 	if (py_attrs_of(o, &a)) {
 		buf_add(pk->b, k->head, k->head_len);
 		return (pack_attrs(pk, o, &a, depth, shared));

@@ -58,6 +58,25 @@ static const char app_py[] =
     "    def size(self): return self.__dict__.get('size', -1)\n"
     "class Slots:\n"
     "    __slots__ = ('a', 'b')\n"
+    "class More(Slots):\n"
+    "    __slots__ = ('c', '__d', '__weakref__')\n"
+    "    def __init__(self, **kw):\n"
+    "        for k, v in kw.items(): setattr(self, k, v)\n"
+    "        self.__d = 'd'\n"
+    "class Again(Slots):\n"
+    "    __slots__ = ('a',)\n"
+    "class Mixed(Slots): pass\n"
+    "class Guarded(Slots):\n"
+    "    __slots__ = ()\n"
+    "    @property\n"
+    "    def b(self): return 2\n"
+    "@dataclasses.dataclass(slots=True)\n"
+    "class Cell:\n"
+    "    x: int\n"
+    "    y: typing.Any = None\n"
+    "@dataclasses.dataclass(slots=True, frozen=True)\n"
+    "class Ice:\n"
+    "    x: int\n"
     "class Hooked:\n"
     "    def __getstate__(self): return {'b': self.a}\n"
     "    def __setstate__(self, d): self.__dict__.update(d)\n"
@@ -95,6 +114,7 @@ static const char app_py[] =
     "def many(): return bare(**{'k%d' % i: i for i in range(40)})\n"
     "def undress(r, depth, n):\n"
     "    return bare(**{'k%d' % i: rnd(r, depth - 1) for i in range(n)})\n"
+    "def with_a(o, a): o.a = a; return o\n"
     "def cycle():\n"
     "    a = []; a.append(a); return a\n"
     "def deep(n):\n"
@@ -148,6 +168,9 @@ static const char app_py[] =
     "    if hasattr(o, '__dict__') and t.__module__ == __name__ \\\n"
     "        and not isinstance(o, enum.Enum):\n"
     "        return '%s%s' % (t.__qualname__, show(dict(o.__dict__)))\n"
+    "    if t in (More, Again, Mixed, Guarded, Cell, Ice):\n"
+    "        return t.__name__ + show({a: getattr(o, a) for a in ('a', 'b',\n"
+    "            'c', '_More__d', 'x', 'y', 'z') if hasattr(o, a)})\n"
     "    if t is Slots: return 'Slots%s' % show([getattr(o, 'a', 0),\n"
     "        getattr(o, 'b', 0)])\n"
     "    return repr(o)\n"
@@ -1064,6 +1087,9 @@ START_TEST(codec_values)
 		"bare()", "bare(a=1, b=[2], c=bare(d='x'))", "turned()",
 		"many()", "[bare(**{'\\xe9': 1, '\\udc80': 2})]",
 		"Point(1, [2])", "Prop()", "Slots()", "make(a=1)", "Pair(1, 2)",
+		"More(a=1, c=[2])", "[More(b=Cell(3)), Cell(1, {2: 3})]",
+		"with_a(Again(), 1)", "with_a(Mixed(), 2)", "Ice(4)",
+		"(Cell(Slots()), Cell(1, 10 ** 30))",
 		"Color.RED", "{1, 2}", "MyDict(a=1)", "NewArgs(8)",
 		"collections.OrderedDict(a=1)", "collections.defaultdict(int)",
 		"bytearray(b'x')", "range(3)", "datetime.date(2020, 1, 1)",
@@ -1117,6 +1143,39 @@ START_TEST(codec_bare)
 	}
 	buf_fini(&bare);
 	buf_fini(&dressed);
+	cleanup();
+}
+END_TEST
+
+/* Slots are written like a __dict__, where nothing else is in the way. */
+START_TEST(codec_slots)
+{
+	static const struct { const char *text; bool plain; } rows[] = {
+		{ "Slots()", true }, { "make(a=1, b=[2])", true },
+		{ "More(a=1, c=[2])", true }, { "Cell(1)", true },
+		{ "Again()", false }, { "with_a(Mixed(), 2)", false },
+		{ "Guarded()", false }, { "Ice(1)", false },
+		{ "(lambda x: make(a=x, b=x))([1])", false }
+	};
+	struct buf b;
+	host_val v;
+
+	start();
+	buf_init(&b);
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		buf_clear(&b);
+		v = eval(rows[i].text);
+		ck_assert_int_eq(py->pack(app, v, &b, &err), 0);
+		ck_assert_msg((b.data[0] == 0x94) == rows[i].plain, "%s",
+		    rows[i].text);
+		py->val_free(app, v);
+	}
+	/* One that a new version does not have. */
+	buf_clear(&b);
+	buf_add(&b, "\x94\xd4\2\0\xa3" "app\xa5Slots\x81\xa1" "z\5", 18);
+	expect(py->unpack(app, buf_slice(&b), &v, &err), ERR_USER,
+	    "AttributeError");
+	buf_fini(&b);
 	cleanup();
 }
 END_TEST
@@ -2023,8 +2082,8 @@ UNIT_MAIN("host_python", describe, isolation, path_of_configuration,
     open_missing, open_imports_missing, open_raises, open_syntax, open_exits,
     open_no_package, open_wrong_python, open_venv, open_other_prefix,
     decode_encode, steps, states, keys, frame_lengths, generators,
-    generator_fails, exceptions, codec_values, codec_bare, codec_special,
-    codec_shared, codec_random, codec_malformed, codec_hostile,
+    generator_fails, exceptions, codec_values, codec_bare, codec_slots,
+    codec_special, codec_shared, codec_random, codec_malformed, codec_hostile,
     codec_new_version, codec_hooks, reprs, logs, context, threads, stack_dump,
     changed, changed_unknown,
     leaks, windows, real_package, published_windows, real_package_no_pipeline,
