@@ -50,9 +50,13 @@ buf_reserve(struct buf *b, size_t n)
 static inline void
 buf_add(struct buf *b, const void *p, size_t n)
 {
+	uint8_t *to;
+
 	if (n == 0)
 		return;
-	memcpy(buf_reserve(b, n), p, n);
+	/* As buf_reserve: where there is room there is memory. */
+	to = n <= b->cap - b->len ? b->data + b->len : buf_grow(b, n);
+	memcpy(to, p, n);
 	b->len += n;
 }
 

@@ -450,6 +450,7 @@ host_functions(struct host_app *app)
 	if (call != NULL && PyList_Check(call)) {
 		app->nfn = (size_t)PyList_GET_SIZE(call);
 		app->fn = xcalloc(app->nfn + 1, sizeof(*app->fn));
+		app->call = xcalloc(app->nfn + 1, sizeof(*app->call));
 	} else if (call != NULL)
 		PyErr_SetString(PyExc_TypeError, "functions is no list");
 	if (topo != NULL && PyList_Check(topo) && PyList_GET_SIZE(topo) == 6) {
@@ -458,7 +459,8 @@ host_functions(struct host_app *app)
 		host_names(app, PyList_GET_ITEM(topo, 5), 2);
 	}
 	for (size_t i = 0; i < app->nfn; i++) {
-		app->fn[i].call = host_item(call, (Py_ssize_t)i);
+		app->call[i] = host_item(call, (Py_ssize_t)i);
+		app->fn[i].call = app->call[i];
 		app->fn[i].factory = host_item(factory, (Py_ssize_t)i);
 		app->fn[i].frame_len = host_item(frame, (Py_ssize_t)i);
 		if (app->fn[i].name == NULL)
@@ -696,6 +698,7 @@ host_close(struct host_app *app)
 	for (size_t i = 0; i < app->nfn; i++)
 		free(app->fn[i].name);
 	free(app->fn);
+	free(app->call);
 	free(app->package);
 	free(app);
 }

@@ -128,7 +128,7 @@ py_decode(struct host_app *app, int fn, struct slice s, host_val *out,
 
 	if (!is_known(app, fn, err))
 		return (-1);
-	r = call_bytes(app, app->fn[fn].call, s, err);
+	r = call_bytes(app, app->call[fn], s, err);
 	if (r == NULL)
 		return (-1);
 	if (r == Py_None)
@@ -194,7 +194,7 @@ py_key(struct host_app *app, int fn, host_val in, struct buf *b,
 
 	if (!is_known(app, fn, err))
 		return (-1);
-	key = call(app, app->fn[fn].call, in, NULL, err);
+	key = call(app, app->call[fn], in, NULL, err);
 	if (key == NULL)
 		return (-1);
 	if (!add_ascii(b, key))
@@ -235,7 +235,7 @@ py_step(struct host_app *app, int fn, bool multi, void *state, host_val in,
 
 	if (!is_known(app, fn, err))
 		return (-1);
-	r = call(app, app->fn[fn].call, in, state, err);
+	r = call(app, app->call[fn], in, state, err);
 	if (r == NULL)
 		return (-1);
 	if (multi)
@@ -415,7 +415,7 @@ py_encode(struct host_app *app, int fn, host_val in, struct buf *b,
 
 	if (!is_known(app, fn, err))
 		return (-1);
-	r = call(app, app->fn[fn].call, in, NULL, err);
+	r = call(app, app->call[fn], in, NULL, err);
 	if (r == NULL)
 		return (-1);
 	*none = false;

@@ -92,6 +92,8 @@ struct py_codec {
 
 struct host_app {
 	struct py_fn	*fn;		/* [nfn] */
+	PyObject	**call;		/* [nfn] borrowed from fn: every event
+					   asks for these */
 	size_t		 nfn;
 	int		 current;	/* fn of what is called for a state or
 					   window; for a record's, determ.h */
