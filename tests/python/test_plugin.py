@@ -7,16 +7,17 @@ import sys
 from conftest import HERE
 
 
-def run(environment, *args, directory=HERE):
+def run(environment, base, *args, directory=HERE):
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "wallaroo.pytest_plugin",
          "-p", "no:cacheprovider", "-q", "-c", os.devnull,
-         "--rootdir", str(directory), *args],
+         "--rootdir", str(directory), "--basetemp", str(base / "base"),
+         *args],
         cwd=directory, env=environment, stdout=subprocess.PIPE, text=True)
 
 
-def test_sample(environment):
-    out = run(environment, "plugin_sample.py")
+def test_sample(environment, tmp_path):
+    out = run(environment, tmp_path, "plugin_sample.py")
     assert out.returncode == 0, out.stdout
     assert "6 passed" in out.stdout
 
@@ -68,7 +69,7 @@ def test_windows(wallaroo_app):
 
 def test_state_that_cannot_be_saved(environment, tmp_path):
     (tmp_path / "test_bad.py").write_text(STATE)
-    out = run(environment, "test_bad.py", directory=tmp_path)
+    out = run(environment, tmp_path, "test_bad.py", directory=tmp_path)
     assert "1 failed, 1 passed" in out.stdout, out.stdout
     assert "state of step 'keep'" in out.stdout
     assert "does not survive a kill" in out.stdout
@@ -80,7 +81,7 @@ def test_without_the_programs(environment, tmp_path):
     (tmp_path / "conftest.py").write_text(
         "import wallaroo._cluster as c\nc.places = lambda: []\n")
     (tmp_path / "test_bad.py").write_text(STATE)
-    out = run(environment, "--wallaroo-cluster=2", "test_bad.py",
+    out = run(environment, tmp_path, "--wallaroo-cluster=2", "test_bad.py",
               directory=tmp_path)
     assert "2 failed" in out.stdout
     assert "wallaroo-supervisord is not installed" in out.stdout
