@@ -978,7 +978,7 @@ find_saved(struct automaton *a, size_t stage, struct slice key, uint64_t hash,
 }
 
 /* The key's, which is there afterwards; NULL: *err is set. */
-static inline struct kent *
+static inline __attribute__((always_inline)) struct kent *
 state_of(struct automaton *a, const struct op *op, struct flow *f)
 {
 	struct keytab *t = op->keys;
