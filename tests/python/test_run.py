@@ -11,6 +11,8 @@ import time
 
 import pytest
 
+from conftest import PACKAGE
+
 APP = """
     import sys
     import wallaroo
@@ -287,5 +289,5 @@ def test_tracebacks_show_the_users_frames(app, environment):
     _, more = run(app, environment, "app.py", status=1)
     assert 'app.py", line 5, in application_setup' in more
     for line in (err + more).splitlines():
-        assert os.sep + "wallaroo" + os.sep not in line, line
+        assert os.path.join(PACKAGE, "wallaroo", "") not in line, line
         assert "importlib" not in line

@@ -252,7 +252,10 @@ class Terminal:
     """The other end of one."""
 
     def __init__(self):
-        self.end, self.other = pty.openpty()
+        try:
+            self.end, self.other = pty.openpty()
+        except OSError as error:
+            pytest.skip("no terminals here (/dev/pts): %s" % error)
         self.seen = ""
 
     def wait(self, pattern, limit=harness.LIMIT):
