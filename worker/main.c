@@ -129,11 +129,13 @@ on_adopt(void *arg, const struct msg_adopt *m, struct err *err)
 {
 	struct started *s = arg;
 	struct worker *w = s->w;
+	bool works = (m->flags & (START_DESCRIBE | START_RESPREAD)) == 0;
 
 	(void)err;
 	w->me = m->worker;
 	fault_worker(w->me);
-	FAULT_POINT(adopted_before);
+	if (works)
+		FAULT_POINT(adopted_before);
 	w->n = m->workers;
 	w->epoch = m->epoch;
 	w->generation = m->generation;
@@ -148,7 +150,8 @@ on_adopt(void *arg, const struct msg_adopt *m, struct err *err)
 		    "%s", strerror(errno));
 	(void)close(s->fd);
 	s->adopt = true;
-	FAULT_POINT(adopted_after);
+	if (works)
+		FAULT_POINT(adopted_after);
 	return (0);
 }
 
