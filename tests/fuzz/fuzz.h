@@ -64,8 +64,9 @@ struct fuzz_in {
 };
 uint64_t fuzz_number(struct fuzz_in *, unsigned int bytes);
 struct slice fuzz_rest(struct fuzz_in *);
-/* As many bytes as the next one says, or what is left. */
-struct slice fuzz_piece(struct fuzz_in *);
+/* As many bytes as the next one says, fewer than most (256 at most), or what
+ * is left. */
+struct slice fuzz_piece(struct fuzz_in *, size_t most);
 
 /* A file of the given content, and its path, until the next one. */
 const char *fuzz_file(const void *, size_t);

@@ -227,8 +227,8 @@ request(const struct client *c, struct fuzz_in *in)
 	    (sizeof(verbs) / sizeof(verbs[0]))]) };
 	struct buf b = { 0 };
 
-	m.a = fuzz_piece(in);
-	m.b = fuzz_piece(in);
+	m.a = fuzz_piece(in, 256);
+	m.b = fuzz_piece(in, 256);
 	msg_put_ctl(&b, &m);
 	give(c, buf_slice(&b));
 	buf_fini(&b);
@@ -241,7 +241,7 @@ answer(struct supervisor *s, struct fuzz_in *in)
 	uint64_t bits = fuzz_number(in, 1);
 	struct child *c = &s->child[bits & 1];
 	struct msg_checkpointed checkpointed = { s->checkpoint_id,
-	    bits >> 1 & 1, fuzz_piece(in) };
+	    bits >> 1 & 1, fuzz_piece(in, 256) };
 	struct msg_answer known = { s->ctl_serial, bits >> 1 & 1,
 	    bits & 2 ? msg_cstr("{\"found\": true}") : checkpointed.text };
 	struct msg_putback_done done = { bits >> 4, bits >> 1 & 1,
@@ -285,7 +285,7 @@ fuzz_ctl(const uint8_t *data, size_t n)
 			request(&c[i], &in);
 			break;
 		case 1:
-			give(&c[i], fuzz_piece(&in));
+			give(&c[i], fuzz_piece(&in, 256));
 			break;
 		case 2:
 			answer(s, &in);
@@ -334,7 +334,7 @@ static void
 ask_external(const struct client *c, struct fuzz_in *in)
 {
 	uint64_t id = 1 + fuzz_number(in, 1) % EXT_CLUSTER_COUNT;
-	struct slice payload = fuzz_piece(in);
+	struct slice payload = fuzz_piece(in, 256);
 	uint8_t head[EXTERNAL_HEAD] = { 0, 0, 0, (uint8_t)(payload.len + 2),
 	    0, (uint8_t)id };
 	struct buf b = { 0 };
@@ -408,7 +408,7 @@ static void
 list(struct supervisor *s, struct fuzz_in *in)
 {
 	uint64_t bits = fuzz_number(in, 1);
-	struct slice text = fuzz_piece(in);
+	struct slice text = fuzz_piece(in, 256);
 	int i = bits & 1;
 	struct msg_listed m = { .ok = !(bits & 2), .keys = bits >> 4 };
 
@@ -468,7 +468,7 @@ fuzz_external(const uint8_t *data, size_t n)
 			ask_external(&c[i], &in);
 			break;
 		case 2:
-			give(&c[i], fuzz_piece(&in));
+			give(&c[i], fuzz_piece(&in, 256));
 			break;
 		case 3:
 		case 4:
@@ -562,8 +562,8 @@ end_life(struct supervisor *s)
 
 #define TAKE_u32(f)	m.f = (uint32_t)fuzz_number(in, 1);
 #define TAKE_u64(f)	m.f = fuzz_number(in, 1);
-#define TAKE_str(f)	m.f = fuzz_piece(in);
-#define TAKE_bin(f)	m.f = fuzz_piece(in);
+#define TAKE_str(f)	m.f = fuzz_piece(in, 256);
+#define TAKE_bin(f)	m.f = fuzz_piece(in, 256);
 #define TAKE(type, field)	TAKE_##type(field)
 #define SAY(name, code, from)						\
 	case code: {							\
@@ -603,7 +603,7 @@ fuzz_worker(const uint8_t *data, size_t n)
 		i = op & 1;
 		buf_clear(&b);
 		if (op & 2) {
-			raw = fuzz_piece(&in);
+			raw = fuzz_piece(&in, 256);
 			buf_add(&b, raw.data, raw.len);
 		} else
 			say(&b, &in);

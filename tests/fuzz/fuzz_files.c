@@ -102,7 +102,7 @@ add_frame(struct store_job *j, uint32_t box, struct fuzz_in *in)
 	uint64_t bits = fuzz_number(in, 1);
 	uint32_t lens[2] = { bits & 3, bits >> 2 & 3 };
 	struct frame f = { .records = 2, .lens = sizeof(lens) };
-	struct slice body = fuzz_piece(in);
+	struct slice body = fuzz_piece(in, 256);
 	struct buf b = { 0 };
 
 	if (bits & 16)
@@ -127,8 +127,8 @@ add_items(struct store_job *j, struct fuzz_in *in)
 		op = fuzz_number(in, 1);
 		switch (op & 3) {
 		case 0:
-			s = fuzz_piece(in);
-			store_job_row(j, 2, s, fuzz_piece(in));
+			s = fuzz_piece(in, 256);
+			store_job_row(j, 2, s, fuzz_piece(in, 256));
 			break;
 		case 1:
 			k.resume = op >> 2;
@@ -139,9 +139,9 @@ add_items(struct store_job *j, struct fuzz_in *in)
 			add_frame(j, BOX_SINKS + 1, in);
 			break;
 		default:
-			s = fuzz_piece(in);
+			s = fuzz_piece(in, 256);
 			store_job_box(j, (uint32_t)(op >> 2) + (op & 4 ?
-			    BOX_SINKS : 0), s, fuzz_piece(in));
+			    BOX_SINKS : 0), s, fuzz_piece(in, 256));
 		}
 	}
 }

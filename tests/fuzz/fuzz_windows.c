@@ -241,20 +241,6 @@ struct maker {
 	uint64_t	 last;		/* entry, to be set aside */
 };
 
-static struct slice
-piece(struct fuzz_in *in, size_t most)
-{
-	size_t n = fuzz_number(in, 1) % most;
-	struct slice s;
-
-	if (n > in->n)
-		n = in->n;
-	s = slice_of(in->p, n);
-	in->p += n;
-	in->n -= n;
-	return (s);
-}
-
 static void
 put(struct maker *m, unsigned int type, uint64_t channel, struct slice data,
     unsigned int flags)
@@ -269,7 +255,7 @@ put(struct maker *m, unsigned int type, uint64_t channel, struct slice data,
 static void
 put_bytes(struct maker *m)
 {
-	struct slice s = piece(m->in, 32);
+	struct slice s = fuzz_piece(m->in, 32);
 
 	put(m, ENTRY_BYTES, 1, s, 0);
 	m->off += s.len;
@@ -314,7 +300,7 @@ put_frame(struct maker *m)
 			put_mark(m, &b, i, bits);
 			continue;
 		}
-		key = piece(m->in, 3);
+		key = fuzz_piece(m->in, 3);
 		time = clock - (bits >> 2) * 64;
 		mp_put_uint(&b, m->pos);
 		mp_put_uint(&b, i);
@@ -322,7 +308,7 @@ put_frame(struct maker *m)
 		mp_put_uint(&b, time);
 		mp_put_uint(&b, i);
 		mp_put_uint(&b, bits & 1 ? bits : 0);
-		key = piece(m->in, 8);
+		key = fuzz_piece(m->in, 8);
 		mp_put_bin(&b, key.data, key.len);
 		if (topo.event_time)
 			put_event(&b, bits, time);
@@ -342,8 +328,8 @@ put_letter(struct maker *m)
 	uint64_t bits = fuzz_number(m->in, 1);
 	struct letter l = { (enum letter_kind)(bits % 3),
 	    (uint32_t)(bits >> 2 & 7), msg_cstr(names[(bits >> 2) % 7]),
-	    piece(m->in, 3), m->w->journal.clock_ns - bits, bits,
-	    piece(m->in, 16) };
+	    fuzz_piece(m->in, 3), m->w->journal.clock_ns - bits, bits,
+	    fuzz_piece(m->in, 16) };
 	struct buf b = { 0 };
 
 	m->seq++;

@@ -63,9 +63,9 @@ fuzz_rest(struct fuzz_in *in)
 }
 
 struct slice
-fuzz_piece(struct fuzz_in *in)
+fuzz_piece(struct fuzz_in *in, size_t most)
 {
-	size_t n = fuzz_number(in, 1);
+	size_t n = fuzz_number(in, 1) % most;
 	struct slice s;
 
 	if (n > in->n)
