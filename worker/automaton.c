@@ -1216,6 +1216,25 @@ hop(struct automaton *a, const struct op *op, uint32_t to, host_val v,
 
 /* --- keys ----------------------------------------------------------------- */
 
+/* Call the function of a stage that gives bytes: into the one of two buffers
+ * that does not have the key before, which a letter may need. */
+static inline int
+call_key(struct automaton *a, const struct op *op, host_val v, struct flow *f,
+    struct buf **b)
+{
+	int r;
+
+	a->call++;
+	*b = &a->keybuf[f->depth][a->keyturn[f->depth]];
+	buf_clear(*b);
+	host_where.key = f->key;
+	if (enter_op(a, &f->o, op, op->fn, f->err) == -1)
+		return (-1);
+	r = a->host->key(a->app, op->fn, v, *b, f->err);
+	leave_user(a);
+	return (r);
+}
+
 static inline int
 new_key(struct automaton *a, const struct op *op, host_val v, struct flow *f)
 {
@@ -1228,15 +1247,7 @@ new_key(struct automaton *a, const struct op *op, host_val v, struct flow *f)
 		set_key(f, slice_of(name, strlen(name)));
 		return (0);
 	}
-	a->call++;
-	/* The key before is in the other one, and a letter may need it. */
-	b = &a->keybuf[f->depth][a->keyturn[f->depth]];
-	buf_clear(b);
-	host_where.key = f->key;
-	if (enter_op(a, &f->o, op, op->fn, f->err) == -1)
-		return (-1);
-	r = a->host->key(a->app, op->fn, v, b, f->err);
-	leave_user(a);
+	r = call_key(a, op, v, f, &b);
 	if (r == 0)
 		r = check_size(a, b->len, "a key", f->err);
 	if (r == -1)
@@ -1265,19 +1276,10 @@ static int
 take_time(struct automaton *a, const struct op *op, host_val v,
     struct flow *f)
 {
-	/* The one of the two that has no key now. */
-	struct buf *b = &a->keybuf[f->depth][a->keyturn[f->depth]];
+	struct buf *b;
 	uint64_t t;
-	int r;
 
-	a->call++;
-	buf_clear(b);
-	host_where.key = f->key;
-	if (enter_op(a, &f->o, op, op->fn, f->err) == -1)
-		return (-1);
-	r = a->host->key(a->app, op->fn, v, b, f->err);
-	leave_user(a);
-	if (r == -1)
+	if (call_key(a, op, v, f, &b) == -1)
 		return (-1);
 	if (b->len != sizeof(t))
 		return (err_set(f->err, ERR_USER, "an event time has %zu "

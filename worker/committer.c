@@ -200,19 +200,9 @@ static void
 send_out(struct committer *c)
 {
 	struct sink *s = c->s;
-	ssize_t n = 0;
-	size_t at = 0;
 
-	while (at < c->out.len && s->fd != -1) {
-		n = send(s->fd, c->out.data + at, c->out.len - at,
-		    MSG_NOSIGNAL | MSG_DONTWAIT);
-		if (n == -1 && errno == EINTR)
-			continue;
-		if (n == -1)
-			break;
-		at += (size_t)n;
-	}
-	buf_consume(&c->out, at);
+	if (s->fd != -1)
+		(void)feeder_send(s->fd, &c->out);
 	if (c->out.len > 0 && s->fd != -1)
 		ev_io_start(c->w->loop, &c->wr);
 	else

@@ -31,23 +31,30 @@ source_of(const struct conn *c)
 	return (&c->w->topo.sources[c->source]);
 }
 
-static void
-send_out(struct conn *c)
+int
+feeder_send(int fd, struct buf *out)
 {
 	ssize_t n = 0;
 	size_t at = 0;
 
-	while (at < c->out.len) {
-		n = send(c->fd, c->out.data + at, c->out.len - at,
-		    MSG_NOSIGNAL | MSG_DONTWAIT);
+	while (at < out->len) {
+		n = send(fd, out->data + at, out->len - at, MSG_NOSIGNAL |
+		    MSG_DONTWAIT);
 		if (n == -1 && errno == EINTR)
 			continue;
 		if (n == -1)
 			break;
 		at += (size_t)n;
 	}
-	buf_consume(&c->out, at);
-	if (n == -1 && errno != EAGAIN && errno != ENOBUFS) {
+	buf_consume(out, at);
+	return (n == -1 ? -1 : 0);
+}
+
+static void
+send_out(struct conn *c)
+{
+	if (feeder_send(c->fd, &c->out) == -1 && errno != EAGAIN &&
+	    errno != ENOBUFS) {
 		buf_clear(&c->out);	/* the reader will see its end */
 		ev_io_stop(c->w->loop, &c->wr);
 		return;
