@@ -567,9 +567,53 @@ blank(char *from, const char *to)
 			*from = ' ';
 }
 
-/* Comments, strings and ${variables}: true if there was one. */
-static bool
-scan_opaque(struct scan *sc)
+/*
+ * At "${": libconfuse would take an environment variable that is not set for
+ * an empty string, and the path or address made with it would be another one.
+ * ${NAME:-text} says what to take instead.
+ */
+static int
+scan_variable(struct conf_parse *p, struct scan *sc)
+{
+	const char *start = sc->p + 2, *end;
+	int line = sc->line;
+	char name[128];
+
+	if (!scan_until(sc, "}", false))
+		return (0);	/* libconfuse says so */
+	end = memchr(start, '}', (size_t)(sc->p - start));
+	if (memmem(start, (size_t)(end - start), ":-", 2) != NULL)
+		return (0);
+	(void)snprintf(name, sizeof(name), "%.*s", (int)(end - start), start);
+	if (getenv(name) != NULL)
+		return (0);
+	return (complain(p, line, "the environment variable \"%s\" is not "
+	    "set; ${%s:-text} gives it a default", name, name));
+}
+
+/* In double quotes, up to and with the closing one. */
+static int
+scan_quoted(struct conf_parse *p, struct scan *sc)
+{
+	while (sc->p < sc->end && *sc->p != '"') {
+		if (scan_is(sc, "${")) {
+			if (scan_variable(p, sc) == -1)
+				return (-1);
+			continue;
+		}
+		if (*sc->p == '\\' && sc->p + 1 < sc->end)
+			sc->p++;
+		if (*sc->p++ == '\n')
+			sc->line++;
+	}
+	if (sc->p < sc->end)
+		sc->p++;
+	return (0);
+}
+
+/* Comments, strings and ${variables}: 1 if there was one, -1 if it is wrong. */
+static int
+scan_opaque(struct conf_parse *p, struct scan *sc)
 {
 	char *start = sc->p;
 
@@ -579,14 +623,19 @@ scan_opaque(struct scan *sc)
 	} else if (scan_is(sc, "/*")) {
 		if (scan_until(sc, "*/", false))
 			blank(start, sc->p);
-	} else if (scan_is(sc, "${"))
-		(void)scan_until(sc, "}", false);
-	else if (*start == '"' || *start == '\'') {
+	} else if (scan_is(sc, "${")) {
+		if (scan_variable(p, sc) == -1)
+			return (-1);
+	} else if (*start == '"') {
 		sc->p++;
-		(void)scan_until(sc, *start == '"' ? "\"" : "'", true);
+		if (scan_quoted(p, sc) == -1)
+			return (-1);
+	} else if (*start == '\'') {
+		sc->p++;
+		(void)scan_until(sc, "'", true);
 	} else
-		return (false);
-	return (true);
+		return (0);
+	return (1);
 }
 
 static int
@@ -612,10 +661,12 @@ scan_text(struct conf_parse *p, struct buf *text)
 	    (char *)text->data + text->len, 1 };
 	const char *word = sc.p;
 	size_t n = 0;
-	int depth = 0, nsections = 0;
+	int depth = 0, nsections = 0, r;
 
 	while (sc.p < sc.end) {
-		if (scan_opaque(&sc))
+		if ((r = scan_opaque(p, &sc)) == -1)
+			return (-1);
+		if (r == 1)
 			continue;
 		if (strchr("{}=+, \t\r\n", *sc.p) == NULL) {
 			for (word = sc.p; sc.p < sc.end &&
