@@ -621,7 +621,7 @@ class Session:
         self.start_refused()
         self.remove_logs(what)
         newer()
-        for client in self.main:	# they were told
+        for client in self.active:	# they were told
             client.excused = True
         self.start_again()
 
@@ -641,8 +641,8 @@ class Session:
         elif kind == "silent":
             proxy.silent.set()
         else:
-            if side == "clients":
-                for client in self.main:
+            if side == "clients":	# also one that only waits for its end
+                for client in self.active:
                     client.excused = True
             else:			# what it has it must pass on
                 wait_for(lambda: not proxy.holds(), "a proxy", LIMIT)
