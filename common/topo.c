@@ -16,9 +16,10 @@
 #define TOPO_MAX_SIZE	(1U << 30)	/* bytes of one payload */
 
 static const char *const source_kinds[] = { "tcp", "gen", "file", "stdin",
-    "connector", NULL };
+    "connector", "kafka", NULL };
 static const char *const framings[] = { "header", "custom", "lines", "none",
-    "connector", NULL };
+    "connector", "kafka", NULL };
+static const char *const setting_froms[] = { "value", "file", "env", NULL };
 static const char *const stage_kinds[] = { "step", "state", "key_by",
     "collect", "exchange", "sinks", "range_windows", "count_windows",
     "event_time", NULL };
@@ -70,7 +71,7 @@ get_format(struct topo_source *s, struct mp *c)
 	const char *p = text;
 	uint32_t width;
 
-	if (s->framing == FRAMING_CONNECTOR)
+	if (s->framing == FRAMING_CONNECTOR || s->framing == FRAMING_KAFKA)
 		s->header_big = true;
 	if (s->framing != FRAMING_HEADER)
 		return;
@@ -116,6 +117,60 @@ get_format(struct topo_source *s, struct mp *c)
 		c->bad = true;
 }
 
+/* Of a source or a sink. */
+static void
+get_kafka(struct topo_kafka *k, struct mp *c)
+{
+	struct topo_setting *s;
+	uint32_t n;
+
+	k->brokers = mp_get_strdup(c);
+	n = mp_get_array(c);
+	k->settings = xcalloc((size_t)n + 1, sizeof(*k->settings));
+	for (; k->nsettings < n && mp_ok(c); k->nsettings++) {
+		s = &k->settings[k->nsettings];
+		if (mp_get_array(c) != 3)
+			c->bad = true;
+		s->name = mp_get_strdup(c);
+		s->from = (enum topo_setting_from)get_name(c, setting_froms);
+		s->text = mp_get_strdup(c);
+	}
+}
+
+static void
+kafka_fini(struct topo_kafka *k)
+{
+	for (size_t i = 0; i < k->nsettings; i++) {
+		free(k->settings[i].name);
+		free(k->settings[i].text);
+	}
+	free(k->settings);
+	free(k->brokers);
+}
+
+static void
+get_kafka_source(struct topo_source *s, struct mp *c)
+{
+	uint32_t n;
+
+	get_kafka(&s->kafka, c);
+	n = mp_get_array(c);
+	s->topics = xcalloc((size_t)n + 1, sizeof(*s->topics));
+	for (; s->ntopics < n && mp_ok(c); s->ntopics++)
+		s->topics[s->ntopics] = mp_get_strdup(c);
+	s->group = mp_get_strdup(c);
+	s->start = mp_get_strdup(c);
+	s->whole = mp_get_bool(c);
+}
+
+/* How many fields a source of this kind has. */
+static uint32_t
+source_fields(enum topo_source_kind kind)
+{
+	return (kind == SOURCE_CONNECTOR ? 16 : kind == SOURCE_KAFKA ? 19 :
+	    13);
+}
+
 static void
 get_source(struct topo_source *s, struct mp *c)
 {
@@ -139,8 +194,10 @@ get_source(struct topo_source *s, struct mp *c)
 		memcpy(s->key, key.data, key.len);
 	s->key_len = key.len;
 	s->parallelism = (uint32_t)mp_get_uint(c, UINT32_MAX);
-	if (n != (s->kind == SOURCE_CONNECTOR ? 16 : 13))
+	if (n != source_fields(s->kind))
 		c->bad = true;
+	if (s->kind == SOURCE_KAFKA)
+		get_kafka_source(s, c);
 	if (s->kind != SOURCE_CONNECTOR)
 		return;
 	s->cookie = mp_get_strdup(c);
@@ -261,6 +318,23 @@ bad(struct err *err, const char *what, const char *name, const char *why)
 }
 
 static int
+check_kafka_source(const struct topo_source *s, struct err *err)
+{
+	size_t i;
+
+	if (s->kafka.brokers[0] == '\0')
+		return (bad(err, "source", s->name, "has no brokers"));
+	if (s->group[0] == '\0')
+		return (bad(err, "source", s->name, "has no group"));
+	for (i = 0; i < s->ntopics; i++)
+		if (s->topics[i][0] == '\0')
+			break;
+	if (s->ntopics == 0 || i < s->ntopics)
+		return (bad(err, "source", s->name, "has no topic"));
+	return (0);
+}
+
+static int
 check_source(const struct topo *t, const struct topo_source *s,
     struct err *err)
 {
@@ -290,6 +364,12 @@ check_source(const struct topo *t, const struct topo_source *s,
 	    (s->framing == FRAMING_CONNECTOR && s->header_length != 4))
 		return (bad(err, "source", s->name,
 		    "a connector has a framing of its own"));
+	if ((s->kind == SOURCE_KAFKA) != (s->framing == FRAMING_KAFKA) ||
+	    (s->framing == FRAMING_KAFKA && s->header_length != 4))
+		return (bad(err, "source", s->name,
+		    "Kafka has a framing of its own"));
+	if (s->kind == SOURCE_KAFKA)
+		return (check_kafka_source(s, err));
 	if (s->kind == SOURCE_CONNECTOR &&
 	    s->refill_credits >= s->max_credits)
 		return (bad(err, "source", s->name,
@@ -533,6 +613,12 @@ topo_fini(struct topo *t)
 		free(t->sources[i].path);
 		free(t->sources[i].key);
 		free(t->sources[i].cookie);
+		kafka_fini(&t->sources[i].kafka);
+		for (size_t k = 0; k < t->sources[i].ntopics; k++)
+			free(t->sources[i].topics[k]);
+		free(t->sources[i].topics);
+		free(t->sources[i].group);
+		free(t->sources[i].start);
 	}
 	for (size_t i = 0; i < t->nstages; i++)
 		free(t->stages[i].name);
@@ -579,6 +665,8 @@ topo_print(const struct topo *t, struct buf *b)
 		buf_addf(b, "source %zu \"%s\" %s", i, s->name,
 		    source_kinds[s->kind]);
 		print_place(b, s->host, s->port, s->path);
+		for (size_t k = 0; k < s->ntopics; k++)
+			buf_addf(b, " %s", s->topics[k]);
 		buf_addf(b, " -> stage %d\n", s->next);
 	}
 	for (size_t i = 0; i < t->nstages; i++) {

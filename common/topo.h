@@ -13,7 +13,8 @@
  * and, if the application has one: its version
  * source: [name, kind, next, fn, framing, header_length, header_format,
  *          max_size, host, port, path, key, parallelism], and for a
- *         connector: cookie, max_credits, refill_credits
+ *         connector: cookie, max_credits, refill_credits; for Kafka: brokers,
+ *         settings, [topic...], group, start, whole
  * stage:  [name, kind, next, fn, exchange, multi, policy, version], and for
  *         range_windows and count_windows: timeout_ns, patience_ns; for
  *         event_time: lateness_ns, idle_ns; for a state that has a function
@@ -22,7 +23,8 @@
  *         connector: cookie
  * kinds, framing and policy are the str names of the enums' comments; next,
  * fn and exchange are ints, -1 = none; port and numbers are ints; multi is
- * bool; key is bin; the rest str.
+ * bool; key is bin; the rest str.  settings of Kafka are [[name, from, text]
+ * ...], whole is bool.
  */
 #ifndef COMMON_TOPO_H
 #define COMMON_TOPO_H
@@ -38,8 +40,10 @@ enum topo_source_kind {
 	SOURCE_GEN,		/* "gen": host function yields values */
 	SOURCE_FILE,		/* "file": path */
 	SOURCE_STDIN,		/* "stdin" */
-	SOURCE_CONNECTOR	/* "connector": listens; programs feed it by
+	SOURCE_CONNECTOR,	/* "connector": listens; programs feed it by
 				   the connector protocol */
+	SOURCE_KAFKA		/* "kafka": topics; every worker reads some of
+				   their partitions */
 };
 enum topo_framing {
 	FRAMING_HEADER,		/* "header": header_length bytes, whose value
@@ -49,8 +53,9 @@ enum topo_framing {
 	FRAMING_LINES,		/* "lines": up to \n; \n and a \r before it
 				   are not in the payload */
 	FRAMING_NONE,		/* "none": generators */
-	FRAMING_CONNECTOR	/* "connector": frames of the protocol, with
+	FRAMING_CONNECTOR,	/* "connector": frames of the protocol, with
 				   4 bytes of length */
+	FRAMING_KAFKA		/* "kafka": offsets.h, 4 bytes of length */
 };
 enum topo_stage_kind {
 	STAGE_STEP,		/* "step": stateless function */
@@ -79,6 +84,24 @@ enum topo_policy {
 				/* "fail", "skip", "dead-letter" */
 };
 
+/* What librdkafka is told.  Secrets are not in a topology: it says where they
+ * are. */
+enum topo_setting_from {
+	SETTING_VALUE,		/* "value": text is it */
+	SETTING_FILE,		/* "file": of this path */
+	SETTING_ENV		/* "env": variable of this name */
+};
+struct topo_setting {
+	char			*name;
+	enum topo_setting_from	 from;
+	char			*text;
+};
+struct topo_kafka {
+	char			*brokers;	/* "HOST:PORT,..." */
+	struct topo_setting	*settings;
+	size_t			 nsettings;
+};
+
 struct topo_source {
 	char			*name;
 	enum topo_source_kind	 kind;
@@ -100,6 +123,17 @@ struct topo_source {
 	char			*cookie;	/* what its HELLO must have */
 	uint32_t		 max_credits;	/* frames under way */
 	uint32_t		 refill_credits; /* at these come new ones */
+	/* KAFKA: */
+	struct topo_kafka	 kafka;
+	char			**topics;	/* names, ^ begins a pattern */
+	size_t			 ntopics;
+	char			*group;		/* is told how far we are */
+	char			*start;		/* of new partitions:
+						   "earliest", "latest", an
+						   offset, "-N" from the end,
+						   "time:MS" */
+	bool			 whole;		/* the decoder gets all of a
+						   record, not the value */
 };
 struct topo_stage {
 	char			*name;

@@ -133,7 +133,8 @@ status_sources(struct buf *b, const struct supervisor *s)
 {
 	static const char *const kinds[] = { [SOURCE_TCP] = "tcp",
 	    [SOURCE_GEN] = "gen", [SOURCE_FILE] = "file",
-	    [SOURCE_STDIN] = "stdin", [SOURCE_CONNECTOR] = "connector" };
+	    [SOURCE_STDIN] = "stdin", [SOURCE_CONNECTOR] = "connector",
+	    [SOURCE_KAFKA] = "kafka" };
 	uint32_t i;
 
 	for (i = 0; i < s->topo.nsources; i++) {
