@@ -1,0 +1,105 @@
+"""The brokers that the other tests use do what those rely on."""
+
+import pytest
+
+from kafka import VERSIONS, Cluster, KafkaError, client
+
+TOPIC = "words"
+POSITION = "a-sink"		# a group that nobody is a member of
+
+
+def read_all(kafka, topic, group="reader"):
+    """The values that a reader of what is committed sees, to the end."""
+    ck = client()
+    consumer = ck.Consumer({
+        "bootstrap.servers": kafka.brokers, "group.id": group,
+        "auto.offset.reset": "earliest", "enable.auto.commit": False,
+        "isolation.level": "read_committed", "enable.partition.eof": True})
+    partitions = consumer.list_topics(topic, 60).topics[topic].partitions
+    consumer.assign([ck.TopicPartition(topic, p, ck.OFFSET_BEGINNING)
+                     for p in partitions])
+    values, ended = [], set()
+    while len(ended) < len(partitions):
+        message = consumer.poll(60)
+        if message is None:
+            raise KafkaError("nothing comes")
+        if message.error() is None:
+            values.append(message.value())
+        elif message.error().code() == ck.KafkaError._PARTITION_EOF:
+            ended.add(message.partition())
+    consumer.close()
+    return values
+
+
+def transaction(kafka, producer, value, position):
+    """One that has a value and says where its sender stands."""
+    ck = client()
+    group = ck.Consumer({"bootstrap.servers": kafka.brokers,
+                         "group.id": POSITION})
+    producer.begin_transaction()
+    producer.produce(TOPIC, value)
+    producer.send_offsets_to_transaction(
+        [ck.TopicPartition(TOPIC, 0, position)],
+        group.consumer_group_metadata(), 60)
+    group.close()
+
+
+def position(kafka):
+    ck = client()
+    group = ck.Consumer({"bootstrap.servers": kafka.brokers,
+                         "group.id": POSITION})
+    found = group.committed([ck.TopicPartition(TOPIC, 0)], 60)[0].offset
+    group.close()
+    return found
+
+
+def owner(kafka):
+    producer = client().Producer({
+        "bootstrap.servers": kafka.brokers, "transactional.id": "owner"})
+    producer.init_transactions(60)
+    return producer
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_position_is_committed_with_the_records(version):
+    ck = client()
+    with Cluster(version=version) as kafka:
+        kafka.create_topic(TOPIC, 2)
+        first = owner(kafka)
+        transaction(kafka, first, b"one", 17)
+        first.commit_transaction(60)
+        assert position(kafka) == 17
+        transaction(kafka, first, b"two", 23)
+        # Another with its name: what it has begun is nothing any more.
+        second = owner(kafka)
+        with pytest.raises(ck.KafkaException) as fenced:
+            first.commit_transaction(60)
+        assert fenced.value.args[0].code() in (
+            ck.KafkaError._FENCED, ck.KafkaError.INVALID_PRODUCER_EPOCH)
+        assert position(kafka) == 17
+        kafka.kill(1)
+        kafka.start(1)
+        assert position(kafka) == 17
+        transaction(kafka, second, b"three", 29)
+        second.commit_transaction(60)
+        assert position(kafka) == 29
+        assert read_all(kafka, TOPIC) == [b"one", b"three"]
+        lag = kafka.lag(POSITION)
+        assert [row["current_offset"] for row in lag] == [29]
+
+
+def test_one_of_three_may_die():
+    ck = client()
+    with Cluster(nodes=3) as kafka:
+        kafka.create_topic(TOPIC, 3)
+        producer = ck.Producer({"bootstrap.servers": kafka.brokers,
+                                "enable.idempotence": True})
+        sent = []
+        for number in (1, 2, 3):
+            kafka.kill(number)
+            for i in range(50):
+                sent.append(b"%d-%d" % (number, i))
+                producer.produce(TOPIC, sent[-1], partition=i % 3)
+            assert producer.flush(120) == 0
+            kafka.start(number)
+        assert sorted(read_all(kafka, TOPIC)) == sorted(sent)
