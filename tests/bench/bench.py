@@ -28,6 +28,7 @@ import traceback
 
 import sut
 import experiments
+import peers
 import rows
 from sut import NotRun, harness
 
@@ -41,8 +42,8 @@ class Bench:
         self.quick = options.quick
         self.minutes = options.minutes
         self.build = options.build
-        self.keep = os.path.join(self.build, "bench-inputs")
-        self.peers = os.path.join(self.build, "bench-peers")
+        self.keep = os.path.join(options.cache, "bench-inputs")
+        self.peers = os.path.join(options.cache, "bench-peers")
         self.cache = {}
         self.dir = tempfile.mkdtemp(prefix="wallaroo-bench-")
         os.chmod(self.dir, 0o755)
@@ -73,15 +74,17 @@ class Bench:
     def size(self, full, quick):
         return quick if self.quick else full
 
-    def input(self, name, count, lines):
-        """A file of so many lines, made when there is none."""
+    def input(self, name):
+        """(number of events, path) of a file, made when there is none."""
+        full, quick, lines = experiments.INPUTS[name]
+        count = self.size(full, quick)
         directory = self.dir if self.quick else self.keep
         os.makedirs(directory, exist_ok=True)
         path = os.path.join(directory, "%s-%d" % (name, count))
         if not os.path.exists(path):
-            sut.write_lines(path + ".new", lines())
+            sut.write_lines(path + ".new", lines(count))
             os.rename(path + ".new", path)
-        return path
+        return count, path
 
     def close(self):
         shutil.rmtree(self.dir, ignore_errors=True)
@@ -316,6 +319,13 @@ def write_results(path, lines):
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--build", default=os.getcwd())
+    parser.add_argument("--cache", metavar="DIR",
+                        default=os.environ.get("BENCH_CACHE"),
+                        help="for inputs and the others' programs, instead "
+                        "of the build directory")
+    parser.add_argument("--setup", action="store_true",
+                        help="only make the inputs and install the others, "
+                        "which needs a network and no silence")
     parser.add_argument("--quick", action="store_true",
                         help="under a minute, one run, few rows")
     parser.add_argument("--rows", default="", metavar="PATTERN",
@@ -345,10 +355,31 @@ def print_list(chosen):
             experiments.ALL[row.experiment].__doc__.split())))
 
 
+def set_up(options):
+    """All that takes long and is no measurement: inputs, the others and what
+    they need.  Returns whether all is there."""
+    bench = Bench(options)
+    try:
+        for name in experiments.INPUTS:
+            print("input %s\t%s" % (name, bench.input(name)[1]), flush=True)
+        whole = True
+        for name, answer in peers.set_up(bench):
+            print("%s\t%s" % (name, answer), flush=True)
+            whole = whole and not isinstance(answer, Exception)
+        return whole
+    finally:
+        bench.close()
+
+
 def main():
     options = parse()
     options.build = os.path.abspath(options.build)
+    options.cache = os.path.abspath(options.cache or options.build)
     os.environ["WALLAROO_BUILD"] = options.build
+    os.environ.setdefault("WALLAROO_KAFKA_CACHE", os.path.join(
+        options.cache, "bench-peers", "kafka"))
+    if options.setup:
+        sys.exit(0 if set_up(options) else 1)
     os.environ.setdefault("WALLAROO_TEST_DISCARD", "1")
     chosen = list(chosen_rows(options))
     if not chosen:

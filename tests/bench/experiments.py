@@ -15,7 +15,27 @@ from sut import NotRun
 KEYS = 10000
 MILLION = 1000000
 RATES = (1000, 10000)		# at which peers are measured
+POWERS = (4, 5, 6, 7)		# of ten: events
 ALL = {}
+
+# name: events, so many in bench-quick, lines
+INPUTS = {
+    "words1": (2000000, 100000, lambda count: sut.words(count, 1)),
+    "words10": (2000000, 100000, lambda count: sut.words(count, 10)),
+    "readings": (MILLION, 100000, lambda count: sut.readings(count, KEYS)),
+    "busy": (10000, 2000, lambda count: sut.fifty_bytes(count, 1000)),
+    "hop": (2000000, 100000, lambda count: sut.fifty_bytes(count, 100)),
+    "peer-words": (300000, 50000, lambda count: sut.words(count, 1)),
+    "peer-counter": (300000, 50000,
+                     lambda count: sut.readings(count, KEYS)),
+    "few-words": (2000, 2000, lambda count: sut.words(count, 1)),
+    "few-counter": (2000, 2000, lambda count: sut.readings(count, KEYS)),
+    "some-words": (30000, 5000, lambda count: sut.words(count, 1)),
+    "some-counter": (30000, 5000, lambda count: sut.readings(count, KEYS)),
+    **{"growing%d" % power: (10 ** power, 10 ** min(power, 4),
+                             lambda count: sut.words(count, 1))
+       for power in POWERS},
+}
 
 
 def experiment(runs=5, quick=False):
@@ -59,16 +79,10 @@ def put_pair(bench, figures, kind, count, source, *arguments):
 
 # -- rates from a file to a file --------------------------------------------
 
-def word_files(bench, per_line):
-    count = bench.size(2000000, 100000)
-    return count, bench.input("words%d" % per_line, count,
-                              lambda: sut.words(count, per_line))
-
-
 def count_words(bench, per_line):
     def exact(app):
         sut.check_counts(app.out("output"), bench.path("bare.out"))
-    count, source = word_files(bench, per_line)
+    count, source = bench.input("words%d" % per_line)
     figures = {}
     put_bare(bench, figures, "words", count, source)
     if not bench.quick:
@@ -95,9 +109,8 @@ def ten_words(bench):
     return count_words(bench, 10)
 
 
-def object_figures(bench, kind, count, workers):
-    source = bench.input("readings", count,
-                         lambda: sut.readings(count, KEYS))
+def object_figures(bench, kind, workers):
+    count, source = bench.input("readings")
     figures = {}
     put_bare(bench, figures, kind, count, source)
     if workers == 2:
@@ -110,14 +123,13 @@ def object_figures(bench, kind, count, workers):
 @experiment(quick=True)
 def counter(bench):
     """A counter per key that is a small object: 1 M events, 10 k keys."""
-    return object_figures(bench, "counter", bench.size(MILLION, 100000), 1)
+    return object_figures(bench, "counter", 1)
 
 
 @experiment(quick=True)
 def exchanges(bench):
     """Two exchanges, two workers; beside one and two plain processes."""
-    return object_figures(bench, "exchanges", bench.size(MILLION, 100000),
-                          2)
+    return object_figures(bench, "exchanges", 2)
 
 
 def rounds_of(bench):
@@ -137,8 +149,7 @@ def rounds_of(bench):
 @experiment(quick=True)
 def busy(bench):
     """A stage of 200 microseconds of Python."""
-    count = bench.size(10000, 2000)
-    source = bench.input("busy", count, lambda: sut.fifty_bytes(count, 1000))
+    count, source = bench.input("busy")
     rounds = rounds_of(bench)
     figures = {}
     put_bare(bench, figures, "busy", count, source, rounds)
@@ -153,8 +164,8 @@ def busy(bench):
 def hop(bench):
     """An exchange and little else: what two workers use more than one, for
     each value of 50 bytes that goes from one to the other."""
-    keys, count = 100, 2000000
-    source = bench.input("hop", count, lambda: sut.fifty_bytes(count, keys))
+    keys = 100
+    count, source = bench.input("hop")
     target = bench.path("bare.out")
     outputs = count // 1000
 
@@ -191,14 +202,12 @@ def instructions(bench):
 
 # -- how it grows -----------------------------------------------------------
 
-@experiment()
+@experiment(runs=3)
 def events(bench):
     """Word count of ten thousand to ten million events."""
     figures = {}
-    for power in (4, 5, 6, 7):
-        count = 10 ** power
-        source = bench.input("growing%d" % power, count,
-                             lambda count=count: sut.words(count, 1))
+    for power in POWERS:
+        count, source = bench.input("growing%d" % power)
         put(figures, "10^%d" % power, count, sut.run_files,
             "word_count_app.py", ([source], []), count)
     return figures
@@ -207,8 +216,7 @@ def events(bench):
 @experiment()
 def workers(bench):
     """Word count with one to eight workers on this machine's processors."""
-    count = MILLION
-    source = bench.input("growing6", count, lambda: sut.words(count, 1))
+    count, source = bench.input("growing6")
     figures = {}
     for number in (1, 2, 4, 8):
         put(figures, "%d" % number, count, sut.run_files,
@@ -226,7 +234,7 @@ def put_latency(figures, name, answer):
 
 
 def latency(bench, rate):
-    seconds = bench.size(8, 2)
+    seconds = bench.size(5, 2)
     figures = {}
     with sut.tcp_cluster(bench) as (_, driver):
         answer = driver.do("run", KEYS, rate, seconds, 1)
@@ -267,7 +275,7 @@ def percentile(hist, share, unit):
 def inside(bench):
     """From the begin of decode() to the end of encode(), inside a worker
     with checkpoints each second, and in the asyncio loop."""
-    rate, seconds = 5000, bench.size(21, 2)
+    rate, seconds = 10000, bench.size(11, 1)
     figures = {}
     for name, run in (("ours", sut.tcp_cluster), ("bare", sut.tcp_loop)):
         probe = sut.Probe(bench.probe, bench.path("probe"))
@@ -292,13 +300,22 @@ def keeps_up(driver, rate, seconds):
     return False
 
 
-def sustainable(driver, seconds=3, lowest=2000, highest=512000,
+def sustainable(driver, guess=None, seconds=3, lowest=2000, highest=512000,
                 precision=1.1):
-    """The highest rate that it keeps up with, by bisection."""
+    """The highest rate that it keeps up with, by bisection; from a guess,
+    which is that of the run before, it is found sooner."""
     driver.do("run", KEYS, lowest, 1, 0)
-    if not keeps_up(driver, lowest, seconds):
-        raise NotRun("does not keep up with %d events a second" % lowest)
     good, bad = lowest, highest
+    step = precision ** 2
+    rate = guess and int(guess / precision)
+    while rate and good < rate < bad:	# around the guess, wider each time
+        if keeps_up(driver, rate, seconds):
+            good, rate = rate, int(rate * step)
+        else:
+            bad, rate = rate, int(rate / step)
+        step *= step
+    if good == lowest and not keeps_up(driver, lowest, seconds):
+        raise NotRun("does not keep up with %d events a second" % lowest)
     while bad / good > precision:
         rate = int((good * bad) ** 0.5)
         if keeps_up(driver, rate, seconds):
@@ -312,18 +329,20 @@ def sustainable(driver, seconds=3, lowest=2000, highest=512000,
 def sustained(bench):
     """The highest rate TCP to TCP with p99 at most 100 ms and no growing
     lag, by bisection."""
-    figures = {}
+    figures, guesses = {}, bench.cache.setdefault("sustainable", {})
     for name, run in (("ours", sut.tcp_cluster), ("loop", sut.tcp_loop)):
         with run(bench) as (_, driver):
-            figures[name] = sustainable(driver)
+            figures[name] = sustainable(driver, guesses.get(name))
+        guesses[name] = figures[name]
     return figures
 
 
 @experiment(runs=1)
 def half_load(bench):
     """Minutes at half of the sustainable rate, with checkpoints."""
+    guess = bench.cache.get("sustainable", {}).get("ours")
     with sut.tcp_cluster(bench) as (_, driver):
-        rate = sustainable(driver, precision=1.3) // 2
+        rate = sustainable(driver, guess, precision=1.3) // 2
         answer = driver.do("run", KEYS, rate, int(bench.minutes * 60), 2,
                            limit=bench.minutes * 60 + sut.LIMIT)
     figures = {"rate": rate, "gap": answer["gap"] / 1e6}
@@ -346,7 +365,7 @@ def settle(app):
 def state(bench):
     """A million keys: their memory, and the pauses of checkpoints while all
     of them change under saturating load."""
-    keys, seconds = MILLION, 20
+    keys, seconds = MILLION, 15
     probe = sut.Probe(bench.probe, bench.path("probe"))
     with sut.tcp_cluster(bench, probe=probe.arguments) as (app, driver):
         driver.do("load", 1)
@@ -361,7 +380,7 @@ def state(bench):
     _, gaps, longest, own = probe.read()
     with sut.tcp_loop(bench, probe.arguments) as (_, driver):
         driver.do("load", keys)
-        loop = driver.do("flood", keys, seconds // 2)
+        loop = driver.do("flood", keys, seconds // 3)
     python, = sut.run_python(sut.here("keys.py"), str(keys))
     longest.sort()
     own.sort()
@@ -379,7 +398,7 @@ def state(bench):
             "gap p999": percentile(gaps, 0.999, 1e6)}
 
 
-def recovery(bench, keys):
+def silence(bench, keys):
     """Milliseconds from a kill -9 to the first output of an input that was
     due after it."""
     with sut.tcp_cluster(bench, settings={"spares": 1}) as (app, driver):
@@ -390,25 +409,16 @@ def recovery(bench, keys):
         answer = driver.do("kill", keys, 1000, 4, app.pids()[0])
     if not answer["recovered"]:
         raise NotRun("no input was due after the kill")
-    return {"silence": answer["recovered"] / 1e6}
+    return answer["recovered"] / 1e6
 
 
 @experiment(quick=True)
-def recovery_10k(bench):
-    """kill -9 of the only worker to its next output, 10 k keys."""
-    return recovery(bench, 10000)
-
-
-@experiment()
-def recovery_100k(bench):
-    """The same, 100 k keys."""
-    return recovery(bench, 100000)
-
-
-@experiment()
-def recovery_1m(bench):
-    """The same, 1 M keys."""
-    return recovery(bench, MILLION)
+def recovery(bench):
+    """kill -9 of the only worker to its next output, by number of keys."""
+    figures = {}
+    for keys in bench.size((10000, 100000, MILLION), (10000,)):
+        figures["%d" % keys] = silence(bench, keys)
+    return figures
 
 
 @experiment()
@@ -447,28 +457,24 @@ OURS = {"words": ("word_count_app.py", []),
         "counter": ("instructions_app.py", ["counter"])}
 
 
-def peer_input(bench, kind, count):
-    return bench.input("peer-" + kind, count, {
-        "words": lambda: sut.words(count, 1),
-        "counter": lambda: sut.readings(count, KEYS)}[kind])
-
-
-def put_ours(bench, figures, kind, count):
+def put_ours(bench, figures, kind):
     app, more = OURS[kind]
+    count, source = bench.input("peer-" + kind)
     put(figures, kind + " ours", count, sut.run_files, app,
-        ([peer_input(bench, kind, count)], more), count)
+        ([source], more), count)
 
 
 def peer(bench, program):
     """Word count and counter by a peer's program, in each of the ways that
     it names, and by ours from the same file."""
     python = peers.python(bench, program)
-    figures, count = {}, 500000
+    figures = {}
     for kind in OURS:
+        count, source = bench.input("peer-" + kind)
         for way in peers.WAYS[program][kind]:
             put(figures, "%s %s" % (kind, way), count, peers.run, bench,
-                python, program, kind, way, peer_input(bench, kind, count))
-        put_ours(bench, figures, kind, count)
+                python, program, kind, way, source)
+        put_ours(bench, figures, kind)
     return figures
 
 
@@ -528,11 +534,12 @@ def pyflink(bench):
     if shutil.which("java") is None:
         raise NotRun("there is no Java virtual machine")
     python = peers.python(bench, "pyflink")
-    figures, few, many = {}, 2000, 30000
+    figures = {}
     for kind in OURS:
+        few, short = bench.input("few-" + kind)
+        many, long = bench.input("some-" + kind)
         for way in peers.WAYS["pyflink"][kind]:
             put(figures, "%s %s" % (kind, way), many - few, peers.run_flink,
-                bench, python, kind, way, peer_input(bench, kind, few),
-                peer_input(bench, kind, many))
-        put_ours(bench, figures, kind, 500000)
+                bench, python, kind, way, short, long)
+        put_ours(bench, figures, kind)
     return figures

@@ -58,6 +58,15 @@ def python(bench, program):
     return os.path.join(directory, "bin", "python")
 
 
+def set_up(bench):
+    """(name, where it is or why it is not) of everything."""
+    for program in PACKAGES:
+        try:
+            yield program, python(bench, program)
+        except NotRun as error:
+            yield program, error
+
+
 def directory_for(bench):
     directory = bench.path("peer")
     shutil.rmtree(directory, ignore_errors=True)
