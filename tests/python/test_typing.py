@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from conftest import HERE, PACKAGE
+from conftest import EXAMPLES, HERE, PACKAGE
 
 WRONG = [
     "valid(3)",
@@ -20,10 +20,11 @@ WRONG = [
 
 
 def mypy(tmp_path, environment, *paths):
+    """With what it has learned of the package in another test."""
     pytest.importorskip("mypy")
     return subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--cache-dir",
-         str(tmp_path / "cache"), *paths],
+         str(tmp_path.parent / "mypy-cache"), *paths],
         env=dict(environment, MYPYPATH=environment["PYTHONPATH"]),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )
@@ -45,6 +46,17 @@ def test_package_and_sample(tmp_path, environment):
 
 def test_what_is_right(tmp_path, environment):
     out = mypy(tmp_path, environment, os.path.join(HERE, "typed", "right"))
+    assert out.returncode == 0, out.stdout
+
+
+def test_examples(tmp_path, environment):
+    """Those that come with data."""
+    paths = [
+        os.path.join(EXAMPLES, name, name + ".py")
+        for name in sorted(os.listdir(EXAMPLES))
+        if os.path.exists(os.path.join(EXAMPLES, name, "expected"))]
+    assert len(paths) >= 6
+    out = mypy(tmp_path, environment, *paths)
     assert out.returncode == 0, out.stdout
 
 
