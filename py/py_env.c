@@ -79,11 +79,15 @@ env_up(char *path)
 	return (true);
 }
 
-/* The prefix whose library belongs to libpython; owned; NULL: unknown. */
+/*
+ * The prefix whose library belongs to libpython; owned; NULL: unknown.
+ * Python within our own executable says nothing about where that is: then it
+ * is where the interpreter was that configure found.
+ */
 static char *
 env_home(void)
 {
-	Dl_info info;
+	Dl_info info, own;
 	void *inside;
 	char *path;
 
@@ -94,6 +98,9 @@ env_home(void)
 	memcpy(&inside, &PyBaseObject_Type.tp_dealloc, sizeof(inside));
 	if (dladdr(inside, &info) == 0 || info.dli_fname == NULL)
 		path = NULL;
+	else if (dladdr((void *)(uintptr_t)py_env_find, &own) != 0 &&
+	    own.dli_fbase == info.dli_fbase)
+		path = realpath(WALLAROO_PYTHON_PREFIX, NULL);
 	else
 		path = realpath(info.dli_fname, NULL);
 	while (path != NULL && !env_has_library(path))

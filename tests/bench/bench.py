@@ -60,12 +60,10 @@ class Bench:
         return path
 
     def embedded(self):
-        """A Python that is the worker's library."""
+        """The same Python that the worker has, as a program."""
         if "embedded" not in self.cache:
-            library = sut.python_library()
             self.cache["embedded"] = self.compile(
-                "embedded", "embedded.c", library,
-                "-Wl,-rpath," + os.path.dirname(library))
+                "embedded", "embedded.c", *sut.python_library())
         return self.cache["embedded"]
 
     def path(self, name):

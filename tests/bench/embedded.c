@@ -1,6 +1,6 @@
 /*
- * Python's own main program, but out of the shared library that a worker
- * uses: Debian's is slower than its program python3, whatever is run.
+ * Python's own main program, but out of the library that a worker has:
+ * Debian's are slower than its program python3, whatever is run.
  */
 int	Py_BytesMain(int, char **);
 

@@ -19,6 +19,7 @@ test_instructions.py compares.
 import argparse
 import collections
 import concurrent.futures
+import functools
 import os
 import re
 import shutil
@@ -28,6 +29,8 @@ import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SYSTEM = os.path.join(os.path.dirname(HERE), "system")
+TREE = os.path.dirname(os.path.dirname(HERE))
+PYTHON = "python"
 KEPT = os.path.join(HERE, "INSTRUCTIONS")
 sys.path.insert(0, SYSTEM)
 
@@ -71,7 +74,11 @@ WORKLOADS = {
 
 
 class Counts:
-    """Instructions by (object, function), and calls of our functions."""
+    """Instructions by (object, function), and calls of our functions.
+
+    The object of a function that is in the worker's file, but in no source
+    file of ours, is PYTHON: Debian's archive of it says no source files.
+    """
 
     def __init__(self):
         self.own = collections.Counter()
@@ -79,8 +86,9 @@ class Counts:
 
     def add(self, path):
         """The file that callgrind wrote about one process."""
-        names = {"ob": {}, "fn": {}}
+        names = {"ob": {}, "fn": {}, "fl": {}}
         obj = called_obj = function = called = None
+        source = called_source = None
 
         def name(kind, text):
             number, _, rest = text.partition(" ")
@@ -99,25 +107,42 @@ class Counts:
                     fields = line.split()
                     if len(fields) == 2 and re.match(r"[-+*\d]", line):
                         if not skip:
-                            self.own[obj, function] += int(fields[1])
+                            self.own[part(obj, source), function] += int(
+                                fields[1])
                         skip = False
                 elif key == "ob":
                     obj = called_obj = name("ob", value)
                 elif key == "cob":
                     called_obj = name("ob", value)
+                elif key == "fl":
+                    source = called_source = name("fl", value)
+                elif key in ("fi", "fe"):
+                    name("fl", value)
+                elif key in ("cfi", "cfl"):
+                    called_source = name("fl", value)
                 elif key == "fn":
                     function = name("fn", value)
-                    called_obj = obj
+                    called_obj, called_source = obj, source
                 elif key == "cfn":
                     called = name("fn", value)
                 elif key == "calls":
-                    self.calls[called_obj, called] += int(value.split()[0])
-                    called_obj = obj
+                    self.calls[part(called_obj, called_source), called] += int(
+                        value.split()[0])
+                    called_obj, called_source = obj, source
                     skip = True		# what follows is the callee's
 
     def total(self, wanted):
         return sum(count for (obj, _), count in self.own.items()
                    if wanted(obj))
+
+
+@functools.lru_cache(maxsize=None)
+def part(obj, source):
+    """The object that a function of this source file counts for."""
+    if is_ours(obj) and not os.path.exists(os.path.join(
+            TREE, *source.split("/")[-2:])):
+        return PYTHON
+    return obj
 
 
 def is_ours(obj):
@@ -206,7 +231,8 @@ def built_by(program):
     with open(program, "rb") as file:
         code = file.read()
     for mark, name in ((b"WALLAROO_FAULTS", "fault points"),
-                       (b"RULE7", "planted bugs")):
+                       (b"RULE7", "planted bugs"),
+                       (b"_PyEval_EvalFrameDefault", "Python in it")):
         if mark in code:
             built += ", with " + name
     return built

@@ -210,13 +210,17 @@ def run_python(*command, python=None, env=None, limit=LIMIT, cwd=None):
 
 
 def python_library():
-    """The shared library whose Python the worker has."""
-    done = subprocess.run(["ldd", harness.program("wallaroo-worker")],
-                          stdout=subprocess.PIPE, text=True)
-    match = re.search(r"libpython\S+ => (/\S+)", done.stdout)
+    """The linker's options for the same Python that the worker has."""
+    directory = os.path.dirname(harness.program("wallaroo-worker"))
+    try:
+        with open(os.path.join(directory, "Makefile")) as file:
+            match = re.search(r"^WORKER_PYTHON_LIBS = (.*)$", file.read(),
+                              re.MULTILINE)
+    except OSError:
+        match = None
     if match is None:
-        raise NotRun("the worker has no shared libpython")
-    return match.group(1)
+        raise NotRun("no Makefile beside the worker says which Python it has")
+    return ["-rdynamic"] + match.group(1).split()
 
 
 def bare(processes, kind, source, target, *arguments, python=None):

@@ -51,6 +51,21 @@ def test_own_modules(cluster, counts):
     oracle.check_word_counts(counts(app), "b a b".split())
 
 
+def test_standard_library(cluster, counts):
+    """That of the interpreter, its extension modules and what they call in
+    Python included; each word says what is wrong."""
+    import sysconfig
+    paths = [sys.base_prefix, sysconfig.get_path("stdlib")]
+    app = cluster(using(
+        "import ctypes, decimal, ssl, sqlite3, sys, sysconfig\n"
+        "ctypes.pythonapi.Py_GetVersion.restype = ctypes.c_char_p\n"
+        "FOUND = [sys.base_prefix, sysconfig.get_path('stdlib')]\n"
+        "VERSION = ctypes.pythonapi.Py_GetVersion().decode()\n",
+        "line.split() if FOUND == %r and VERSION == sys.version else "
+        "[repr(FOUND), VERSION]" % paths), workers=1)
+    oracle.check_word_counts(counts(app), "b a b".split())
+
+
 def test_python_path(cluster, counts):
     """Directories of python-path come in their order."""
     app = cluster(using("import elsewhere", "elsewhere.split(line)"),
