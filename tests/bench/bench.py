@@ -186,15 +186,17 @@ def line_of(row, runs):
         other = run["figures"].get(row.reference, run["error"])
         if isinstance(mine, str) or isinstance(other, str):
             why = mine if isinstance(mine, str) else other
+        if other is not None and not isinstance(other, str):
+            references.append(other)
+        if isinstance(mine, str) or isinstance(other, str):
             continue
         ours.append(mine)
-        if other is not None:
-            references.append(other)
-            if other:
-                ratios.append(mine / other)
+        if other:
+            ratios.append(mine / other)
     if not ours:
-        return [row.name, why or "not run", "-", "-", goal, "-", row.unit,
-                "-", "0"]
+        return [row.name, why or "not run", number(
+            statistics.median(references) if references else None), "-",
+            goal, "-", row.unit, "-", "0"]
     middle = statistics.median(ours)
     ratio = statistics.median(ratios) if ratios else None
     met = row.goal.met(middle, ratio) if row.goal else None

@@ -10,6 +10,7 @@ import time
 import harness
 import peers
 import sut
+import topics
 from sut import NotRun
 
 KEYS = 10000
@@ -520,10 +521,86 @@ def pathway_latency(bench):
     return peer_latency(bench, "pathway", "merged")
 
 
+def kafka_system(bench, program, way):
+    """What topics.run() calls: one of the programs; None: ours."""
+    if program is None:
+        return lambda *topics_of: topics.Ours(bench, *topics_of)
+    python = peers.kafka_python(bench, program)
+    return lambda *topics_of: topics.Program(
+        bench, python, "peer_%s.py" % program, *topics_of, way)
+
+
+def kafka_rates(bench, count, cases):
+    """cases: (name, program, way)"""
+    figures = {}
+    with topics.broker() as cluster:
+        expected = topics.fill(cluster, "in", count)
+        for name, program, way in cases:
+            try:
+                events, *both = topics.run(
+                    cluster, "in", count, expected,
+                    kafka_system(bench, program, way))
+            except Exception as error:
+                figures[name + " rate"] = figures[name + " per CPU"] = error
+            else:
+                put(figures, name, events, lambda both=both: both)
+    return figures
+
+
+@experiment(runs=3)
+def kafka(bench):
+    """JSON from a topic to a topic, a sum per key, with a real broker: ours
+    exactly once, a bare loop without any guarantee, Bytewax, Quix Streams."""
+    return kafka_rates(bench, 300000, [
+        ("bare", "confluent", "plain"),
+        ("ours", None, None),
+        ("Bytewax default", "bytewax_kafka", "default"),
+        ("Bytewax recovery", "bytewax_kafka", "recovery"),
+        ("Bytewax two", "bytewax_kafka", "two processes"),
+        ("Quix at least once", "quix", "at-least-once"),
+        ("Quix exactly once", "quix", "exactly-once")])
+
+
 @experiment(runs=1)
-def kafka_peers(bench):
-    """Quix Streams and Faust, whose every input comes from Kafka."""
-    raise NotRun("needs a Kafka broker, and there is none here")
+def kafka_faust(bench):
+    """The same in Faust, and ours: fewer records, it is slow."""
+    return kafka_rates(bench, 10000, [
+        ("ours", None, None),
+        ("Faust at least once", "faust", "at_least_once"),
+        ("Faust exactly once", "faust", "exactly_once")])
+
+
+@experiment(runs=3)
+def kafka_latency(bench):
+    """Topic to topic at 1,000 records a second, read when committed: ours,
+    and the bare loop with transactions at the same cadence and without."""
+    figures, seconds = {}, 6
+    with topics.broker() as cluster:
+        for name, program, way in (
+                ("ours", None, None),
+                ("transactions", "confluent", "transactions"),
+                ("plain", "confluent", "plain")):
+            try:
+                found = topics.drive(bench, cluster, 1000, seconds,
+                                     kafka_system(bench, program, way))
+            except Exception as error:
+                found = [error] * 4
+            figures.update(zip([name + " " + key for key in (
+                "p50", "p99", "gap", "driver")], found))
+    return figures
+
+
+@experiment(runs=3)
+def kafka_silence(bench):
+    """kill -9 of one of two workers at 1,000 records a second: the longest
+    time without an output of some partition."""
+    with topics.broker() as cluster:
+        found = topics.drive(
+            bench, cluster, 1000, 10,
+            lambda *topics_of: topics.Ours(bench, *topics_of, workers=2,
+                                           settings={"spares": 1}),
+            kill=lambda ours: ours.app.pids()[0])
+    return {"silence": found[2]}
 
 
 @experiment(runs=1)

@@ -10,10 +10,13 @@ import threading
 import uuid
 
 import sut
+import topics
 from sut import NotRun
 
 # program: what pip installs
-PACKAGES = {"bytewax": "bytewax==0.21.1", "pathway": "pathway==0.33.0",
+PACKAGES = {"bytewax": "bytewax[kafka]==0.21.1",
+            "pathway": "pathway==0.33.0", "quix": "quixstreams==3.28.1",
+            "faust": "faust-streaming==0.15.3",
             "pyflink": "apache-flink==2.3.0"}
 # program: work: ways of doing it
 WAYS = {
@@ -45,7 +48,8 @@ def python(bench, program):
     """The interpreter that has a peer, installed when there is none."""
     directory = os.path.join(bench.peers, program)
     done = os.path.join(directory, "installed")
-    if not os.path.exists(done):
+    if not os.path.exists(done) or \
+            sut.text_of(done).strip() != PACKAGES[program]:
         shutil.rmtree(directory, ignore_errors=True)
         os.makedirs(bench.peers, exist_ok=True)
         try:
@@ -53,8 +57,8 @@ def python(bench, program):
         except NotRun:
             shutil.rmtree(directory, ignore_errors=True)
             raise
-        with open(done, "w"):
-            pass
+        with open(done, "w") as file:
+            file.write(PACKAGES[program] + "\n")
     return os.path.join(directory, "bin", "python")
 
 
@@ -65,6 +69,20 @@ def set_up(bench):
             yield program, python(bench, program)
         except NotRun as error:
             yield program, error
+    try:
+        yield "kafka", topics.module().jars()
+    except NotRun as error:
+        yield "kafka", error
+    if shutil.which("java") is None:
+        yield "java", NotRun("there is no Java virtual machine")
+
+
+def kafka_python(bench, program):
+    """The interpreter of a program that speaks to a broker; the bare loop's
+    is ours."""
+    if program == "confluent":
+        return sys.executable
+    return python(bench, program.split("_")[0])
 
 
 def directory_for(bench):

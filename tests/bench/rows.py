@@ -153,8 +153,26 @@ for name, title in (("bytewax_latency", "Bytewax"),
             row("TCP to TCP at %d k/s, %s / %s" % (rate // 1000, key, title),
                 name, "ours %d %s" % (rate, key),
                 "peer %d %s" % (rate, key), "ms")
-row("word count / Quix Streams", "kafka_peers", "ours")
-row("word count / Faust", "kafka_peers", "ours")
+both("Kafka to Kafka exactly once / bare loop", "kafka", "ours", "bare",
+     "ratio >= 0.7")
+for way, title, goal in (
+        ("Bytewax default", "Bytewax, default", None),
+        ("Bytewax recovery", "Bytewax, recovery", "ratio >= 2"),
+        ("Bytewax two", "Bytewax, recovery, two processes", "ratio >= 2"),
+        ("Quix at least once", "Quix Streams, at least once", None),
+        ("Quix exactly once", "Quix Streams, exactly once", "ratio >= 2")):
+    both("Kafka to Kafka exactly once / " + title, "kafka", "ours", way,
+         goal)
+for way, goal in (("at least once", None), ("exactly once", "ratio >= 2")):
+    both("Kafka to Kafka exactly once / Faust, " + way, "kafka_faust",
+         "ours", "Faust " + way, goal)
+for key in ("p50", "p99"):
+    row("Kafka to Kafka at 1 k/s, %s / bare loop with transactions" % key,
+        "kafka_latency", "ours " + key, "transactions " + key, "ms")
+    row("Kafka to Kafka at 1 k/s, %s / bare loop" % key, "kafka_latency",
+        "ours " + key, "plain " + key, "ms")
+row("Kafka to Kafka, kill -9 of a worker, silence of a partition",
+    "kafka_silence", "silence", None, "ms", "ours <= 1000")
 for kind, title in (("words", "word count"), ("counter", "keyed counter")):
     for way in ("process", "thread"):
         both("%s / PyFlink, %s" % (title, way), "pyflink", kind + " ours",

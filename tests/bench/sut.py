@@ -141,9 +141,12 @@ class Output:
             time.sleep(0.005)
 
 
-def cluster(source, workers=1, durability="process", settings=None):
+def cluster(source, workers=1, durability="process", settings=None,
+            files=()):
+    """files: others of this directory that the application imports."""
     return harness.Cluster(text_of(source), workers=workers,
-                           durability=durability, settings=settings)
+                           durability=durability, settings=settings,
+                           files={name: text_of(name) for name in files})
 
 
 def wait_begin(app):
