@@ -1,7 +1,7 @@
 """Wallaroo: pipelines of Python functions with state, run by workers.
 
 An application is a module with a function application_setup(args), which
-builds a pipeline and returns wallaroo.build_application(name, pipeline):
+builds a pipeline and returns wallaroo.build_application(name, pipeline)::
 
     import wallaroo
 

@@ -12,6 +12,8 @@ POLICIES = ("fail", "skip", "dead-letter")
 class WallarooParameterError(Exception):
     """A pipeline, stage or configuration that cannot be built."""
 
+    __module__ = "wallaroo"  # where programs find it
+
 
 class NotAFunctionError(WallarooParameterError, AttributeError):
     """Something without a function's name was given to a decorator."""

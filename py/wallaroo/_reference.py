@@ -21,6 +21,8 @@ Key = bytes
 class UserFunctionError(Exception):
     """A user function raised under the policy "fail"."""
 
+    __module__ = "wallaroo.testing"  # where programs find it
+
     def __init__(self, step: str, key: Key, error: BaseException) -> None:
         super().__init__(
             "user function failed step=%r key=%r: %s: %s"

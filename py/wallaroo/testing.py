@@ -1,4 +1,4 @@
-"""Run an application in a test, without processes, files or sockets.
+"""Run an application in a test, without processes, files or sockets::
 
     result = wallaroo.testing.run(
         word_count.application_setup(["word_count", "--in", ...]),
@@ -9,11 +9,11 @@
     assert result.states["Count"]["line"].n == 2
 
 Windows need times, which At gives; after the last input the clock goes on
-until all windows have closed:
+until all windows have closed::
 
     At(seconds(5), "a line")
 
-And try what crashes do to it:
+And try what crashes do to it::
 
     wallaroo.testing.simulate(application, {"Words": [...]})
 """
@@ -51,16 +51,16 @@ Inputs = Union[Iterable[Any], bytes, int, None]
 class Result(NamedTuple):
     """What came out of a run."""
 
-    # By sink, in the pipeline's order: what was written, call by call.
-    # A sink's name is its host:port, its path, or "stdout".
+    #: By sink, in the pipeline's order: what was written, call by call.
+    #: A sink's name is its host:port, its path, or "stdout".
     outputs: dict[str, list[bytes]]
-    # The messages that reached the sinks, not encoded.
+    #: The messages that reached the sinks, not encoded.
     values: list[Any]
-    # By stateful step and key: the state objects.
+    #: By stateful step and key: the state objects.
     states: dict[str, dict[str, Any]]
-    # Records that the policy "dead-letter" set aside.
+    #: Records that the policy "dead-letter" set aside.
     dead_letters: list[DeadLetter]
-    # Records that came too late for their windows of event times.
+    #: Records that came too late for their windows of event times.
     late: list[Late]
 
 
@@ -131,10 +131,12 @@ def simulate(
     save checkpoints and when they die.  A worker that has died goes on as a
     real one: from the states in its checkpoint, each pickled by itself, and
     with its journal.  Then
+
     - a record that is worked on again must give what it gave before,
     - outputs and states must in the end be those of a run without a crash:
       per key those of one worker where their order is determined, else those
       that the same journals give.
+
     Anything else raises SimulationFailure (an AssertionError) with the
     smallest schedule and inputs that show it, a likely reason, and a line
     that runs it again.  Typical mistakes that are found: state that does not
@@ -147,17 +149,24 @@ def simulate(
     second.  With windows, times move one clock for all workers, which goes
     on to their timers when nothing else is left to do before the next input.
 
-    seed      run only this schedule: a number that a failure has named;
-              without it the seeds 0, 1, ... are run, always the same
-    schedules how many
-    faults    some of "kill" (a worker, between two records), "kill-in-step"
-              (while the functions run), "kill-all" (all at once)
-    workers   a number, or some to choose from
-    check     is called with the Result after each schedule, and may assert
-              what holds whatever the order (a sum that stays the same); the
-              order of its lists of outputs is that of no particular worker
-    module    the application's, if it has serialize() and deserialize()
-    schedule  run only this one: a text that a failure has printed
+    seed
+        run only this schedule: a number that a failure has named; without it
+        the seeds 0, 1, ... are run, always the same
+    schedules
+        how many
+    faults
+        some of "kill" (a worker, between two records), "kill-in-step" (while
+        the functions run), "kill-all" (all at once)
+    workers
+        a number, or some to choose from
+    check
+        is called with the Result after each schedule, and may assert what
+        holds whatever the order (a sum that stays the same); the order of its
+        lists of outputs is that of no particular worker
+    module
+        the application's, if it has serialize() and deserialize()
+    schedule
+        run only this one: a text that a failure has printed
 
     Clocks and randomness of the standard library follow the record, as in
     workers, where the application's own modules use them.
