@@ -19,6 +19,9 @@ def tcp_parse_input_addrs(args: Sequence[str]) -> list[tuple[str, ...]]:
     """--in NAME@HOST:PORT,...: a tuple of texts for each address.
 
     (name, host, port); (host, port) when the address has no name.
+
+    >>> wallaroo.tcp_parse_input_addrs(["app", "--in", "a@localhost:7010"])
+    [('a', 'localhost', '7010')]
     """
     value = _parse(
         args, "-i", "--in", metavar="NAME@HOST:PORT,...",
@@ -30,7 +33,11 @@ def tcp_parse_input_addrs(args: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def tcp_parse_output_addrs(args: Sequence[str]) -> list[tuple[str, ...]]:
-    """--out HOST:PORT,...: (host, port) as texts for each address."""
+    """--out HOST:PORT,...: (host, port) as texts for each address.
+
+    >>> wallaroo.tcp_parse_output_addrs(["app", "--out", "[::1]:7002"])
+    [('::1', '7002')]
+    """
     value = _parse(
         args, "-o", "--out", metavar="HOST:PORT,...",
         help="addresses that sinks connect to",

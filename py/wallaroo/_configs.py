@@ -90,9 +90,21 @@ class Generator(Protocol[Value]):
 class TCPSourceConfig(SourceConfig[Out]):
     """Listens on host:port; clients send payloads that decoder decodes.
 
-    parallelism is the number of connections that a worker serves at once,
-    max_size the largest payload.  valid=False: do not listen.  The form
-    without a name takes the pipeline's.
+    name
+        the source's; the form without it takes the pipeline's
+    host, port
+        where to listen; a name, or an address of IPv4 or IPv6
+    decoder
+        makes messages of payloads
+    valid
+        False: do not listen
+    parallelism
+        how many connections a worker serves at once; others wait
+    max_size
+        bytes of the largest payload; a client that sends a larger one is
+        disconnected
+    max_received_count
+        accepted, and not used
     """
 
     _NEW: tuple[str, ...] = (
@@ -160,7 +172,16 @@ class TCPSourceConfig(SourceConfig[Out]):
 class GenSourceConfig(SourceConfig[Out]):
     """Yields gen_instance.initial_value(), then .apply(previous value).
 
-    None ends it.  The form without a name takes the pipeline's.
+    None ends it.  After a crash a fresh copy is run forward to where the old
+    one was, so it must yield the same values again.  The form without a name
+    takes the pipeline's.
+
+    >>> class Down:
+    ...     def initial_value(self):
+    ...         return 3
+    ...     def apply(self, value):
+    ...         return value - 1 if value > 0 else None
+    >>> config = wallaroo.GenSourceConfig("down", Down())
     """
 
     @overload
@@ -182,7 +203,20 @@ class GenSourceConfig(SourceConfig[Out]):
 
 
 class FileSourceConfig(SourceConfig[Out]):
-    """Reads a file from its beginning to its end, once."""
+    """Reads a file from its beginning to its end, once.
+
+    One of the workers reads it.  It must stay the same file while the
+    application, or its saved state, goes on; then it may grow.
+
+    name
+        the source's
+    path
+        of the file
+    decoder
+        makes messages of payloads, lines for example
+    max_size
+        bytes of the largest payload; a larger one is an error
+    """
 
     def __init__(
         self,
@@ -201,7 +235,7 @@ class FileSourceConfig(SourceConfig[Out]):
 
 
 class StdinSourceConfig(SourceConfig[Out]):
-    """Reads the standard input to its end."""
+    """Reads the standard input to its end; one of the workers does."""
 
     def __init__(
         self, name: str, decoder: Decoder[Out], max_size: int = 1 << 20
@@ -215,7 +249,11 @@ class StdinSourceConfig(SourceConfig[Out]):
 
 
 class TCPSinkConfig(SinkConfig[In]):
-    """Connects to host:port and writes what encoder makes."""
+    """Connects to host:port and writes what encoder makes.
+
+    Each worker has a connection.  A receiver that is away is tried again;
+    meanwhile outputs wait, then sources do.
+    """
 
     def __init__(
         self, host: str, port: Port, encoder: Encoder[In]
@@ -229,7 +267,11 @@ class TCPSinkConfig(SinkConfig[In]):
 
 
 class FileSinkConfig(SinkConfig[In]):
-    """Writes what encoder makes to a file."""
+    """Writes what encoder makes to a file.
+
+    Workers go on behind its last byte after a crash or a start; in one plain
+    process it is written anew.
+    """
 
     def __init__(self, path: Path, encoder: Encoder[In]) -> None:
         self.path = os.fspath(path)

@@ -43,8 +43,27 @@ def computation(
 def computation(name: Any = None, *, on_error: Optional[str] = None) -> Any:
     """Decorate f(data) -> output, or None for no output.
 
-    on_error says what an exception does to the record: "fail", "skip" or
-    "dead-letter"; without it the application's setting holds.
+    Without arguments no parentheses are needed.
+
+    name
+        the step's, in logs, dead letters and metrics: by default that of the
+        function
+    on_error
+        what an exception does to the record: "fail", "skip" or "dead-letter";
+        without it the application's setting holds
+
+    The function can still be called:
+
+    >>> @wallaroo.computation
+    ... def positive(number):
+    ...     return number if number > 0 else None
+    >>> positive(3)
+    3
+    >>> positive.name()
+    'positive'
+
+    A function that takes another number of arguments is refused with a
+    WallarooParameterError.
     """
     return _stateless(Computation, name, on_error)
 
@@ -62,7 +81,18 @@ def computation_multi(
 def computation_multi(
     name: Any = None, *, on_error: Optional[str] = None
 ) -> Any:
-    """Decorate f(data) -> list of outputs, or None for no output."""
+    """Decorate f(data) -> list of outputs, or None for no output.
+
+    The outputs go on one by one, in the order of the list; those that are
+    None are left out.  Anything else than a list, a tuple for example, is an
+    error.  The arguments are those of computation().
+
+    >>> @wallaroo.computation_multi
+    ... def words(line):
+    ...     return line.split()
+    >>> words("to be or not")
+    ['to', 'be', 'or', 'not']
+    """
     return _stateless(ComputationMulti, name, on_error)
 
 
@@ -148,7 +178,18 @@ def key_extractor(
     func: None = None, *, on_error: Optional[str] = None
 ) -> Callable[[Callable[[In], Key]], KeyExtractor[In]]: ...
 def key_extractor(func: Any = None, *, on_error: Optional[str] = None) -> Any:
-    """Decorate f(data) -> key: str, bytes, or an int for chr(int)."""
+    """Decorate f(data) -> key: str, bytes, or an int for chr(int).
+
+    A text and its UTF-8 bytes are the same key.  Equal data must give equal
+    keys in every process, so don't make keys of addresses or of the order of
+    a set.  on_error is that of computation().
+
+    >>> @wallaroo.key_extractor
+    ... def customer(order):
+    ...     return order["customer"]
+    >>> customer({"customer": "anna"})
+    'anna'
+    """
     return _one_argument(KeyExtractor, func, on_error)
 
 
@@ -159,7 +200,17 @@ def encoder(
     func: None = None, *, on_error: Optional[str] = None
 ) -> Callable[[Callable[[In], Encoded]], OctetEncoder[In]]: ...
 def encoder(func: Any = None, *, on_error: Optional[str] = None) -> Any:
-    """Decorate f(data) -> bytes or str to write, or None for nothing."""
+    """Decorate f(data) -> bytes or str to write, or None for nothing.
+
+    A str is written as UTF-8.  Nothing is added: a line needs its own end.
+    on_error is that of computation().
+
+    >>> @wallaroo.encoder
+    ... def line(order):
+    ...     return "%s %d\\n" % order
+    >>> line(("anna", 3))
+    'anna 3\\n'
+    """
     return _one_argument(OctetEncoder, func, on_error)
 
 
@@ -186,8 +237,21 @@ def decoder(
 def decoder(header_length: Any = 4, length_fmt: str = ">I") -> Any:
     """Decorate f(payload) -> message, or None for no message.
 
-    Each payload follows a header of header_length bytes, which as
-    struct.unpack(length_fmt) tells the payload's length.
+    A payload is bytes; it follows a header that says how many they are.
+
+    header_length
+        bytes of the header, from 1 to 8
+    length_fmt
+        the header as a format of the module struct: by default four bytes,
+        the highest first
+
+    >>> @wallaroo.decoder(header_length=2, length_fmt=">H")
+    ... def text(payload):
+    ...     return payload.decode()
+    >>> text(b"abc")
+    'abc'
+
+    For lines and other usual forms see wallaroo.codecs.
     """
     if callable(header_length):  # used without parentheses
         return decoder()(header_length)

@@ -76,7 +76,9 @@ class _PipelineTree:
 class Pipeline(Generic[T]):
     """A pipeline whose messages so far are of type T.
 
-    Every method returns a new pipeline and leaves this one as it is.
+    wallaroo.source() begins one.  Every method returns a new pipeline and
+    leaves this one as it is, so a beginning can be used for two pipelines.
+    What cannot be built raises WallarooParameterError at once.
     """
 
     def __init__(self, pipeline_tree: _PipelineTree) -> None:
@@ -100,7 +102,11 @@ class Pipeline(Generic[T]):
         self, computation: RangeWindows[T, U] | CountWindows[T, U]
     ) -> Pipeline[U]: ...
     def to(self, computation: Any) -> Pipeline[Any]:
-        """Add a computation, or windows (the result of .over())."""
+        """Add a computation, or windows (the result of .over()).
+
+        Computations are what wallaroo.computation and the other decorators
+        make, and the functions of wallaroo.helpers.
+        """
         if isinstance(computation, (RangeWindows, CountWindows)):
             return self._with_tuple(stage_of(computation))
         if isinstance(computation, (RangeWindowsBuilder, CountWindowsBuilder)):
@@ -122,10 +128,21 @@ class Pipeline(Generic[T]):
     ) -> Pipeline[T]:
         """Give the messages of a source times of their own.
 
-        extract(data) returns nanoseconds since 1970 or a datetime with a time
-        zone.  A message may be older by `lateness` than the newest one before
-        it from the same file, generator or connection.  What has not yielded
-        anything for idle_timeout is not waited for; None: it always is.
+        Either all sources of an application have them or none, and only
+        stateless computations may be before this.
+
+        extract
+            a function of a message: nanoseconds since 1970, or a datetime
+            with a time zone
+        lateness
+            how much older a message may be than the newest one before it
+            from the same file, generator or connection; in nanoseconds, as
+            wallaroo.seconds() and others give them
+        idle_timeout
+            what has not yielded anything for so many nanoseconds of the
+            clock is not waited for; None: it always is
+        name, on_error
+            as of computation()
         """
         tree = self._pipeline_tree
         if self._is_closed():
@@ -136,15 +153,26 @@ class Pipeline(Generic[T]):
             extract, lateness, idle_timeout, name, on_error))
 
     def key_by(self, key_extractor: KeyExtractor[T]) -> Pipeline[T]:
-        """Partition messages by a key from here on."""
+        """Partition messages by a key from here on.
+
+        All messages of a key go to one worker, where one after the other is
+        worked on; those of one source stay in its order.
+        """
         return self._with_stage("key_by", key_extractor)
 
     def collect(self) -> Pipeline[T]:
-        """Bring all messages together under one key from here on."""
+        """Bring all messages together under one key from here on.
+
+        So they are on one worker; put it where few are left.
+        """
         return self._with_stage("collect", "")
 
     def merge(self, other: Pipeline[V]) -> Pipeline[T | V]:
-        """The messages of both pipelines."""
+        """The messages of both pipelines.
+
+        Each keeps its own order; how they interleave is free.  Neither may
+        have a sink, and both end in key_by() or collect(), or none does.
+        """
         if self._is_closed() or other._is_closed():
             api_error("You can't merge with a terminated pipeline!")
         if self._ends_keyed() != other._ends_keyed():
@@ -163,7 +191,10 @@ class Pipeline(Generic[T]):
     def to_sinks(
         self, sink_configs: Sequence[SinkConfig[T]]
     ) -> Pipeline[T]:
-        """Send all outputs to each of several sinks; nothing can follow."""
+        """Send all outputs to each of several sinks; nothing can follow.
+
+        SinkConfig.where() lets only some of them through to one.
+        """
         configs = [config.to_tuple() for config in sink_configs]
         if not configs:
             api_error(
@@ -209,7 +240,18 @@ def source(
 @overload
 def source(name: str, source_config: Any) -> Pipeline[Any]: ...
 def source(name: str, source_config: Any) -> Pipeline[Any]:
-    """Begin a pipeline with what a source yields."""
+    """Begin a pipeline with what a source yields.
+
+    name
+        the source's, in status, metrics and tests
+    source_config
+        what it is: TCPSourceConfig, FileSourceConfig, StdinSourceConfig or
+        GenSourceConfig
+
+    >>> from wallaroo import codecs
+    >>> lines = wallaroo.source("Lines", wallaroo.FileSourceConfig(
+    ...     "lines", "/etc/motd", codecs.lines_decoder))
+    """
     return Pipeline.from_source(name, source_config)
 
 
@@ -225,7 +267,13 @@ def build_application(
 ) -> tuple[Any, ...]:
     """What application_setup has to return.
 
-    The version is any text, which status and logs show.
+    app_name
+        the application's name, for people and connectors
+    pipeline
+        one that ends with to_sink() or to_sinks(); several sources and
+        branches have been merged to one
+    version
+        any text of up to 64 printable characters, which status and logs show
     """
     if not isinstance(version, str) or len(version) > 64 \
             or not version.isprintable():

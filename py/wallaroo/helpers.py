@@ -1,7 +1,7 @@
 """Stages that many applications need, ready made.
 
 Each function here makes a stage for Pipeline.to(); those with state keep it
-for each key, so put key_by() before them:
+for each key, so put key_by() before them::
 
     from wallaroo import helpers
 
@@ -68,7 +68,13 @@ class Rolling:
 
 
 def count(name: str = "count") -> StateComputation[Any, int, Count]:
-    """How many messages of its key there have been, with each message."""
+    """How many messages of its key there have been, with each message.
+
+    >>> stage = helpers.count()
+    >>> state = stage.initial_state()
+    >>> [stage(message, state) for message in "aba"]
+    [1, 2, 3]
+    """
 
     @state_computation(name, state=Count)
     def counted(data: Any, state: Count) -> int:
@@ -84,6 +90,11 @@ def reduce(
     """function(result so far, message), with each message of a key.
 
     The first one is its own result.
+
+    >>> stage = helpers.reduce(max)
+    >>> state = stage.initial_state()
+    >>> [stage(number, state) for number in (3, 1, 4)]
+    [3, 3, 4]
     """
     check_callable("reduce", function)
 
@@ -102,7 +113,15 @@ def fold(
     function: Callable[[Result, T], Result],
     name: str = "fold",
 ) -> StateComputation[T, Result, Latest]:
-    """function(result so far, message), from initial() on."""
+    """function(result so far, message), from initial() on.
+
+    The result so far may be of another type than messages.
+
+    >>> stage = helpers.fold(str, lambda text, number: text + str(number))
+    >>> state = stage.initial_state()
+    >>> [stage(number, state) for number in (3, 1, 4)]
+    ['3', '31', '314']
+    """
     check_callable("fold", initial)
     check_callable("fold", function)
 
@@ -126,7 +145,19 @@ def dedup(
     """Pass a message on if nothing equal, or with an equal by(message), has
     come for its key before.
 
-    So many are remembered for each key; the oldest are forgotten.
+    by
+        what makes a message another one: a function of it; None: all of it
+    remember
+        so many are remembered for each key; the oldest are forgotten
+    name
+        of the step
+
+    >>> stage = helpers.dedup(lambda payment: payment["id"])
+    >>> state = stage.initial_state()
+    >>> stage({"id": 1, "cents": 5}, state)
+    {'id': 1, 'cents': 5}
+    >>> stage({"id": 1, "cents": 5}, state) is None
+    True
     """
     check_number("dedup", "remember", remember)
     if by is not None:
@@ -154,9 +185,14 @@ def top_k(
     """The k most frequent messages, or of(message), of a key: pairs
     (item, count), passed on whenever they change.
 
-    So many items are counted; where there are more, the rarest make room,
-    and what comes then begins with the count of the rarest one: no item is
-    counted too low.
+    At most `most` items are counted; where there are more, the rarest make
+    room, and what comes then begins with the count of the rarest one: no item
+    is counted too low.
+
+    >>> stage = helpers.top_k(2)
+    >>> state = stage.initial_state()
+    >>> [stage(letter, state) for letter in "abb"]
+    [[('a', 1)], [('a', 1), ('b', 1)], [('b', 2), ('a', 1)]]
     """
     check_number("top_k", "k", k)
     check_number("top_k", "most", most)
@@ -193,7 +229,13 @@ def rolling_mean(
     of: Optional[Callable[[T], float]] = None,
     name: str = "rolling_mean",
 ) -> StateComputation[T, float, Rolling]:
-    """The mean of the last `size` messages, or of(message), of a key."""
+    """The mean of the last `size` messages, or of(message), of a key.
+
+    >>> stage = helpers.rolling_mean(2)
+    >>> state = stage.initial_state()
+    >>> [stage(number, state) for number in (1, 3, 8)]
+    [1.0, 2.0, 5.5]
+    """
     check_number("rolling_mean", "size", size)
     if of is not None:
         check_callable("rolling_mean", of)
