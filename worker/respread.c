@@ -44,7 +44,9 @@ struct spread {
 	uint64_t	 clock_ns;
 	uint64_t	 nrows;
 	struct txns	 txns;		/* of all old workers at connectors */
-	struct buf	 ids;		/* of the file being read: its steps */
+	sqlite3		*db;		/* the file being read */
+	char		*path;
+	struct buf	 ids;		/* of its steps */
 	uint64_t	 keys;		/* how many it says */
 	uint64_t	 found;		/* and as they are */
 };
@@ -61,15 +63,23 @@ sql_err(sqlite3 *db, const char *path, struct err *err)
 }
 
 static int
-open_old(struct spread *s, uint32_t i, sqlite3 **db, char **path,
-    struct err *err)
+open_old(struct spread *s, uint32_t i, struct err *err)
 {
-	*path = worker_db_path(s->w->conf.state_directory, i,
+	s->path = worker_db_path(s->w->conf.state_directory, i,
 	    s->w->generation);
-	if (sqlite3_open_v2(*path, db, SQLITE_OPEN_READWRITE, NULL) !=
+	if (sqlite3_open_v2(s->path, &s->db, SQLITE_OPEN_READWRITE, NULL) !=
 	    SQLITE_OK)
-		return (sql_err(*db, *path, err));
+		return (sql_err(s->db, s->path, err));
 	return (0);
+}
+
+static void
+close_old(struct spread *s)
+{
+	sqlite3_close(s->db);
+	free(s->path);
+	s->db = NULL;
+	s->path = NULL;
 }
 
 /* Call row for each row of a query. */
@@ -78,28 +88,16 @@ each(struct spread *s, uint32_t old, const char *sql,
     int (*row)(struct spread *, uint32_t, sqlite3_stmt *, struct err *),
     struct err *err)
 {
-	sqlite3 *db = NULL;
 	sqlite3_stmt *st = NULL;
-	char *path = NULL;
-	int r = -1, rc;
+	int r = 0, rc = SQLITE_OK;
 
-	if (open_old(s, old, &db, &path, err) == -1)
-		goto out;
-	if (sqlite3_prepare_v2(db, sql, -1, &st, NULL) != SQLITE_OK) {
-		(void)sql_err(db, path, err);
-		goto out;
-	}
-	while ((rc = sqlite3_step(st)) == SQLITE_ROW)
-		if (row(s, old, st, err) == -1)
-			goto out;
-	if (rc != SQLITE_DONE)
-		(void)sql_err(db, path, err);
-	else
-		r = 0;
-out:
+	if (sqlite3_prepare_v2(s->db, sql, -1, &st, NULL) != SQLITE_OK)
+		return (sql_err(s->db, s->path, err));
+	while (r == 0 && (rc = sqlite3_step(st)) == SQLITE_ROW)
+		r = row(s, old, st, err);
+	if (r == 0 && rc != SQLITE_DONE)
+		r = sql_err(s->db, s->path, err);
 	sqlite3_finalize(st);
-	sqlite3_close(db);
-	free(path);
 	return (r);
 }
 
@@ -125,15 +123,10 @@ step_number(struct spread *s, const char *name)
 }
 
 static int
-damaged(struct spread *s, uint32_t old, struct err *err)
+damaged(const struct spread *s, struct err *err)
 {
-	char *path = worker_db_path(s->w->conf.state_directory, old,
-	    s->w->generation);
-	int r = store_damaged(path, "something does not match its checksum",
-	    err);
-
-	free(path);
-	return (r);
+	return (store_damaged(s->path, "something does not match its "
+	    "checksum", err));
 }
 
 static int
@@ -142,11 +135,12 @@ on_step_name(struct spread *s, uint32_t old, sqlite3_stmt *st,
 {
 	int64_t id = sqlite3_column_int64(st, 1);
 
+	(void)old;
 	buf_add(&s->ids, &id, sizeof(id));
 	if (sqlite3_column_type(st, 2) != SQLITE_NULL &&
 	    sqlite3_column_int64(st, 2) != store_item_sum(
 	    id, blob(st, 0), slice_of("", 0)))
-		return (damaged(s, old, err));
+		return (damaged(s, err));
 	(void)step_number(s, (const char *)sqlite3_column_text(st, 0));
 	return (0);
 }
@@ -157,9 +151,10 @@ on_state(struct spread *s, uint32_t old, sqlite3_stmt *st, struct err *err)
 	struct slice key = blob(st, 1);
 	uint32_t to = s->table[part_of(part_hash(key), s->bits)];
 
+	(void)old;
 	if (sqlite3_column_int64(st, 4) != store_item_sum(
 	    sqlite3_column_int64(st, 3), key, blob(st, 2)))
-		return (damaged(s, old, err));
+		return (damaged(s, err));
 	store_job_row(s->job[to], step_number(s,
 	    (const char *)sqlite3_column_text(st, 0)), key, blob(st, 2));
 	s->nrows++;
@@ -238,7 +233,7 @@ on_meta(struct spread *s, uint32_t old, sqlite3_stmt *st, struct err *err)
 	same = sqlite3_column_int64(st, 7) == store_meta_sum(&m, old);
 	buf_fini(&m.automaton);
 	if (!same)
-		return (damaged(s, old, err));
+		return (damaged(s, err));
 	if (!m.clean)
 		return (err_set(err, ERR_REFUSED, "worker %u was not stopped "
 		    "cleanly: its state cannot be spread over another number "
@@ -396,7 +391,7 @@ on_box(struct spread *s, uint32_t old, sqlite3_stmt *st, struct err *err)
 
 	if (sqlite3_column_int64(st, 3) != store_item_sum(box, blob(st, 1),
 	    blob(st, 2)))
-		return (damaged(s, old, err));
+		return (damaged(s, err));
 	if (box < BOX_SINKS)
 		return (err_set(err, ERR_REFUSED, "worker %u still has "
 		    "messages for another worker: start with the old number "
@@ -550,26 +545,36 @@ spread_fini(struct spread *s)
 }
 
 static int
+read_tables(struct spread *s, uint32_t i, struct err *err)
+{
+	if (each(s, i, "SELECT name, id, sum FROM steps", on_step_name,
+	    err) == -1 ||
+	    each(s, i, "SELECT clean, automaton, epoch, "
+	    "has_checkpoint, lineage, position, deltas, sum, commits "
+	    "FROM meta", on_meta, err) == -1 ||
+	    each(s, i, "SELECT name, key, value, step, "
+	    "state.sum FROM state, steps "
+	    "WHERE steps.id = state.step", on_state, err) == -1 ||
+	    (s->found < s->keys && damaged(s, err) == -1))
+		return (-1);
+	return (each(s, i, "SELECT box, head, body, sum FROM outbox "
+	    "ORDER BY id", on_box, err));
+}
+
+static int
 read_old(struct spread *s, struct err *err)
 {
 	uint32_t i;
+	int r = 0;
 
-	for (i = 0; i < s->old_n; i++) {
+	for (i = 0; r == 0 && i < s->old_n; i++) {
 		buf_clear(&s->ids);
-		if (each(s, i, "SELECT name, id, sum FROM steps",
-		    on_step_name, err) == -1 ||
-		    each(s, i, "SELECT clean, automaton, epoch, "
-		    "has_checkpoint, lineage, position, deltas, sum, commits "
-		    "FROM meta", on_meta, err) == -1 ||
-		    each(s, i, "SELECT name, key, value, step, "
-		    "state.sum FROM state, steps "
-		    "WHERE steps.id = state.step", on_state, err) == -1 ||
-		    (s->found < s->keys && damaged(s, i, err) == -1) ||
-		    each(s, i, "SELECT box, head, body, sum FROM outbox "
-		    "ORDER BY id", on_box, err) == -1)
-			return (-1);
+		r = open_old(s, i, err);
+		if (r == 0)
+			r = read_tables(s, i, err);
+		close_old(s);
 	}
-	return (0);
+	return (r);
 }
 
 int
