@@ -70,7 +70,12 @@ struct slice fuzz_piece(struct fuzz_in *, size_t most);
 
 /* A file of the given content, and its path, until the next one. */
 const char *fuzz_file(const void *, size_t);
-/* Write pieces of the input over a file: u24 offset, u8 length, bytes. */
-void	fuzz_patch(int fd, struct fuzz_in *);
+/* Write pieces of the input over bytes: u24 offset, u8 length, bytes. */
+void	fuzz_patch(uint8_t *, size_t, struct fuzz_in *);
+
+/* SQLite's files are in memory from the first call on; there are none. */
+void	fuzz_db(void);
+/* What is in one of them, which is made if need be. */
+struct buf *fuzz_db_file(const char *path);
 
 #endif

@@ -187,6 +187,47 @@ const struct topo fuzz_pipeline = { .sources = sources, .nsources = 3,
 	.nexchanges = 2, .exchange_stage = exchange_stage,
 	.exchange_sink = exchange_sink };
 
+/* Journals of workers are made once, as long as they take to map. */
+#define JOURNALS	8
+#define JOURNAL_HEAD	4096
+#define JOURNAL_RING	65536
+
+static struct {
+	struct journal	 j;		/* as it is when it is empty */
+	uint8_t		 head[JOURNAL_HEAD];
+	bool		 taken;
+} journals[JOURNALS];
+
+static void
+take_journal(struct worker *w)
+{
+	struct err err;
+	size_t i = 0;
+
+	while (journals[i].taken)
+		fuzz_check(++i < JOURNALS);
+	if (journals[i].j.h == NULL) {
+		fuzz_check(journal_create(&journals[i].j, NULL, JOURNAL_RING,
+		    0, w->lineage, 0, &err) == 0);
+		memcpy(journals[i].head, journals[i].j.h, JOURNAL_HEAD);
+	}
+	journals[i].taken = true;
+	w->journal = journals[i].j;
+}
+
+static void
+give_journal(struct worker *w)
+{
+	uint64_t n = journal_tail(&w->journal) + ENTRY_HEADER;
+	size_t i = 0;
+
+	while (journals[i].j.h != w->journal.h)
+		fuzz_check(++i < JOURNALS);
+	memset(w->journal.ring, 0, n < w->journal.size ? n : w->journal.size);
+	memcpy(w->journal.h, journals[i].head, JOURNAL_HEAD);
+	journals[i].taken = false;
+}
+
 struct worker *
 fuzz_begin(const struct topo *t, uint32_t n)
 {
@@ -204,8 +245,7 @@ fuzz_begin(const struct topo *t, uint32_t n)
 	w->stats = xcalloc(1, STATS_SIZE);
 	w->a.host = &fuzz_host;
 	fuzz_check(worker_make(w, &err) == 0);
-	fuzz_check(journal_create(&w->journal, NULL, 65536, 0, w->lineage, 0,
-	    &err) == 0);
+	take_journal(w);
 	w->store.step_id = xcalloc(t->nstages + 1,
 	    sizeof(*w->store.step_id));
 	for (i = 0; i < t->nstages; i++)
@@ -217,7 +257,7 @@ fuzz_begin(const struct topo *t, uint32_t n)
 void
 fuzz_end(struct worker *w)
 {
-	journal_close(&w->journal);
+	give_journal(w);
 	worker_unmake(w);
 	free(w->stats);
 	free(w->store.step_id);
@@ -381,38 +421,54 @@ fuzz_entry(const uint8_t *data, size_t n)
 
 /* --- journal ------------------------------------------------------------- */
 
+/* Four entries, in a file that stays open. */
+static void
+good_journal(struct journal *j)
+{
+	struct err err;
+	int i;
+
+	fuzz_check(journal_create(j, NULL, JOURNAL_RING, 3, 7, JOURNAL_RING -
+	    128, &err) == 0);
+	for (i = 0; i < 4; i++) {
+		memset(journal_stage(j, ENTRY_BYTES, 1, 0, 40, 0), 'x', 40);
+		journal_publish(j, 30);
+	}
+	(void)journal_stage(j, ENTRY_BYTES, 1, 0, 40, 0);
+}
+
 /* A good journal of four entries, with pieces of the input over it. */
 void
 fuzz_journal(const uint8_t *data, size_t n)
 {
+	static uint8_t good[JOURNAL_HEAD + JOURNAL_RING], bytes[sizeof(good)];
+	static struct journal made;
 	struct fuzz_in in = { data, n };
 	bool mend = fuzz_number(&in, 1) & 1, missing, old_boot;
-	char path[] = "/dev/shm/wallaroo-fuzz-XXXXXX";
+	char path[64];
 	struct journal j;
 	struct entry *e;
 	struct err err;
 	uint64_t pos;
-	int fd, i;
 
-	if ((fd = mkstemp(path)) == -1 || unlink(path) == -1)
-		fuzz_check(!"/dev/shm can be written");
-	close(fd);
-	fuzz_check(journal_create(&j, path, 65536, 3, 7, 65536 - 128, &err) ==
-	    0);
-	for (i = 0; i < 4; i++) {
-		memset(journal_stage(&j, ENTRY_BYTES, 1, 0, 40, 0), 'x', 40);
-		journal_publish(&j, 30);
+	if (made.h == NULL) {
+		good_journal(&made);
+		memcpy(good, made.h, JOURNAL_HEAD);
+		memcpy(good + JOURNAL_HEAD, made.ring, JOURNAL_RING);
 	}
-	(void)journal_stage(&j, ENTRY_BYTES, 1, 0, 40, 0);
-	fuzz_patch(j.fd, &in);
+	memcpy(bytes, good, sizeof(bytes));
+	fuzz_patch(bytes, sizeof(bytes), &in);
+	memcpy(made.h, bytes, JOURNAL_HEAD);
+	memcpy(made.ring, bytes + JOURNAL_HEAD, JOURNAL_RING);
 	/* Otherwise no damage would get beyond an entry's checksum. */
-	pos = journal_head_pos(&j);
+	pos = journal_head_pos(&made);
 	if (mend) {
-		e = (struct entry *)(void *)(j.ring + (pos & ~7ULL) % j.size);
+		e = (struct entry *)(void *)(made.ring + (pos & ~7ULL) %
+		    JOURNAL_RING);
 		e->check = part_hash(slice_of(e, offsetof(struct entry,
 		    check)));
 	}
-	journal_close(&j);
+	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", made.fd);
 	if (journal_open(&j, path, 3, &missing, &old_boot, &err) == 0) {
 		/* Then its positions are not believed at all. */
 		if (old_boot && j.sealed)
@@ -430,7 +486,6 @@ fuzz_journal(const uint8_t *data, size_t n)
 		fuzz_check(journal_used(&j) == 0);
 		journal_close(&j);
 	}
-	unlink(path);
 }
 
 /* --- outbox -------------------------------------------------------------- */
@@ -449,33 +504,60 @@ walk(struct outbox *o)
 	}
 }
 
-/* A good outbox of three frames, with pieces of the input over it. */
-void
-fuzz_outbox(const uint8_t *data, size_t n)
-{
-	struct fuzz_in in = { data, n };
-	char path[] = "/dev/shm/wallaroo-fuzz-XXXXXX";
-	const uint32_t lens[2] = { 4, 6 };
-	uint64_t cut = fuzz_number(&in, 1), i;
-	struct frame f;
-	struct outbox o;
-	struct err err;
-	bool missing;
-	int fd;
+static const uint32_t lens[2] = { 4, 6 };
 
-	if ((fd = mkstemp(path)) == -1 || unlink(path) == -1)
-		fuzz_check(!"/dev/shm can be written");
-	close(fd);
-	fuzz_check(outbox_create(&o, path, 65536, 7, 0, &err) == 0);
+static void
+good_outbox(struct outbox *o)
+{
+	struct frame f;
+	struct err err;
+	uint64_t i;
+
+	fuzz_check(outbox_create(o, NULL, 65536, 7, 0, &err) == 0);
 	for (i = 0; i < 3; i++) {
 		memset(&f, 0, sizeof(f));
 		f.pos = 64 * (i + 1);
 		f.records = 2;
-		fuzz_check(outbox_reserve(&o, 200, &err) == 0);
-		outbox_append(&o, &f, slice_of("0123456789", 10), lens);
+		fuzz_check(outbox_reserve(o, 200, &err) == 0);
+		outbox_append(o, &f, slice_of("0123456789", 10), lens);
 	}
-	fuzz_patch(o.fd, &in);
-	outbox_close(&o);
+}
+
+const char *
+fuzz_outbox_file(struct buf *good, int fd, struct fuzz_in *in)
+{
+	static struct buf bytes;
+	struct stat st;
+
+	if (good->len == 0) {
+		fuzz_check(fstat(fd, &st) == 0);
+		good->len = (size_t)pread(fd, buf_reserve(good,
+		    (size_t)st.st_size), (size_t)st.st_size, 0);
+		fuzz_check(good->len == (size_t)st.st_size);
+	}
+	buf_clear(&bytes);
+	buf_add(&bytes, good->data, good->len);
+	fuzz_patch(bytes.data, bytes.len, in);
+	return (fuzz_file(bytes.data, bytes.len));
+}
+
+/* A good outbox of three frames, with pieces of the input over it. */
+void
+fuzz_outbox(const uint8_t *data, size_t n)
+{
+	static struct buf good;
+	static struct outbox made;
+	struct fuzz_in in = { data, n };
+	uint64_t cut = fuzz_number(&in, 1);
+	const char *path;
+	struct frame f;
+	struct outbox o;
+	struct err err;
+	bool missing;
+
+	if (made.h == NULL)
+		good_outbox(&made);
+	path = fuzz_outbox_file(&good, made.fd, &in);
 	if (outbox_open(&o, path, &missing, &err) == 0) {
 		walk(&o);
 		outbox_cut(&o, cut);
@@ -490,7 +572,6 @@ fuzz_outbox(const uint8_t *data, size_t n)
 		fuzz_check(outbox_used(&o) == 0);
 		outbox_close(&o);
 	}
-	unlink(path);
 }
 
 /* --- checkpoint, store --------------------------------------------------- */
@@ -613,44 +694,31 @@ void
 fuzz_store(const uint8_t *data, size_t n)
 {
 	struct fuzz_in in = { data, n };
+	static struct store_job job = { .position = 64, .lineage = 7 };
+	static const char path[] = "/store";
+	static struct buf good;
 	bool whole = fuzz_number(&in, 1) & 1;
-	char dir[] = "/dev/shm/wallaroo-fuzz-XXXXXX", *path, *more;
-	static const char *const suffix[] = { "", "-wal", "-shm", "-journal" };
-	struct store_job job;
-	size_t i;
-	int fd;
+	struct buf *file;
 
-	if (mkdtemp(dir) == NULL)
-		fuzz_check(!"/dev/shm can be written");
-	path = xasprintf("%s/store", dir);
-	memset(&job, 0, sizeof(job));
-	job.position = 64;
-	job.lineage = 7;
-	buf_add(&job.automaton, "automaton", 9);
-	if (!whole) {
+	fuzz_db();
+	file = fuzz_db_file(path);
+	if (good.len == 0) {
+		buf_add(&job.automaton, "automaton", 9);
 		store_job_row(&job, 0, slice_of("a", 1), slice_of("1", 1));
 		store_job_row(&job, 0, slice_of("b", 1), slice_of("2", 1));
 		store_job_box(&job, 1, slice_of("h", 1), slice_of("b", 1));
 		store_read(path, &job);
+		buf_add(&good, file->data, file->len);
+		fuzz_check(good.len > 0);
 	}
-	if ((fd = open(path, O_RDWR | O_CREAT, 0600)) == -1)
-		fuzz_check(!"the store's file can be opened");
+	buf_clear(file);
 	if (whole)
-		(void)!write(fd, in.p, in.n);
-	else
-		fuzz_patch(fd, &in);
-	close(fd);
-	store_read(path, &job);
-	buf_fini(&job.automaton);
-	buf_fini(&job.rows);
-	buf_fini(&job.boxes);
-	for (i = 0; i < 4; i++) {
-		more = xasprintf("%s%s", path, suffix[i]);
-		unlink(more);
-		free(more);
+		buf_add(file, in.p, in.n);
+	else {
+		buf_add(file, good.data, good.len);
+		fuzz_patch(file->data, file->len, &in);
 	}
-	free(path);
-	rmdir(dir);
+	store_read(path, &job);
 }
 
 /* --- peer ---------------------------------------------------------------- */
@@ -697,7 +765,7 @@ fuzz_peer(const uint8_t *data, size_t n)
 	int fd[2], i;
 
 	if (loop == NULL)
-		loop = ev_loop_new(EVFLAG_AUTO);
+		loop = ev_loop_new(EVBACKEND_POLL);
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fd) == -1)
 		fuzz_check(!"there are sockets");
 	w->loop = loop;

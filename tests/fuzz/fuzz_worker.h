@@ -13,6 +13,9 @@ extern const struct topo fuzz_pipeline;
 /* Worker 0 of n. */
 struct worker *fuzz_begin(const struct topo *, uint32_t n);
 void	fuzz_end(struct worker *);
+/* A file of an outbox, with pieces of the input over it; good: the bytes of
+ * fd, after the first time. */
+const char *fuzz_outbox_file(struct buf *good, int fd, struct fuzz_in *);
 /* An entry of the journal; false: it has no room. */
 bool	fuzz_put(struct worker *, unsigned int type, uint64_t channel,
 	    uint64_t off, struct slice data, unsigned int flags);

@@ -7,7 +7,6 @@
  *	replay --list		names the targets
  */
 #include <sys/mman.h>
-#include <sys/stat.h>
 
 #include <dirent.h>
 #include <stdio.h>
@@ -82,33 +81,30 @@ fuzz_file(const void *data, size_t n)
 	static char path[64];
 	static int fd = -1;
 
-	if (fd != -1)
-		close(fd);
-	if ((fd = memfd_create("fuzz", MFD_CLOEXEC)) == -1 ||
-	    write(fd, data, n) != (ssize_t)n) {
+	if (fd == -1) {
+		fd = memfd_create("fuzz", MFD_CLOEXEC);
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	}
+	if (pwrite(fd, data, n, 0) != (ssize_t)n ||
+	    ftruncate(fd, (off_t)n) == -1) {
 		perror("memfd_create");
 		exit(1);
 	}
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	return (path);
 }
 
 void
-fuzz_patch(int fd, struct fuzz_in *in)
+fuzz_patch(uint8_t *data, size_t size, struct fuzz_in *in)
 {
-	struct stat st;
-	uint64_t off, n;
+	size_t off, n;
 
-	if (fstat(fd, &st) == -1)
-		abort();
 	while (in->n >= 4) {
 		off = fuzz_number(in, 3);
 		n = fuzz_number(in, 1);
 		if (n > in->n)
 			n = in->n;
-		if (off + n <= (uint64_t)st.st_size &&
-		    pwrite(fd, in->p, n, (off_t)off) != (ssize_t)n)
-			abort();
+		if (off + n <= size)
+			memcpy(data + off, in->p, n);
 		in->p += n;
 		in->n -= n;
 	}
