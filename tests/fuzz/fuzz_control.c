@@ -36,7 +36,7 @@ static struct topo_sink sinks[] = {
 	{ .name = "tcp", .kind = SINK_TCP, .host = "127.0.0.1", .port = 9 },
 	{ .name = "dead", .kind = SINK_DEAD, .host = "" },
 };
-static const struct topo topo = { .application = "fuzz",
+static const struct topo topo = { .application = "fuzz", .version = "",
 	.sources = sources, .nsources = 2, .stages = stages, .nstages = 4,
 	.sinks = sinks, .nsinks = 2 };
 
