@@ -46,7 +46,9 @@ def check_application(application: Any) -> None:
     if not ok:
         api_error(
             "application_setup must return what wallaroo.build_application "
-            "returned, not %r." % (application,)
+            "returned, not %s" % (
+                "None: there is no \"return\"." if application is None
+                else "%r." % (application,))
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Generic, Optional, TypeVar, Union, overload
 
-from . import _event_time
+from . import _event_time, _mistakes
 from ._configs import SinkConfig, SourceConfig
 from ._errors import api_error
 from ._windows import (
@@ -86,6 +86,7 @@ class Pipeline(Generic[T]):
 
     @classmethod
     def from_source(cls, name: str, source_config: Any) -> Pipeline[Any]:
+        _mistakes.check_config("source()", "source", source_config)
         config = source_config.to_tuple()
         if config[1] is None:  # a configuration without a name of its own
             config = (config[0], name) + config[2:]
@@ -113,6 +114,7 @@ class Pipeline(Generic[T]):
             api_error(
                 "Windows need an aggregation: call .over() before .to()."
             )
+        _mistakes.check_step(computation)
         if isinstance(computation, StateComputation):
             return self._with_stage("to_state", computation)
         return self._with_stage("to", computation)
@@ -158,6 +160,7 @@ class Pipeline(Generic[T]):
         All messages of a key go to one worker, where one after the other is
         worked on; those of one source stay in its order.
         """
+        _mistakes.check_key_extractor(key_extractor)
         return self._with_stage("key_by", key_extractor)
 
     def collect(self) -> Pipeline[T]:
@@ -186,6 +189,7 @@ class Pipeline(Generic[T]):
 
     def to_sink(self, sink_config: SinkConfig[T]) -> Pipeline[T]:
         """Send all outputs to a sink; nothing can follow."""
+        _mistakes.check_config("to_sink()", "sink", sink_config)
         return self._with_stage("to_sink", sink_config.to_tuple())
 
     def to_sinks(
@@ -195,7 +199,11 @@ class Pipeline(Generic[T]):
 
         SinkConfig.where() lets only some of them through to one.
         """
-        configs = [config.to_tuple() for config in sink_configs]
+        _mistakes.check_configs(sink_configs)
+        sinks = list(sink_configs)
+        for sink in sinks:
+            _mistakes.check_config("to_sinks()", "sink", sink)
+        configs = [sink.to_tuple() for sink in sinks]
         if not configs:
             api_error(
                 "You must specify at least one sink when using to_sinks()"
@@ -280,6 +288,10 @@ def build_application(
         api_error(
             "The version of an application is a text of at most 64 printable "
             "characters, not %r." % (version,))
+    if not isinstance(pipeline, Pipeline):
+        api_error(
+            "build_application() takes a name and a pipeline, not %s."
+            % _mistakes.shown(pipeline))
     if not pipeline._is_closed():
         api_error("An application must end with to_sink/s.")
     tree = pipeline.clone()._pipeline_tree

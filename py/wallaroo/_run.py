@@ -196,6 +196,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
         found = parser.parse_args(argv)
         found.arguments = []
     check(found, run)
+    if found.workers is None and "--" not in argv:
+        for word in found.arguments:
+            if word.partition("=")[0] == "--workers":
+                say("%s stands behind an argument of the application, so it "
+                    "is the application's, which runs without workers" % word)
     return found
 
 
@@ -255,7 +260,13 @@ def setup(application: str, arguments: list[str]) -> Any:
     args = [application] + arguments
     wallaroo._ARGS = tuple(args)
     sys.argv = list(args)
-    return built(importlib.import_module(module).application_setup, args)
+    imported = importlib.import_module(module)
+    build = getattr(imported, "application_setup", None)
+    if build is None:
+        raise WallarooParameterError(
+            "%s has no function application_setup(args), which makes the "
+            "application" % (imported.__file__ or module))
+    return built(build, args)
 
 
 def built(build: Callable[[list[str]], Any], args: list[str]) -> Any:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, NoReturn, Optional
 
 from . import _event_time, _names, _windows
 from ._errors import api_error, check_policy
+from ._mistakes import without
 from .codecs import FramedDecoder
 
 VERSION = 1
@@ -397,10 +398,7 @@ def function(part: Any, method: str) -> Any:
     """What the worker calls: the user's function, without our wrapper."""
     call = getattr(part, method, None)
     if not callable(call):
-        api_error(
-            "%s has no method %s, so it cannot be used here."
-            % (describe(part), method)
-        )
+        api_error(without(part, method))
     if "_func" in vars(type(part)):
         return part._func
     return call

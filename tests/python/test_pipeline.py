@@ -174,3 +174,47 @@ def test_built_application_is_not_changed_later():
     app = wallaroo.build_application("x", p)
     app[2][0].append("more")
     assert len(wallaroo.build_application("x", p)[2][0]) == 2
+
+
+class Most(wallaroo.Aggregation):
+    """An aggregation, if it were whole."""
+
+    def initial_accumulator(self):
+        return []
+
+
+WRITE = "write @wallaroo."
+
+
+@pytest.mark.parametrize("text, build", [
+    ("to() takes a computation, not the function 'len': " + WRITE
+     + "computation, or computation_multi, or state_computation above it.",
+     lambda p: p.to(len)),
+    ("to(wallaroo.range_windows(...).over(Most)).", lambda p: p.to(Most)),
+    ("to(wallaroo.range_windows(...).over(Most)).", lambda p: p.to(Most())),
+    ("not the class 'Computation': make an instance",
+     lambda p: p.to(wallaroo.Computation)),
+    ("not 3: one is made by @wallaroo.computation or", lambda p: p.to(3)),
+    ("not the function 'len': " + WRITE + "key_extractor above it.",
+     lambda p: p.key_by(len)),
+    ("key_by() takes a key extractor, not 'Double' (Computation): one is "
+     "made by @wallaroo.key_extractor.", lambda p: p.key_by(double)),
+    ("to_sink() takes the configuration of a sink, for example "
+     "wallaroo.StdoutSinkConfig(...), not 'LinesEncoder' (LinesEncoder).",
+     lambda p: p.to_sink(wallaroo.codecs.lines_encoder)),
+    ("to_sinks() takes a list", lambda p: p.to_sinks(tcp_sink())),
+    ("to_sinks() takes a list", lambda p: p.to_sinks(None)),
+    ("to_sinks() takes the configuration of a sink",
+     lambda p: p.to_sinks([tcp_sink(), 1])),
+    ("source() takes the configuration of a source, for example "
+     "wallaroo.StdinSourceConfig(...), not",
+     lambda p: wallaroo.source("x", wallaroo.StdinSourceConfig)),
+    ("build_application() takes a name and a pipeline, not 'LinesEncoder'",
+     lambda p: wallaroo.build_application("x", wallaroo.codecs.lines_encoder)),
+])
+def test_mistakes_of_newcomers(capsys, text, build):
+    """They are refused where they are made, with what to write instead."""
+    with pytest.raises(WallarooParameterError) as error:
+        build(pipeline())
+    assert text in str(error.value)
+    assert text in capsys.readouterr().out

@@ -233,6 +233,21 @@ def test_errors_of_setup(app, environment):
     _, err = run(app, environment, "app.py", "wallaroo.FileSourceConfig('f', "
                  "'nothing', codecs.lines_decoder)", OUT, status=1)
     assert "nothing" in err
+    (app / "empty.py").write_text("x = 1\n")
+    _, err = run(app, environment, "empty.py", status=1)
+    assert "empty.py has no function application_setup(args)" in err
+
+
+def test_workers_behind_the_applications_arguments(app, environment):
+    """They are the application's; who did not mean that is told."""
+    args = ["app.py", STDIN, OUT]
+    _, err = run(app, environment, *args, "--workers=2", status=1)
+    assert "--workers=2 stands behind an argument of the application" in err
+    _, err = run(app, environment, *args)
+    assert "stands behind" not in err
+    _, err = run(app, environment, "app.py", "--", *args[1:], "--workers",
+                 status=1)
+    assert "stands behind" not in err
 
 
 def test_usage(app, environment):

@@ -410,11 +410,11 @@ def test_duplicate_state_names_of_machida3():
 
 
 @pytest.mark.parametrize("text,build", [
-    ("must return what wallaroo.build_application", lambda: None),
     ("must return what wallaroo.build_application", pipeline),
-    ("has no method compute", lambda: application(lambda p: p.to(len))),
-    ("has no method extract_key",
-     lambda: application(lambda p: p.key_by(double))),
+    ('there is no "return"', lambda: None),
+    ("function 'len' has no method encode, so it cannot be used here: write "
+     "@wallaroo.encoder above it", lambda: wallaroo.build_application(
+         "x", pipeline().to_sink(wallaroo.TCPSinkConfig("h", 1, len)))),
     ("has no method encode", lambda: wallaroo.build_application(
         "x", pipeline().to_sink(wallaroo.TCPSinkConfig("h", 1, double)))),
     ("has no method header_length", lambda: application(
