@@ -6,17 +6,20 @@ big-endian number; an output is the same with the letter's sum in 8 bytes.
     --in NAME@HOST:PORT --out HOST:PORT
 """
 
+from __future__ import annotations
+
 import struct
+from typing import Any
 
 import wallaroo
 
 
 class Votes:
-    def __init__(self):
+    def __init__(self) -> None:
         self.total = 0
 
 
-def application_setup(args):
+def application_setup(args: list[str]) -> tuple[Any, ...]:
     name, host, port = wallaroo.tcp_parse_input_addrs(args)[0]
     out_host, out_port = wallaroo.tcp_parse_output_addrs(args)[0]
     votes = (
@@ -32,24 +35,24 @@ def application_setup(args):
 
 
 @wallaroo.decoder(header_length=4, length_fmt=">I")
-def decode_vote(payload):
+def decode_vote(payload: bytes) -> tuple[str, int]:
     letter, votes = struct.unpack(">1sI", payload)
     return (letter.decode("ascii"), votes)
 
 
 @wallaroo.key_extractor
-def letter(vote):
+def letter(vote: tuple[str, int]) -> str:
     return vote[0]
 
 
 @wallaroo.state_computation(name="Add votes", state=Votes)
-def add_votes(vote, votes):
+def add_votes(vote: tuple[str, int], votes: Votes) -> tuple[str, int]:
     letter, n = vote
     votes.total += n
     return (letter, votes.total)
 
 
 @wallaroo.encoder
-def encode_votes(total):
+def encode_votes(total: tuple[str, int]) -> bytes:
     letter, n = total
     return struct.pack(">I1sQ", 9, letter.encode("ascii"), n)

@@ -10,56 +10,62 @@ Order matters within a source; deliveries and orders of an article meet in
 the order in which they arrive.
 """
 
+from __future__ import annotations
+
+from typing import Any, Optional
+
 import wallaroo
+from wallaroo import codecs
+
+Fields = dict[str, Any]
 
 
 class Stock:
-    def __init__(self):
+    def __init__(self) -> None:
         self.number = 0
 
 
-def application_setup(args):
+def application_setup(args: list[str]) -> tuple[Any, ...]:
     addresses = {
         name: (host, port)
         for name, host, port in wallaroo.tcp_parse_input_addrs(args)
     }
-    host, port = wallaroo.tcp_parse_output_addrs(args)[0]
+    host, port = addresses["deliveries"]
     deliveries = wallaroo.source(
         "Deliveries",
         wallaroo.TCPSourceConfig(
-            "deliveries", *addresses["deliveries"],
-            wallaroo.codecs.CSVDecoder(["article", "number"]),
+            "deliveries", host, port,
+            codecs.CSVDecoder(["article", "number"]),
         ),
     ).to(delivery)
+    host, port = addresses["orders"]
     orders = wallaroo.source(
         "Orders",
-        wallaroo.TCPSourceConfig(
-            "orders", *addresses["orders"], wallaroo.codecs.json_decoder
-        ),
+        wallaroo.TCPSourceConfig("orders", host, port, codecs.json_decoder),
     )
+    host, port = wallaroo.tcp_parse_output_addrs(args)[0]
     answers = (
         deliveries.merge(orders)
         .key_by(article)
         .to(change_stock)
-        .to_sink(
-            wallaroo.TCPSinkConfig(host, port, wallaroo.codecs.json_encoder)
-        )
+        .to_sink(wallaroo.TCPSinkConfig(host, port, codecs.json_encoder))
     )
     return wallaroo.build_application("Stock", answers)
 
 
 @wallaroo.computation(name="Delivery", on_error="dead-letter")
-def delivery(fields):
+def delivery(fields: Fields) -> Fields:
     return {"article": fields["article"], "number": int(fields["number"])}
 
 
 @wallaroo.key_extractor
-def article(change):
-    return change["article"]
+def article(change: Fields) -> str:
+    name: str = change["article"]
+    return name
 
 
 @wallaroo.state_computation(name="Stock", state=Stock)
-def change_stock(change, stock):
+def change_stock(change: Fields, stock: Stock) -> Optional[Fields]:
     if "customer" not in change:
         stock.number += change["number"]
         return None

@@ -5,8 +5,11 @@
                                                neither: standard output
 """
 
+from __future__ import annotations
+
 import argparse
 import re
+from typing import Any, Optional
 
 import wallaroo
 
@@ -15,7 +18,7 @@ class Count:
     n = 0
 
 
-def application_setup(args):
+def application_setup(args: list[str]) -> tuple[Any, ...]:
     counts = (
         wallaroo.source("Words", text_source(args))
         .to(split)
@@ -27,27 +30,27 @@ def application_setup(args):
 
 
 @wallaroo.computation_multi(name="Split")
-def split(line):
+def split(line: str) -> list[str]:
     return re.findall(r"\w+", line.lower())
 
 
 @wallaroo.key_extractor
-def word(word):
+def word(word: str) -> str:
     return word
 
 
 @wallaroo.state_computation(name="Count", state=Count)
-def count(word, count):
+def count(word: str, count: Count) -> tuple[str, int]:
     count.n += 1
     return (word, count.n)
 
 
 @wallaroo.encoder
-def encode(word_and_count):
+def encode(word_and_count: tuple[str, int]) -> str:
     return "%s => %d\n" % word_and_count
 
 
-def text_source(args):
+def text_source(args: list[str]) -> wallaroo.SourceConfig[str]:
     path = option(args, "--in-file")
     lines = wallaroo.codecs.lines_decoder
     if path:
@@ -56,7 +59,7 @@ def text_source(args):
     return wallaroo.TCPSourceConfig(name, host, port, lines)
 
 
-def count_sink(args):
+def count_sink(args: list[str]) -> wallaroo.SinkConfig[tuple[str, int]]:
     path = option(args, "--out-file")
     if path:
         return wallaroo.FileSinkConfig(path, encode)
@@ -66,7 +69,8 @@ def count_sink(args):
     return wallaroo.TCPSinkConfig(host, port, encode)
 
 
-def option(args, name):
+def option(args: list[str], name: str) -> Optional[str]:
     parser = argparse.ArgumentParser(prog="word_count", allow_abbrev=False)
     parser.add_argument(name, dest="value")
-    return parser.parse_known_args(args)[0].value
+    value: Optional[str] = parser.parse_known_args(args)[0].value
+    return value
