@@ -21,6 +21,8 @@ autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 add_module_names = False
 highlight_language = "none"
+# "--workers" has two hyphens.
+smartquotes = False
 
 html_theme = "alabaster"
 html_theme_options = {

@@ -205,8 +205,9 @@ class GenSourceConfig(SourceConfig[Out]):
 class FileSourceConfig(SourceConfig[Out]):
     """Reads a file from its beginning to its end, once.
 
-    One of the workers reads it.  It must stay the same file while the
-    application, or its saved state, goes on; then it may grow.
+    One of the workers reads it.  An application that is started again with
+    its state goes on behind what it has read; the file must be the same one
+    then, and not shorter.
 
     name
         the source's

@@ -68,7 +68,11 @@ def seconds(x: Number) -> Number:
 
 
 def minutes(x: Number) -> Number:
-    """Minutes as nanoseconds."""
+    """Minutes as nanoseconds.
+
+    >>> wallaroo.minutes(5)
+    300000000000
+    """
     return x * 60000000000
 
 
@@ -121,7 +125,8 @@ class RangeWindowsBuilder:
         self.late_data_policy = ""
 
     def with_slide(self, slide: Number) -> RangeWindowsBuilder:
-        """A window begins every `slide`; without it windows do not overlap."""
+        """A window begins every `slide` nanoseconds, which is at most the
+        length; without this call windows do not overlap."""
         _once("with_slide", self.slide is None)
         slide = _duration("with_slide", slide, 1)
         if slide > self.range:
@@ -133,14 +138,16 @@ class RangeWindowsBuilder:
         return self
 
     def with_delay(self, delay: Number) -> RangeWindowsBuilder:
-        """How long after its end a window waits for late messages."""
+        """For how many nanoseconds after its end a window waits for late
+        messages.  With event_time() its lateness is that."""
         _once("with_delay", self.delay is None)
         self.delay = _duration("with_delay", delay, 0)
         return self
 
     def with_late_data_policy(self, policy: str) -> RangeWindowsBuilder:
-        """What happens to a message whose windows are gone: "drop",
-        "fire-per-message" or "place-in-oldest-window"."""
+        """What happens to a message whose windows are gone: "drop", as without
+        this call, "fire-per-message", a window for it alone, or
+        "place-in-oldest-window", not with event_time()."""
         _once("with_late_data_policy", not self.late_data_policy)
         if policy not in LATE_DATA_POLICIES:
             api_error(
@@ -215,12 +222,32 @@ class CountWindowsBuilder:
 
 
 def range_windows(range: Number) -> RangeWindowsBuilder:
-    """Begin to describe windows of a length in time."""
+    """Begin to describe windows of a length in time.
+
+    range is the length in nanoseconds, as wallaroo.minutes() and others give
+    it.  Without with_slide() windows follow each other and do not overlap.
+
+    >>> class Sum(wallaroo.Aggregation):
+    ...     def initial_accumulator(self):
+    ...         return [0]
+    ...     def update(self, number, accumulator):
+    ...         accumulator[0] += number
+    ...     def combine(self, a, b):
+    ...         return [a[0] + b[0]]
+    ...     def output(self, key, accumulator):
+    ...         return (key, accumulator[0])
+    >>> windows = (wallaroo.range_windows(wallaroo.minutes(5))
+    ...            .with_slide(wallaroo.minutes(1)).over(Sum))
+    """
     return RangeWindowsBuilder(range)
 
 
 def count_windows(count: int) -> CountWindowsBuilder:
-    """Begin to describe windows of a number of messages."""
+    """Begin to describe windows of `count` messages of a key.
+
+    They are put out when they are full; others every five seconds, or as
+    with_timeout() says.
+    """
     return CountWindowsBuilder(count)
 
 
