@@ -4,10 +4,12 @@ makes both slower.  Each returns figures by name; an exception in place of a
 figure says why there is none.
 """
 
+import os
 import shutil
 import time
 
 import harness
+import nexmark
 import peers
 import sut
 import topics
@@ -33,6 +35,7 @@ INPUTS = {
     "few-counter": (2000, 2000, lambda count: sut.readings(count, KEYS)),
     "some-words": (30000, 5000, lambda count: sut.words(count, 1)),
     "some-counter": (30000, 5000, lambda count: sut.readings(count, KEYS)),
+    "nexmark": (300000, 20000, nexmark.lines),
     **{"growing%d" % power: (10 ** power, 10 ** min(power, 4),
                              lambda count: sut.words(count, 1))
        for power in POWERS},
@@ -450,6 +453,39 @@ def pressure(bench):
     if not stopped:
         raise RuntimeError("the sender was never held back")
     return {"growth": (most - before) / (1 << 20)}
+
+
+# -- Nexmark -----------------------------------------------------------------
+
+def nexmark_program(bench, program, query, source, python=None):
+    """Seconds and CPU seconds of the bare loop or of a peer's program, whose
+    output is checked, too."""
+    output = bench.path("nexmark.out")
+    if os.path.exists(output):
+        os.unlink(output)
+    found = sut.run_python(sut.here(program), query, source, output,
+                           python=python)
+    nexmark.check(query, source, output)
+    return found
+
+
+@experiment(runs=3)
+def nexmark_queries(bench):
+    """Nexmark's queries from a file to a file, ours, as a bare loop, and in
+    Bytewax, each with the same functions and a checked output."""
+    figures = {}
+    count, source = bench.input("nexmark")
+    for query in nexmark.QUERIES:
+        put(figures, query + " ours", count, sut.run_to_end,
+            "nexmark_app.py", ([query, source], []), ["nexmark.py"],
+            lambda output: nexmark.check(query, source, output))
+        put(figures, query + " bare", count, nexmark_program, bench,
+            "nexmark.py", query, source)
+        put(figures, query + " Bytewax", count,
+            lambda: nexmark_program(
+                bench, "peer_bytewax_nexmark.py", query, source,
+                peers.python(bench, "bytewax")))
+    return figures
 
 
 # -- the others -------------------------------------------------------------

@@ -6,6 +6,8 @@ run of one experiment (experiments.py), and perhaps a goal.
 
 import collections
 
+import nexmark
+
 Row = collections.namedtuple(
     "Row", "name experiment ours reference unit goal")
 
@@ -153,6 +155,10 @@ for name, title in (("bytewax_latency", "Bytewax"),
             row("TCP to TCP at %d k/s, %s / %s" % (rate // 1000, key, title),
                 name, "ours %d %s" % (rate, key),
                 "peer %d %s" % (rate, key), "ms")
+for query in nexmark.QUERIES:
+    for reference, title in (("bare", "bare loop"), ("Bytewax", "Bytewax")):
+        both("Nexmark %s / %s" % (query, title), "nexmark_queries",
+             query + " ours", "%s %s" % (query, reference))
 both("Kafka to Kafka exactly once / bare loop", "kafka", "ours", "bare",
      "ratio >= 0.7")
 for way, title, goal in (

@@ -6,6 +6,7 @@ import mmap
 import os
 import random
 import re
+import resource
 import struct
 import subprocess
 import sys
@@ -177,6 +178,29 @@ def run_files(source, arguments, lines, workers=1, durability="process",
         seen = look(app) if look is not None else None
         app.stop(limit=LIMIT)
         return seconds, used, seen
+
+
+def run_to_end(source, arguments, files=(), look=None):
+    """(seconds, CPU seconds) of an application that ends when its input has
+    ended, from a file to a file.  Its exit is in the CPU seconds.  look:
+    called with the path of the output."""
+    before, after = arguments
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with cluster(source, settings={"at-end": harness.Raw("stop")},
+                 files=files) as app:
+        output = app.out("output")
+        app.write_conf(args=[*before, output, *after])
+        app.launch()
+        begun, used = wait_begin(app), used_by_cluster(app)
+        if app.wait_exit(LIMIT) != harness.EXIT_CLEAN:
+            raise RuntimeError("it did not end well\n" + app.log_tail())
+        all_spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used = sum(getattr(all_spent, name) - getattr(spent, name)
+                   for name in ("ru_utime", "ru_stime")) - used
+        seconds = os.stat(output).st_mtime - begun
+        if look is not None:
+            look(output)
+        return seconds, used
 
 
 def check_counts(output, reference):

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -17,6 +18,7 @@ import harness
 BENCH = os.path.join(harness.SOURCE_TREE, "tests", "bench")
 sys.path.insert(0, BENCH)
 import bench as runner		# noqa: E402
+import nexmark		# noqa: E402
 import sut		# noqa: E402
 
 PROGRAM = os.path.join(BENCH, "bench.py")
@@ -256,3 +258,32 @@ def test_bare_exchanges_lose_nothing(tmp_path):
                         assert int(count) == last[place] + 1
                         last[place] += 1
         assert sum(last.values()) == 20000
+
+
+@pytest.mark.level("all")
+@pytest.mark.parametrize("query", nexmark.QUERIES)
+def test_nexmark_is_right(query):
+    """The bare loop and the pipeline find what plain Python says."""
+    with tempfile.TemporaryDirectory(prefix="wallaroo-bench-") as directory:
+        os.chmod(directory, 0o755)	# a worker has another user
+        source = sut.write_lines(os.path.join(directory, "events"),
+                                 nexmark.lines(15000))
+        target = os.path.join(directory, "bare")
+        nexmark.run(query, source, target)
+        nexmark.check(query, source, target)
+        sut.run_to_end(
+            "nexmark_app.py", ([query, source], []), ["nexmark.py"],
+            lambda output: nexmark.check(query, source, output))
+
+
+def test_nexmark_check_finds_a_wrong_output(tmp_path):
+    source = sut.write_lines(str(tmp_path / "events"), nexmark.lines(12000))
+    target = str(tmp_path / "output")
+    for query in nexmark.QUERIES:
+        nexmark.run(query, source, target)
+        with open(target, "rb") as file:
+            rows = file.readlines()
+        with open(target, "wb") as file:
+            file.writelines(rows[:-1])
+        with pytest.raises(AssertionError, match="wrong output"):
+            nexmark.check(query, source, target)
