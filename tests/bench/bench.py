@@ -267,6 +267,7 @@ def heading(options, state):
         min(loads), max(loads), statistics.median(loads),
         len(os.sched_getaffinity(0)))
     yield "Python %s; %s" % (sys.version.split()[0], flags())
+    yield "beside: " + peers.versions()
     yield ("settings: those of cluster.conf(5) by default, durability and "
            "workers as the rows say; %g minutes at half load" %
            options.minutes)

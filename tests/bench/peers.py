@@ -70,7 +70,7 @@ def set_up(bench):
         except NotRun as error:
             yield program, error
     try:
-        yield "kafka", topics.module().jars()
+        yield "kafka", topics.fetched().jars()
     except NotRun as error:
         yield "kafka", error
     if shutil.which("java") is None:
@@ -83,6 +83,11 @@ def kafka_python(bench, program):
     if program == "confluent":
         return sys.executable
     return python(bench, program.split("_")[0])
+
+
+def versions():
+    """Of what the rows are beside."""
+    return ", ".join(sorted(PACKAGES.values()) + topics.versions())
 
 
 def directory_for(bench):

@@ -156,7 +156,9 @@ for name, title in (("bytewax_latency", "Bytewax"),
                 name, "ours %d %s" % (rate, key),
                 "peer %d %s" % (rate, key), "ms")
 for query in nexmark.QUERIES:
-    for reference, title in (("bare", "bare loop"), ("Bytewax", "Bytewax")):
+    for reference, title in (
+            ("bare", "bare loop"), ("Bytewax", "Bytewax"),
+            ("Pathway", "Pathway")):
         both("Nexmark %s / %s" % (query, title), "nexmark_queries",
              query + " ours", "%s %s" % (query, reference))
 both("Kafka to Kafka exactly once / bare loop", "kafka", "ours", "bare",

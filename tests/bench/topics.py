@@ -29,23 +29,34 @@ def module():
     """tests/kafka/kafka.py."""
     if KAFKA not in sys.path:
         sys.path.append(KAFKA)
+    import kafka
+    return kafka
+
+
+def versions():
+    kafka = module()
+    return ["Kafka " + kafka.DEFAULT, kafka.CLIENT]
+
+
+def fetched():
+    """The same module, with all that it needs."""
+    kafka = module()
     try:
-        import kafka
         kafka.jars()
         kafka.client()
-    except Exception as error:
+    except (kafka.KafkaError, OSError, subprocess.TimeoutExpired) as error:
         raise NotRun("no broker: %s" % error) from None
     return kafka
 
 
 def client_path():
     """Where the client for Python is."""
-    return os.path.dirname(os.path.dirname(module().client().__file__))
+    return os.path.dirname(os.path.dirname(fetched().client().__file__))
 
 
 @contextlib.contextmanager
 def broker():
-    with module().Cluster(heap="1g") as cluster:
+    with fetched().Cluster(heap="1g") as cluster:
         yield cluster
 
 
