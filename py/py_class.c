@@ -9,6 +9,7 @@
 #include <structmember.h>
 
 #include "common/mem.h"
+#include "common/part.h"
 
 #define CLASS_TABLE	64		/* first size of the tables */
 #define CLASS_MAX	8192		/* classes known; more are pickled */
@@ -239,7 +240,7 @@ class_find(PyObject *module, PyObject *qualname)
 }
 
 /*
- * The bytes with which objects of a class begin.  0: it is not found under
+ * The names of a class, as its objects have them.  0: it is not found under
  * its own name, so pickle shall say so.
  */
 static int
@@ -266,8 +267,6 @@ class_head(struct py_class *k)
 	if (found != (PyObject *)k->type)
 		goto out;
 	buf_init(&b);
-	buf_add(&b, "\x94\xd4", 2);	/* array of 4, fixext 1 */
-	buf_add(&b, (uint8_t[]){ PY_MARK_OBJECT, 0 }, 2);
 	py_put_str(&b, m, (size_t)mlen);
 	py_put_str(&b, q, (size_t)qlen);
 	k->head = b.data;		/* taken */
@@ -281,10 +280,27 @@ out:
 	return (r);
 }
 
+/* Shapes of a class that had the same name are not what is read any more. */
+static void
+class_outdate(struct py_codec *c, const struct py_class *k)
+{
+	for (size_t i = 0; i < PY_SHAPES; i++) {
+		struct py_shape *s = c->shapes[i];
+
+		if (s != NULL && s->class != k && s->class->head_len ==
+		    k->head_len && memcmp(s->class->head, k->head,
+		    k->head_len) == 0)
+			s->stale = true;
+	}
+	c->last_shape = NULL;
+}
+
 /* Enter a class into the tables; whoever had its name before is replaced. */
 static void
 class_add(struct py_codec *c, struct py_class *k)
 {
+	if (*class_head_slot(c, slice_of(k->head, k->head_len)) != NULL)
+		class_outdate(c, k);
 	if (c->n >= c->size / 2)
 		class_grow(c);
 	*class_slot(c, k->type) = k;
@@ -379,6 +395,133 @@ py_class_named(struct py_codec *c, struct slice head, struct slice module,
 	return (k);
 }
 
+/* --- shapes --------------------------------------------------------------- */
+
+/* Where a shape is in the table, or the free place where it belongs. */
+static struct py_shape **
+shape_slot(struct py_codec *c, struct slice head, uint64_t hash)
+{
+	size_t i = (size_t)hash & (PY_SHAPES - 1);
+	struct py_shape *s;
+
+	while ((s = c->shapes[i]) != NULL && (s->stale || s->hash != hash ||
+	    s->head_len != head.len || memcmp(s->head, head.data,
+	    head.len) != 0))
+		i = (i + 1) & (PY_SHAPES - 1);
+	return (&c->shapes[i]);
+}
+
+struct py_shape *
+py_shape_find(struct py_codec *c, struct slice head)
+{
+	return (*shape_slot(c, head, part_hash(head)));
+}
+
+void
+py_shape_free(struct py_shape *s)
+{
+	for (size_t i = 0; i < s->n; i++)
+		Py_DECREF(s->name[i]);
+	free(s->name);
+	free(s->head);
+	free(s);
+}
+
+/* Takes names and head. */
+static struct py_shape *
+shape_new(struct py_class *k, PyObject **name, size_t n, struct buf *head)
+{
+	struct py_shape *s = xcalloc(1, sizeof(*s));
+
+	s->class = k;
+	s->name = name;
+	s->n = n;
+	s->head = head->data;
+	s->head_len = head->len;
+	s->hash = part_hash(buf_slice(head));
+	return (s);
+}
+
+/* Into the table where there is room, and no other of the same head. */
+static void
+shape_keep(struct py_codec *c, struct py_shape *s)
+{
+	struct py_shape **slot;
+
+	if (c->nshapes >= PY_SHAPES / 2 || s->n > PY_SHAPE_MAX)
+		return;
+	slot = shape_slot(c, slice_of(s->head, s->head_len), s->hash);
+	if (*slot != NULL)
+		return;
+	*slot = s;
+	s->kept = true;
+	c->nshapes++;
+}
+
+/* The same names, and these very objects. */
+static bool
+shape_has(const struct py_shape *s, const struct py_class *k,
+    PyObject *const *name, size_t n)
+{
+	return (s->class == k && s->n == n && (n == 0 || memcmp(s->name, name,
+	    n * sizeof(*name)) == 0));
+}
+
+struct py_shape *
+py_shape_make(struct py_codec *c, struct py_class *k, PyObject *const *name,
+    size_t n)
+{
+	PyObject **names = xcalloc(n + 1, sizeof(*names));
+	struct buf head = { 0 };
+	struct py_shape *s;
+	bool interned = true;
+	size_t i;
+
+	py_put_shape(&head, k, n);
+	for (i = 0; i < n && PyUnicode_CheckExact(name[i]) &&
+	    PyUnicode_IS_COMPACT_ASCII(name[i]); i++) {
+		names[i] = name[i];
+		Py_INCREF(names[i]);
+		interned = interned && PyUnicode_CHECK_INTERNED(name[i]);
+		py_put_str(&head, (const char *)PyUnicode_1BYTE_DATA(name[i]),
+		    (size_t)PyUnicode_GET_LENGTH(name[i]));
+	}
+	s = shape_new(k, names, i, &head);
+	if (i < n) {
+		py_shape_free(s);
+		return (NULL);
+	}
+	if (!interned)
+		return (s);
+	shape_keep(c, s);
+	if (!s->kept) {
+		struct py_shape *other = *shape_slot(c, buf_slice(&head),
+		    s->hash);
+
+		if (other == NULL || !shape_has(other, k, names, n))
+			return (s);
+		py_shape_free(s);
+		s = other;
+	}
+	return (k->shape = s);
+}
+
+struct py_shape *
+py_shape_read(struct py_codec *c, struct py_class *k, PyObject **name,
+    size_t n, struct slice head)
+{
+	struct buf copy = { 0 };
+	struct py_shape *s;
+
+	buf_add(&copy, head.data, head.len);
+	s = shape_new(k, name, n, &copy);
+	if (k != NULL)
+		shape_keep(c, s);
+	return (s);
+}
+
+/* --- names ---------------------------------------------------------------- */
+
 PyObject *
 py_name(PyObject **cache, const uint8_t *p, size_t n, bool intern)
 {
@@ -447,6 +590,9 @@ py_codec_open(struct py_codec *c)
 void
 py_codec_close(struct py_codec *c)
 {
+	for (size_t i = 0; i < PY_SHAPES; i++)
+		if (c->shapes[i] != NULL)
+			py_shape_free(c->shapes[i]);
 	for (size_t i = 0; i < c->size; i++) {
 		struct py_class *k = c->by_type[i];
 

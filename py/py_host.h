@@ -27,6 +27,9 @@
 #define PY_NAMES	1024		/* entries of a name cache, 2^n */
 #define PY_OTHERS	256		/* classes known not to be plain, 2^n */
 #define PY_NAME_MAX	48		/* longest name in it, bytes */
+#define PY_SHAPES	1024		/* places for shapes, 2^n */
+#define PY_SHAPE_MAX	64		/* attributes; objects with more are
+					   pickled */
 #define PY_REPR_MAX	200		/* bytes of a repr */
 
 /* A generator's position. */
@@ -65,8 +68,27 @@ struct py_class {
 	bool		 slotted;	/* it has no __dict__, but: */
 	struct py_slot	*slot;		/* owned */
 	size_t		 nslots;
-	uint8_t		*head;		/* owned; how its objects begin */
+	uint8_t		*head;		/* owned; module and qualname as two
+					   str of MessagePack */
 	size_t		 head_len;
+	struct py_shape	*shape;		/* most recently written; borrowed */
+};
+
+/*
+ * The attributes of an object in the order in which they were set: the same
+ * for most objects of a class.  What an object's bytes begin with tells its
+ * shape, so who has just seen one compares bytes, and needs neither class nor
+ * names.  Those in the table stay until the end.
+ */
+struct py_shape {
+	struct py_class	*class;		/* NULL: it is not plain any more */
+	PyObject	**name;		/* owned, with what is in it */
+	size_t		 n;
+	uint8_t		*head;		/* owned; bytes before the values */
+	size_t		 head_len;
+	uint64_t	 hash;		/* of head */
+	bool		 stale;		/* another class has its name now */
+	bool		 kept;		/* in the table */
 };
 
 struct py_codec {
@@ -75,6 +97,10 @@ struct py_codec {
 	size_t		 size;		/* of both tables, 2^n */
 	size_t		 n;
 	struct py_class	*last;		/* most recently read */
+	struct py_shape	*shapes[PY_SHAPES]; /* owned; open addressing by head,
+					   half of it is used at most */
+	size_t		 nshapes;
+	struct py_shape	*last_shape;	/* most recently read */
 	/* Some that are not plain, only to compare with: they may be gone,
 	 * and a new class in the same place is then pickled, which is never
 	 * wrong. */
@@ -150,11 +176,40 @@ void	 py_codec_close(struct py_codec *);
 /* A plain class; borrowed; NULL: not plain, or an exception. */
 struct py_class *py_class_of(struct py_codec *, PyTypeObject *);
 /*
- * The class whose objects begin with these bytes, which name it; borrowed.
+ * The class of which these bytes are the head, that is its names; borrowed.
  * NULL: an exception, or *other is what has that name now, a new reference.
  */
 struct py_class *py_class_named(struct py_codec *, struct slice head,
 	    struct slice module, struct slice qualname, PyObject **other);
+/*
+ * The shape of an object of this class with these attributes, borrowed.  NULL:
+ * names that only pickle can write.  py_shape_done() afterwards.
+ */
+struct py_shape *py_shape_make(struct py_codec *, struct py_class *,
+	    PyObject *const *name, size_t n);
+static inline struct py_shape *
+py_shape_of(struct py_codec *c, struct py_class *k, PyObject *const *name,
+    size_t n)
+{
+	struct py_shape *s = k->shape;
+
+	if (s != NULL && s->n == n && (n == 0 || memcmp(s->name, name,
+	    n * sizeof(*name)) == 0))
+		return (s);
+	return (py_shape_make(c, k, name, n));
+}
+/* The one with this head, NULL: not known yet. */
+struct py_shape *py_shape_find(struct py_codec *, struct slice head);
+/* A shape that was read: its names are taken.  class NULL: see there. */
+struct py_shape *py_shape_read(struct py_codec *, struct py_class *,
+	    PyObject **name, size_t n, struct slice head);
+void	 py_shape_free(struct py_shape *);
+static inline void
+py_shape_done(struct py_shape *s)
+{
+	if (__builtin_expect(!s->kept, 0))
+		py_shape_free(s);
+}
 /* A str of ASCII bytes from a cache; returns new; NULL: exception. */
 PyObject *py_name(PyObject **cache, const uint8_t *, size_t, bool intern);
 
@@ -181,7 +236,9 @@ py_attrs_value(const struct py_attrs *a, size_t i)
 
 /* py_value.c */
 #define PY_MARK_TUPLE	1	/* first element of an array: a tuple */
-#define PY_MARK_OBJECT	2	/* ...: module, qualname, attributes */
+#define PY_MARK_OBJECT	2	/* ...: module, qualname, attributes; as
+				   objects were written once */
+#define PY_MARK_SHAPE	6	/* ...: module, qualname, names, values */
 #define PY_EXT_PICKLE	3	/* XXH3 of the pickle, pickle */
 #define PY_EXT_USER	4	/* what the user's serialize() gave */
 #define PY_EXT_LONG	5	/* int beyond 64 bits, hexadecimal */
@@ -193,8 +250,10 @@ int	 py_state_save(struct host_app *, int, const void *, struct buf *,
 	    struct err *);
 int	 py_state_load(struct host_app *, int, struct slice, void **,
 	    struct err *);
-/* A str in front of other fields; for the head of plain objects. */
+/* For the heads of plain objects: a str; the begin of one up to the names of
+ * its class; a count of names. */
 void	 py_put_str(struct buf *, const char *, size_t);
+void	 py_put_shape(struct buf *, const struct py_class *, size_t n);
 
 /* py_call.c */
 int	 py_frame_len(struct host_app *, int, struct slice, uint64_t *,

@@ -4,8 +4,14 @@
  * objects of plain classes are written directly as MessagePack:
  *
  *	tuple		an array whose first element is the mark TUPLE
- *	plain object	[mark OBJECT, module, qualname, {name: value}], of its
+ *	plain object	an array of the mark SHAPE, module, qualname, an array
+ *			of names, and then a value for each of these, of its
  *			__dict__ or its __slots__
+ *
+ * Objects of a class mostly have the same attributes, so all that is in front
+ * of the values is the same bytes: they are copied when an object is written,
+ * and compared with those of the last one when it is read.  Older files have
+ * [mark OBJECT, module, qualname, {name: value}].
  *
  * Anything else makes pickle write the value as a whole.  So does a list,
  * dict or object inside that something else refers to as well: who has it
@@ -353,9 +359,8 @@ is_plain_key(PyObject *o)
 	return (true);
 }
 
-/* names: only str keys will do. */
 static int
-pack_dict(struct packer *pk, PyObject *o, int depth, bool shared, bool names)
+pack_dict(struct packer *pk, PyObject *o, int depth, bool shared)
 {
 	Py_ssize_t n = PyDict_GET_SIZE(o), done = 0, pos = 0;
 	PyObject *key, *value;		/* borrowed */
@@ -365,7 +370,7 @@ pack_dict(struct packer *pk, PyObject *o, int depth, bool shared, bool names)
 	if (r == PACK_DONE)
 		put_count(pk->b, 0x80, 15, 0xde, (size_t)n);
 	while (r == PACK_DONE && PyDict_Next(o, &pos, &key, &value)) {
-		if (names ? !PyUnicode_CheckExact(key) : !is_plain_key(key))
+		if (!is_plain_key(key))
 			return (PACK_PICKLE);
 		r = pack_value(pk, key, depth, shared);
 		if (r == PACK_DONE)
@@ -376,28 +381,75 @@ pack_dict(struct packer *pk, PyObject *o, int depth, bool shared, bool names)
 	    PACK_PICKLE : r);
 }
 
-/* The attributes of an object without a __dict__.  One of them may run code
- * that changes the object: what is there is looked up each time. */
-static int
-pack_attrs(struct packer *pk, PyObject *o, const struct py_attrs *first,
-    int depth, bool shared)
+void
+py_put_shape(struct buf *b, const struct py_class *k, size_t n)
 {
-	struct py_attrs a = *first;
-	size_t n = a.n;
+	put_count(b, 0x90, 15, 0xdc, n + 4);
+	put_mark(b, PY_MARK_SHAPE);
+	buf_add(b, k->head, k->head_len);
+	put_count(b, 0x90, 15, 0xdc, n);
+}
+
+/*
+ * Below, an object is looked at twice: for the names of its attributes, which
+ * tell its shape, then for their values.  Packing one of these may run code
+ * that changes the object: then pickle shall have it, and say so or not.
+ */
+struct attrs {
+	PyObject	*name[PY_SHAPE_MAX];	/* borrowed */
+	size_t		 n;
+};
+
+/* The head of an object; NULL: pickle it. */
+static inline struct py_shape *
+pack_head(struct packer *pk, struct py_class *k, const struct attrs *at)
+{
+	struct py_shape *s;
+
+	s = py_shape_of(&pk->app->codec, k, at->name, at->n);
+	if (s != NULL)
+		buf_add(pk->b, s->head, s->head_len);
+	return (s);
+}
+
+/* Packing it allocates nothing, so it collects no garbage and runs no code. */
+static inline bool
+is_quiet(PyObject *o)
+{
+	return ((PyUnicode_CheckExact(o) && PyUnicode_IS_COMPACT_ASCII(o)) ||
+	    (PyLong_CheckExact(o) && Py_ABS(Py_SIZE(o)) <= 2) ||
+	    o == Py_None || PyBool_Check(o) || PyFloat_CheckExact(o));
+}
+
+/* The attributes of an object without a __dict__. */
+static int
+pack_attrs(struct packer *pk, PyObject *o, struct py_class *k,
+    struct py_attrs *a, int depth)
+{
+	struct py_shape *s;
+	struct attrs at;
+	PyObject *v;
+	bool changed = false, quiet;
 	int r = PACK_DONE;
 
-	put_count(pk->b, 0x80, 15, 0xde, n);
-	for (size_t i = 0; r == PACK_DONE && i < n; i++) {
-		if (!PyUnicode_IS_COMPACT_ASCII(py_attrs_name(&a, i)))
-			return (PACK_PICKLE);
-		r = pack_str(pk, py_attrs_name(&a, i));
-		if (r == PACK_DONE)
-			r = pack_value(pk, py_attrs_value(&a, i), depth,
-			    shared);
-		if (r == PACK_DONE && (!py_attrs_of(o, &a) || a.n != n))
-			return (PACK_PICKLE);
+	if (a->n > PY_SHAPE_MAX)
+		return (PACK_PICKLE);
+	for (at.n = 0; at.n < a->n; at.n++)
+		at.name[at.n] = py_attrs_name(a, at.n);
+	if ((s = pack_head(pk, k, &at)) == NULL)
+		return (PACK_PICKLE);
+	for (size_t i = 0; r == PACK_DONE && !changed && i < s->n; i++) {
+		v = py_attrs_value(a, i);
+		quiet = is_quiet(v);
+		r = pack_value(pk, v, depth, false);
+		if (quiet)
+			continue;
+		changed = !py_attrs_of(o, a) || a->n != s->n;
+		for (size_t j = i + 1; !changed && j < s->n; j++)
+			changed = py_attrs_name(a, j) != s->name[j];
 	}
-	return (r);
+	py_shape_done(s);
+	return (r == PACK_DONE && changed ? PACK_PICKLE : r);
 }
 
 static inline PyObject *
@@ -409,31 +461,68 @@ slot_value(PyObject *o, const struct py_slot *s)
 	return (v);
 }
 
-/* The slots of an object that are set; as pack_attrs. */
+/* The slots of an object that are set. */
 static int
-pack_slots(struct packer *pk, PyObject *o, const struct py_class *k,
-    int depth, bool shared)
+pack_slots(struct packer *pk, PyObject *o, struct py_class *k, int depth)
 {
-	size_t i, set = 0, done = 0;
+	struct py_shape *s;
+	struct attrs at = { .n = 0 };
+	size_t i, done = 0;
 	PyObject *v;
 	int r = PACK_DONE;
 
+	if (k->nslots > PY_SHAPE_MAX)
+		return (PACK_PICKLE);
 	for (i = 0; i < k->nslots; i++)
-		set += slot_value(o, &k->slot[i]) != NULL;
-	put_count(pk->b, 0x80, 15, 0xde, set);
+		if (slot_value(o, &k->slot[i]) != NULL)
+			at.name[at.n++] = k->slot[i].name;
+	if ((s = pack_head(pk, k, &at)) == NULL)
+		return (PACK_PICKLE);
 	for (i = 0; r == PACK_DONE && i < k->nslots; i++) {
 		if ((v = slot_value(o, &k->slot[i])) == NULL)
 			continue;
-		r = pack_str(pk, k->slot[i].name);
-		if (r == PACK_DONE)
-			r = pack_value(pk, v, depth, shared);
-		done++;
+		if (done == s->n || s->name[done++] != k->slot[i].name)
+			r = PACK_PICKLE;
+		else
+			r = pack_value(pk, v, depth, false);
 	}
-	return (r == PACK_DONE && done != set ? PACK_PICKLE : r);
+	if (r == PACK_DONE && done != s->n)
+		r = PACK_PICKLE;
+	py_shape_done(s);
+	return (r);
+}
+
+/* The __dict__ of an object. */
+static int
+pack_members(struct packer *pk, PyObject *dict, struct py_class *k, int depth)
+{
+	Py_ssize_t pos = 0;
+	struct py_shape *s;
+	struct attrs at = { .n = 0 };
+	PyObject *key, *value;		/* borrowed */
+	size_t done = 0;
+	int r = PACK_DONE;
+
+	if (PyDict_GET_SIZE(dict) > PY_SHAPE_MAX)
+		return (PACK_PICKLE);
+	while (PyDict_Next(dict, &pos, &key, &value))
+		at.name[at.n++] = key;
+	if ((s = pack_head(pk, k, &at)) == NULL)
+		return (PACK_PICKLE);
+	pos = 0;
+	while (r == PACK_DONE && PyDict_Next(dict, &pos, &key, &value))
+		if (done == s->n || s->name[done++] != key)
+			r = PACK_PICKLE;
+		else
+			r = pack_value(pk, value, depth, false);
+	if (r == PACK_DONE && done != s->n)
+		r = PACK_PICKLE;
+	py_shape_done(s);
+	return (r);
 }
 
 static int
-pack_object(struct packer *pk, PyObject *o, int depth, bool shared)
+pack_object(struct packer *pk, PyObject *o, int depth)
 {
 	struct py_attrs a;
 	struct py_class *k;
@@ -443,24 +532,18 @@ pack_object(struct packer *pk, PyObject *o, int depth, bool shared)
 	k = py_class_of(&pk->app->codec, Py_TYPE(o));
 	if (k == NULL)
 		return (PyErr_Occurred() ? PACK_ERROR : PACK_PICKLE);
-	if (k->slotted) {
-		buf_add(pk->b, k->head, k->head_len);
-		return (pack_slots(pk, o, k, depth, shared));
-	}
-	if (py_attrs_of(o, &a)) {
-		buf_add(pk->b, k->head, k->head_len);
-		return (pack_attrs(pk, o, &a, depth, shared));
-	}
+	if (k->slotted)
+		return (pack_slots(pk, o, k, depth));
+	if (py_attrs_of(o, &a))
+		return (pack_attrs(pk, o, k, &a, depth));
 	dict = PyObject_GenericGetDict(o, NULL);
 	if (dict == NULL)
 		return (PACK_ERROR);
 	/* The object's reference and this one; another may change it. */
 	if (!PyDict_CheckExact(dict) || Py_REFCNT(dict) > 2)
 		r = PACK_PICKLE;
-	else {
-		buf_add(pk->b, k->head, k->head_len);
-		r = pack_dict(pk, dict, depth, shared, true);
-	}
+	else
+		r = pack_members(pk, dict, k, depth);
 	Py_DECREF(dict);
 	return (r);
 }
@@ -480,10 +563,10 @@ pack_container(struct packer *pk, PyObject *o, int depth, bool shared)
 	if (shared || many)
 		return (PACK_PICKLE);
 	if (PyDict_CheckExact(o))
-		return (pack_dict(pk, o, depth + 1, false, false));
+		return (pack_dict(pk, o, depth + 1, false));
 	if (PyList_CheckExact(o))
 		return (pack_list(pk, o, depth + 1, false));
-	return (pack_object(pk, o, depth + 1, false));
+	return (pack_object(pk, o, depth + 1));
 }
 
 static int
@@ -791,6 +874,14 @@ unpack_dict(struct unpacker *u, uint64_t n, int depth)
 	return (dict);
 }
 
+/* -1: exception.  dict NULL: it may have none. */
+static inline int
+set_attr(PyObject *o, PyObject *dict, PyObject *name, PyObject *value)
+{
+	return (dict != NULL ? PyDict_SetItem(dict, name, value) :
+	    PyObject_GenericSetAttr(o, name, value));
+}
+
 /* One attribute; -1: u->bad or exception. */
 static int
 unpack_attr(struct unpacker *u, PyObject *o, PyObject *dict, int depth)
@@ -804,10 +895,8 @@ unpack_attr(struct unpacker *u, PyObject *o, PyObject *dict, int depth)
 		;
 	else if (!PyUnicode_CheckExact(name))
 		(void)unpack_bad(u, "attribute without a name");
-	else if (dict != NULL)
-		r = PyDict_SetItem(dict, name, value);
 	else
-		r = PyObject_GenericSetAttr(o, name, value);
+		r = set_attr(o, dict, name, value);
 	Py_XDECREF(value);
 	Py_XDECREF(name);
 	return (r);
@@ -835,17 +924,23 @@ set_past(PyObject *o, PyObject *name, PyObject *value)
 /*
  * An object of a class that was plain when it was written and is not any
  * more, after a change of the application.  What pickle would do: make it
- * with __new__, give the attributes to __setstate__ if there is one.
+ * with __new__, give the attributes to __setstate__ if there is one.  Takes
+ * the reference to attrs, which may be NULL, as an error.
  */
 static PyObject *
-unpack_changed(struct unpacker *u, PyTypeObject *type, uint64_t n, int depth)
+unpack_changed(struct unpacker *u, PyObject *class, PyObject *attrs)
 {
-	PyObject *o, *attrs, *set = NULL, *r = NULL, *key, *value;
+	PyObject *o, *set = NULL, *r = NULL, *key, *value;
+	PyTypeObject *type = (PyTypeObject *)class;
 	Py_ssize_t pos = 0;
 
-	attrs = unpack_dict(u, n, depth);
 	if (attrs == NULL)
 		return (NULL);
+	if (!PyType_Check(class) || !(type->tp_flags &
+	    Py_TPFLAGS_HEAPTYPE)) {
+		Py_DECREF(attrs);
+		return (unpack_bad(u, "object of what is no class"));
+	}
 	o = PyObject_CallMethod((PyObject *)type, "__new__", "O", type);
 	if (o != NULL)
 		set = PyObject_GetAttrString(o, "__setstate__");
@@ -907,19 +1002,31 @@ take_map(struct unpacker *u, uint64_t *n)
 	return (take_count(u, *n, 2));
 }
 
+/* A new object of a plain class, and the dict for its attributes, or NULL if
+ * they can be set; both are new references.  NULL: exception. */
+static inline PyObject *
+unpack_new(struct unpacker *u, const struct py_class *k, PyObject **dict)
+{
+	PyObject *o;
+
+	*dict = NULL;
+	o = k->type->tp_new(k->type, u->app->codec.no_args, NULL);
+	if (o != NULL && k->descriptors) {
+		*dict = PyObject_GenericGetDict(o, NULL);
+		if (*dict == NULL)
+			Py_CLEAR(o);
+	}
+	return (o);
+}
+
 /* An object of a plain class, from its attributes on. */
 static PyObject *
 unpack_plain(struct unpacker *u, const struct py_class *k, uint64_t n,
     int depth)
 {
-	PyObject *o, *dict = NULL;
+	PyObject *o, *dict;
 
-	o = k->type->tp_new(k->type, u->app->codec.no_args, NULL);
-	if (o != NULL && k->descriptors) {
-		dict = PyObject_GenericGetDict(o, NULL);
-		if (dict == NULL)
-			Py_CLEAR(o);
-	}
+	o = unpack_new(u, k, &dict);
 	for (uint64_t i = 0; o != NULL && i < n; i++)
 		if (unpack_attr(u, o, dict, depth) == -1)
 			Py_CLEAR(o);
@@ -927,18 +1034,19 @@ unpack_plain(struct unpacker *u, const struct py_class *k, uint64_t n,
 	return (o);
 }
 
-/* head: where the object began; the mark has been read. */
+/* The mark OBJECT has been read. */
 static PyObject *
-unpack_object(struct unpacker *u, const uint8_t *head, int depth)
+unpack_object(struct unpacker *u, int depth)
 {
+	const uint8_t *names = u->p;
 	struct slice module, qualname, all;
 	const struct py_class *k;
-	PyObject *o = NULL, *other;
+	PyObject *o, *other;
 	uint64_t n = 0;
 
 	if (!take_str(u, &module) || !take_str(u, &qualname))
 		return (unpack_bad(u, "object without a class"));
-	all = slice_of(head, (size_t)(u->p - head));
+	all = slice_of(names, (size_t)(u->p - names));
 	if (!take_map(u, &n))
 		return (unpack_bad(u, "object without attributes"));
 	k = py_class_named(&u->app->codec, all, module, qualname, &other);
@@ -946,12 +1054,147 @@ unpack_object(struct unpacker *u, const uint8_t *head, int depth)
 		return (unpack_plain(u, k, n, depth));
 	if (other == NULL)
 		return (NULL);		/* it cannot be found */
-	if (PyType_Check(other) && (((PyTypeObject *)other)->tp_flags &
-	    Py_TPFLAGS_HEAPTYPE))
-		o = unpack_changed(u, (PyTypeObject *)other, n, depth);
-	else
-		(void)unpack_bad(u, "object of what is no class");
+	o = unpack_changed(u, other, unpack_dict(u, n, depth));
 	Py_DECREF(other);
+	return (o);
+}
+
+/* The number of names, which must be n. */
+static bool
+take_names(struct unpacker *u, uint64_t n)
+{
+	uint64_t m = n + 1;
+
+	if (u->p < u->end && (*u->p & 0xf0) == 0x90)
+		m = *u->p++ & 0x0f;
+	else if (u->p < u->end && (*u->p == 0xdc || *u->p == 0xdd))
+		(void)take_num(u, *u->p++ == 0xdc ? 2 : 4, &m);
+	return (m == n);
+}
+
+/* n names from p on, which are known to be str; owned; NULL: not UTF-8. */
+static PyObject **
+names_of(struct unpacker *u, const uint8_t *p, size_t n)
+{
+	struct unpacker at = *u;
+	PyObject **name = xcalloc(n + 1, sizeof(*name));
+	struct slice s;
+
+	at.p = p;
+	for (size_t i = 0; i < n; i++) {
+		if (take_str(&at, &s))
+			name[i] = py_name(u->app->codec.attrs, s.data, s.len,
+			    true);
+		if (name[i] != NULL)
+			continue;
+		while (i-- > 0)
+			Py_DECREF(name[i]);
+		free(name);
+		(void)unpack_bad(u, "str is not UTF-8");
+		return (NULL);
+	}
+	return (name);
+}
+
+/*
+ * A shape that is not the last one; the mark has been read.  *other: its
+ * class, if that is not plain; a new reference.  NULL: u->bad or exception.
+ */
+static struct py_shape *
+unpack_shape(struct unpacker *u, const uint8_t *head, size_t n,
+    PyObject **other)
+{
+	struct py_codec *c = &u->app->codec;
+	struct slice module, qualname, class, all, s;
+	const uint8_t *first = u->p;
+	struct py_shape *found;
+	struct py_class *k;
+	PyObject **name;
+
+	*other = NULL;
+	if (!take_str(u, &module) || !take_str(u, &qualname))
+		return (unpack_bad(u, "object without a class"), NULL);
+	class = slice_of(first, (size_t)(u->p - first));
+	if (!take_names(u, n))
+		return (unpack_bad(u, "object without attributes"), NULL);
+	first = u->p;
+	for (size_t i = 0; i < n; i++)
+		if (!take_str(u, &s))
+			return (unpack_bad(u, "attribute without a name"),
+			    NULL);
+	all = slice_of(head, (size_t)(u->p - head));
+	if ((found = py_shape_find(c, all)) != NULL)
+		return (found);
+	k = py_class_named(c, class, module, qualname, other);
+	if (k == NULL && *other == NULL)
+		return (NULL);		/* it cannot be found */
+	if ((name = names_of(u, first, n)) != NULL)
+		return (py_shape_read(c, k, name, n, all));
+	Py_CLEAR(*other);
+	return (NULL);
+}
+
+/* The values of an object whose class is not plain any more. */
+static PyObject *
+unpack_other(struct unpacker *u, const struct py_shape *s, PyObject *class,
+    int depth)
+{
+	PyObject *attrs, *value;
+	int r;
+
+	attrs = PyDict_New();
+	for (size_t i = 0; attrs != NULL && i < s->n; i++) {
+		value = unpack_value(u, depth);
+		r = value == NULL ? -1 : PyDict_SetItem(attrs, s->name[i],
+		    value);
+		Py_XDECREF(value);
+		if (r == -1)
+			Py_CLEAR(attrs);
+	}
+	return (unpack_changed(u, class, attrs));
+}
+
+static PyObject *
+unpack_values(struct unpacker *u, const struct py_shape *s, int depth)
+{
+	PyObject *o, *dict, *value;
+	int r;
+
+	o = unpack_new(u, s->class, &dict);
+	for (size_t i = 0; o != NULL && i < s->n; i++) {
+		value = unpack_value(u, depth);
+		r = value == NULL ? -1 : set_attr(o, dict, s->name[i], value);
+		Py_XDECREF(value);
+		if (r == -1)
+			Py_CLEAR(o);
+	}
+	Py_XDECREF(dict);
+	return (o);
+}
+
+/* An object of n attributes; head: where it began, the mark has been read. */
+static PyObject *
+unpack_shaped(struct unpacker *u, const uint8_t *head, size_t n, int depth)
+{
+	struct py_codec *c = &u->app->codec;
+	struct py_shape *s = c->last_shape;
+	PyObject *other, *o;
+
+	if (s != NULL && s->head_len <= (size_t)(u->end - head) &&
+	    memcmp(s->head, head, s->head_len) == 0) {
+		u->p = head + s->head_len;
+		return (unpack_values(u, s, depth));
+	}
+	if ((s = unpack_shape(u, head, n, &other)) == NULL)
+		return (NULL);
+	if (s->kept)
+		c->last_shape = s;
+	if (s->class != NULL)
+		o = unpack_values(u, s, depth);
+	else
+		o = unpack_other(u, s, other, depth);
+	Py_XDECREF(other);
+	py_shape_done(s);
 	return (o);
 }
 
@@ -969,7 +1212,9 @@ unpack_array(struct unpacker *u, uint64_t n, const uint8_t *head, int depth)
 	if (u->p[-2] == PY_MARK_TUPLE)
 		return (unpack_tuple(u, n - 1, depth));
 	if (u->p[-2] == PY_MARK_OBJECT && n == 4)
-		return (unpack_object(u, head, depth));
+		return (unpack_object(u, depth));
+	if (u->p[-2] == PY_MARK_SHAPE && n >= 4)
+		return (unpack_shaped(u, head, (size_t)n - 4, depth));
 	return (unpack_bad(u, "unknown mark"));
 }
 

@@ -1147,6 +1147,61 @@ START_TEST(codec_bare)
 }
 END_TEST
 
+/* Written without pickle? */
+static bool
+is_plain(const struct buf *b)
+{
+	return (b->len > 2 && (b->data[0] & 0xf0) == 0x90 &&
+	    b->data[1] == 0xd4 && b->data[2] == 6);
+}
+
+/* Attributes that differ, in number or order, and more shapes than are kept:
+ * what is written does not depend on what was written before. */
+START_TEST(codec_shapes)
+{
+	static const struct { const char *text; bool plain; } rows[] = {
+		{ "bare(a=1, b=2)", true }, { "bare(b=1, a=2)", true },
+		{ "bare(a=bare(b=bare(a=1)), b=bare(a=2, b=3))", true },
+		{ "Plain(**{'a b': 1, '': 2})", true },
+		{ "Plain(**{''.join(('a', 'b')): 1})", true },
+		{ "Plain(**{'k%d' % i: i for i in range(11)})", true },
+		{ "Plain(**{'k%d' % i: i for i in range(64)})", false },
+		{ "Plain(**{'k%d' % i: i for i in range(65)})", false },
+		{ "bare(**{'\\xe9': 1})", false },
+		{ "Plain(a=[1])", true }, { "Cell(1, Cell(2))", true },
+		{ "More(b=More(a=1), a=3)", true },
+	};
+	struct buf b[2] = { { 0 }, { 0 } };
+	host_val v;
+
+	start();
+	for (size_t turn = 0; turn < 2; turn++) {
+		for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+			struct buf one = { 0 };
+
+			round_trip(rows[i].text, NULL);
+			v = eval(rows[i].text);
+			ck_assert_int_eq(py->pack(app, v, &one, &err), 0);
+			/* Sixteen and more have another array's head. */
+			ck_assert_msg(i == 6 || is_plain(&one) ==
+			    rows[i].plain, "%s", rows[i].text);
+			py->val_free(app, v);
+			buf_add(&b[turn], one.data, one.len);
+			buf_fini(&one);
+		}
+		round_trip("[Plain(**{'k%d' % i: i}) for i in range(700)]",
+		    NULL);
+		round_trip("[Plain(**{'x': 1, 'k%d' % (i % 7): i})"
+		    " for i in range(50)]", NULL);
+	}
+	ck_assert_uint_eq(b[0].len, b[1].len);
+	ck_assert_mem_eq(b[0].data, b[1].data, b[0].len);
+	buf_fini(&b[0]);
+	buf_fini(&b[1]);
+	cleanup();
+}
+END_TEST
+
 /* Slots are written like a __dict__, where nothing else is in the way. */
 START_TEST(codec_slots)
 {
@@ -1166,13 +1221,17 @@ START_TEST(codec_slots)
 		buf_clear(&b);
 		v = eval(rows[i].text);
 		ck_assert_int_eq(py->pack(app, v, &b, &err), 0);
-		ck_assert_msg((b.data[0] == 0x94) == rows[i].plain, "%s",
+		ck_assert_msg(is_plain(&b) == rows[i].plain, "%s",
 		    rows[i].text);
 		py->val_free(app, v);
 	}
 	/* One that a new version does not have. */
 	buf_clear(&b);
 	buf_add(&b, "\x94\xd4\2\0\xa3" "app\xa5Slots\x81\xa1" "z\5", 18);
+	expect(py->unpack(app, buf_slice(&b), &v, &err), ERR_USER,
+	    "AttributeError");
+	buf_clear(&b);
+	buf_add(&b, "\x95\xd4\6\0\xa3" "app\xa5Slots\x91\xa1" "z\5", 18);
 	expect(py->unpack(app, buf_slice(&b), &v, &err), ERR_USER,
 	    "AttributeError");
 	buf_fini(&b);
@@ -1338,6 +1397,17 @@ START_TEST(codec_hostile)
 		{ "\xca\0\0\0\0", 5 }, { "\xd5\1\0\0", 4 },
 		{ "\x94\xd4\2\0\xa8" "builtins\xa3" "int\x80", 18 },
 		{ "\x94\xd4\2\0\xa3" "app\xa6" "f_eval\x80", 16 },
+		{ "\x93\xd4\6\0\xa1x\xa1y", 8 }, { "\x94\xd4\6\0\1\1\1", 7 },
+		{ "\x94\xd4\6\0\xa3" "app", 8 },
+		{ "\x94\xd4\6\0\xa3" "app\xa5Plain", 14 },
+		{ "\x94\xd4\6\0\xa3" "app\xa5Plain\x80", 15 },
+		{ "\x94\xd4\6\0\xa3" "app\xa5Plain\x91\xa1x", 17 },
+		{ "\x95\xd4\6\0\xa3" "app\xa5Plain\x91\1\1", 17 },
+		{ "\x95\xd4\6\0\xa3" "app\xa5Plain\x91\xa1\xff\1", 18 },
+		{ "\x95\xd4\6\0\xa3" "app\xa5Plain\x91\xa1x", 17 },
+		{ "\x94\xd4\6\0\xa8" "builtins\xa3" "int\x90", 18 },
+		{ "\x94\xd4\6\0\xa3" "app\xa6" "f_eval\x90", 16 },
+		{ "\xdd\0\0\0\4\xd4\6\0\xa1x\xa1y\xdd\0\0\0\1", 17 },
 	};
 	struct slice s;
 	struct buf b;
@@ -1367,6 +1437,10 @@ START_TEST(codec_hostile)
 	buf_add(&b, "\0\xa3" "app\xa4" "Gone\x80", 11);
 	expect(py->unpack(app, buf_slice(&b), &v, &err), ERR_USER,
 	    "has no attribute 'Gone'");
+	buf_clear(&b);
+	buf_add(&b, "\x94\xd4\6\0\xa3" "app\xa4" "Gone\x90", 14);
+	expect(py->unpack(app, buf_slice(&b), &v, &err), ERR_USER,
+	    "has no attribute 'Gone'");
 	buf_fini(&b);
 	cleanup();
 }
@@ -1386,6 +1460,17 @@ START_TEST(codec_new_version)
 	expect_value(v, "Slotsl[5, 0]");
 	buf_clear(&b);
 	buf_add(&b, "\x94\xd4\2\0\xa3" "app\xa6Hooked\x81\xa1" "a\5", 19);
+	ck_assert_msg(py->unpack(app, buf_slice(&b), &v, &err) == 0, "%s",
+	    err.text);
+	expect_value(v, "Hookedd{'a': 5}");
+	/* As they are written today. */
+	buf_clear(&b);
+	buf_add(&b, "\x95\xd4\6\0\xa3" "app\xa5Slots\x91\xa1" "a\5", 18);
+	ck_assert_msg(py->unpack(app, buf_slice(&b), &v, &err) == 0, "%s",
+	    err.text);
+	expect_value(v, "Slotsl[5, 0]");
+	buf_clear(&b);
+	buf_add(&b, "\x95\xd4\6\0\xa3" "app\xa6Hooked\x91\xa1" "a\5", 19);
 	ck_assert_msg(py->unpack(app, buf_slice(&b), &v, &err) == 0, "%s",
 	    err.text);
 	expect_value(v, "Hookedd{'a': 5}");
@@ -2082,7 +2167,8 @@ UNIT_MAIN("host_python", describe, isolation, path_of_configuration,
     open_missing, open_imports_missing, open_raises, open_syntax, open_exits,
     open_no_package, open_wrong_python, open_venv, open_other_prefix,
     decode_encode, steps, states, keys, frame_lengths, generators,
-    generator_fails, exceptions, codec_values, codec_bare, codec_slots,
+    generator_fails, exceptions, codec_values, codec_bare, codec_shapes,
+    codec_slots,
     codec_special, codec_shared, codec_random, codec_malformed, codec_hostile,
     codec_new_version, codec_hooks, reprs, logs, context, threads, stack_dump,
     changed, changed_unknown,
