@@ -33,6 +33,11 @@
 #define SLICE_KEYS	SIZE(16, 1)
 #define SLICE_NS	SIZE(500000, 0)
 
+/* storejob.c: rows of a checkpoint are in memory that grows from so many
+ * bytes to so many at once */
+#define ROWS_FEW	SIZE(64 * 1024, 512)
+#define ROWS_MANY	SIZE(33 * 1024 * 1024, 4096)
+
 /* load.c: keys that are loaded before anything is processed; how many between
  * two looks at the clock, and for how long per turn, after it.  Tests with
  * fault points have few keys. */

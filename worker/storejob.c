@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "worker/sizes.h"
 #include "worker/store.h"
 
 static void
@@ -17,10 +18,18 @@ add_item(struct buf *b, uint32_t number, struct slice first,
 	buf_add(b, second.data, second.len);
 }
 
+/*
+ * Memory of less than 32 MiB may be a part of glibc's heap, so that to make it
+ * larger is to copy it: an event would wait 10 ms when 16 MiB of rows become
+ * more.  More than that is mapped for itself, and grows by being mapped
+ * elsewhere.  What is not used of it does not exist.
+ */
 void
 store_job_row(struct store_job *j, size_t step, struct slice key,
     struct slice value)
 {
+	if (j->rows.cap > ROWS_FEW && j->rows.cap < ROWS_MANY)
+		(void)buf_reserve(&j->rows, ROWS_MANY - j->rows.len);
 	add_item(&j->rows, (uint32_t)step, key, value);
 	j->nrows++;
 }

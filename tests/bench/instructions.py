@@ -138,9 +138,10 @@ class Counts:
 
 @functools.lru_cache(maxsize=None)
 def part(obj, source):
-    """The object that a function of this source file counts for."""
-    if is_ours(obj) and not os.path.exists(os.path.join(
-            TREE, *source.split("/")[-2:])):
+    """The object that a function of this source file counts for.  What is
+    inlined from a header of the system is ours."""
+    if is_ours(obj) and not source.startswith("/usr/include/") and \
+            not os.path.exists(os.path.join(TREE, *source.split("/")[-2:])):
         return PYTHON
     return obj
 

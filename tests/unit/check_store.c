@@ -243,6 +243,25 @@ START_TEST(test_many_rows_are_merged)
 }
 END_TEST
 
+/* Adding one must not take long. */
+START_TEST(test_rows_are_not_copied)
+{
+	struct store_job *j = job(8);
+	const uint8_t *at = NULL;
+	char key[16];
+
+	for (int i = 0; j->rows.len < 20 << 20; i++) {
+		(void)snprintf(key, sizeof(key), "key%d", i);
+		add(j, 0, key, "a value of a usual size");
+		if (j->rows.len > 200 << 10 && at == NULL)
+			at = j->rows.data;
+		ck_assert(at == NULL || at == j->rows.data);
+	}
+	ck_assert_ptr_nonnull(at);
+	store_job_free(j);
+}
+END_TEST
+
 START_TEST(test_a_dropped_step_stays_away)
 {
 	struct store_job *j;
@@ -491,6 +510,7 @@ END_TEST
 
 UNIT_MAIN("store", test_the_newest_counts,
     test_a_clean_file_has_all_in_one_table, test_many_rows_are_merged,
+    test_rows_are_not_copied,
     test_a_dropped_step_stays_away, test_torn_rows_are_refused,
     test_one_owner, test_foreign_files_are_refused,
     test_what_was_changed_is_refused, test_bits_of_a_clean_file,
