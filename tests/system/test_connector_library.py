@@ -1,6 +1,8 @@
 """The package's own connectors against real workers, both ways."""
 
+import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -147,3 +149,71 @@ def test_programs(cluster, program):
     assert got == ["line%d %d\n" % (n, n + 1) for n in range(300)]
     assert feeder.wait(harness.LIMIT) == 0
     one.stop()
+
+
+AUTHORS = '''
+import sys
+from wallaroo import connectors
+
+sys.path.insert(0, sys.argv.pop(1))
+kind, place = sys.argv.pop(1), sys.argv.pop(1)
+if kind == "source":
+    from file_source import Lines
+    connectors.run_source(Lines(place))
+else:
+    from sqlite_sink import Table
+    connectors.run_sink(lambda stream: Table(stream, place))
+'''
+
+
+@pytest.mark.level("all")
+def test_for_authors(cluster, program, rng, report):
+    """A source and a sink of the examples, while worker, source and sink
+    are killed: a query sees everything once."""
+    ports = [harness.free_port(), harness.free_port()]
+    one = cluster("PORTS = %r\n%s" % (ports, BOTH),
+                  settings={"checkpoint-interval": 0.1})
+    count = 5000
+    lines = one.write("lines", "".join(
+        "line%d\n" % n for n in range(count)).encode())
+    database = os.path.join(one.dir, "out.db")
+    examples = os.path.join(harness.SOURCE_TREE, "examples", "connectors",
+                            "python")
+    args = {name: [examples, name, place, "--address",
+                   "127.0.0.1:%d" % port, "--cookie-file",
+                   one.write("cookie", b"secret\n")]
+            for name, place, port in (("source", lines, ports[0]),
+                                      ("sink", database, ports[1]))}
+    running = {name: program(one, AUTHORS, *more)
+               for name, more in args.items()}
+    one.start()
+    killer = Killer(one, rng.randrange(1 << 16))
+
+    def committed():
+        try:
+            db = sqlite3.connect("file:%s?mode=ro" % database, uri=True)
+            with contextlib.closing(db):
+                return db.execute("SELECT COUNT(*) FROM output").fetchone()[0]
+        except sqlite3.OperationalError:
+            return 0			# it is not there yet, or busy
+    for number in range(6):
+        wait_for(lambda: running["source"].poll() is not None or
+                 committed() >= number * count // 8, "more lines")
+        killer.kill(0)
+        one.wait_workers()
+        name = rng.choice(list(args))
+        if name == "source" and running[name].poll() == 0:
+            continue
+        running[name].close()
+        running[name] = program(one, AUTHORS, *args[name])
+    assert running["source"].wait(harness.LIMIT) == 0
+    wait_for(lambda: committed() >= count, "all lines")
+    one.stop()
+    running["sink"].terminate()
+    assert running["sink"].wait(harness.LIMIT) == 0
+    db = sqlite3.connect(database)
+    with contextlib.closing(db):
+        got = [body.decode() for body, in db.execute(
+            "SELECT body FROM output ORDER BY at")]
+    assert got == ["line%d %d" % (n, n + 1) for n in range(count)]
+    report("%d kills of the worker" % killer.kills)

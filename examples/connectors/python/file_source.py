@@ -1,0 +1,37 @@
+"""Feeds the lines of files; a line's point is the offset behind it.
+
+    python file_source.py --address 127.0.0.1:7100 --cookie-file FILE PATH...
+
+Each file is a stream, which ends where the file does.
+"""
+
+import argparse
+
+from wallaroo import connectors
+
+
+class Lines(connectors.Source):
+    def __init__(self, path):
+        self.name = path
+        self.file = open(path, "rb")
+
+    def seek(self, point):
+        self.file.seek(point or 0)
+
+    def read(self):
+        line = self.file.readline()
+        if not line:
+            raise connectors.EndOfStream
+        return self.file.tell(), line.rstrip(b"\n")
+
+    def close(self):
+        self.file.close()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("path", nargs="+")
+    connectors.add_options(parser)
+    args = parser.parse_args()
+    connectors.run_source(*map(Lines, args.path),
+                          options=connectors.options_of(args))
