@@ -22,7 +22,7 @@ static const char *const framings[] = { "header", "custom", "lines", "none",
 static const char *const setting_froms[] = { "value", "file", "env", NULL };
 static const char *const stage_kinds[] = { "step", "state", "key_by",
     "collect", "exchange", "sinks", "range_windows", "count_windows",
-    "event_time", NULL };
+    "event_time", "timed_state", NULL };
 static const char *const sink_kinds[] = { "tcp", "file", "stdout",
     "connector", "dead-letter", NULL };
 static const char *const policies[] = { "default", "fail", "skip",
@@ -220,8 +220,10 @@ get_stage(struct topo_stage *s, struct mp *c)
 	s->version = (uint32_t)mp_get_uint(c, UINT32_MAX);
 	if (s->kind == STAGE_STATE && n == 9)
 		s->on_end = get_index(c) + 1;
+	else if (s->kind == STAGE_TIMED && n == 9)
+		s->by_event = mp_get_bool(c);
 	else if (n != (stage_has_windows(s) || s->kind == STAGE_EVENT_TIME ?
-	    10 : 8))
+	    10 : 8) || s->kind == STAGE_TIMED)
 		c->bad = true;
 	if (stage_has_windows(s)) {
 		s->timeout_ns = mp_get_uint(c, INT64_MAX);
@@ -488,14 +490,20 @@ find_event_time(struct topo *t, struct topo_source *src, struct err *err)
 static int
 check_event_time(struct topo *t, struct err *err)
 {
+	struct topo_stage *s;
 	size_t i;
 
 	for (i = 0; i < t->nsources; i++)
 		if (find_event_time(t, &t->sources[i], err) == -1)
 			return (-1);
-	for (i = 0; i < t->nstages; i++)
-		t->stages[i].by_event = t->event_time &&
-		    t->stages[i].kind == STAGE_RANGE;
+	for (i = 0; i < t->nstages; i++) {
+		s = &t->stages[i];
+		if (s->kind == STAGE_RANGE)
+			s->by_event = t->event_time;
+		else if (s->by_event && !t->event_time)
+			return (bad(err, "stage", s->name, "timers by event "
+			    "time need messages that have one"));
+	}
 	return (0);
 }
 
@@ -679,6 +687,9 @@ topo_print(const struct topo *t, struct buf *b)
 		if (s->timeout_ns != 0)
 			buf_addf(b, " timeout %gs",
 			    (double)s->timeout_ns / 1e9);
+		if (s->kind == STAGE_TIMED)
+			buf_addf(b, " by %s time",
+			    s->by_event ? "event" : "processing");
 		if (s->kind == STAGE_EVENT_TIME)
 			buf_addf(b, " lateness %gs", (double)s->lateness_ns /
 			    1e9);

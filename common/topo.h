@@ -18,7 +18,7 @@
  * stage:  [name, kind, next, fn, exchange, multi, policy, version], and for
  *         range_windows and count_windows: timeout_ns, patience_ns; for
  *         event_time: lateness_ns, idle_ns; for a state that has a function
- *         for the end: its number
+ *         for the end: its number; for timed_state: whether by event time
  * sink:   [name, kind, fn, host, port, path, exchange, policy], and for a
  *         connector: cookie
  * kinds, framing and policy are the str names of the enums' comments; next,
@@ -66,7 +66,9 @@ enum topo_stage_kind {
 	STAGE_SINKS,		/* "sinks": to every sink */
 	STAGE_RANGE,		/* "range_windows": windows of time per key */
 	STAGE_COUNT,		/* "count_windows": of messages per key */
-	STAGE_EVENT_TIME	/* "event_time": fn gives the message's time */
+	STAGE_EVENT_TIME,	/* "event_time": fn gives the message's time */
+	STAGE_TIMED		/* "timed_state": with state and timers per key;
+				   to the worker they are like windows */
 };
 enum topo_sink_kind {
 	SINK_TCP,		/* "tcp": one connection per worker */
@@ -152,7 +154,7 @@ struct topo_stage {
 	/* EVENT_TIME: */
 	uint64_t		 lateness_ns;	/* how far times may go back */
 	uint64_t		 idle_ns;	/* 0 = all wait for it */
-	bool			 by_event;	/* RANGE: of event times */
+	bool			 by_event;	/* RANGE, TIMED: event times */
 };
 struct topo_sink {
 	char			*name;		/* unique */
@@ -200,17 +202,29 @@ stage_has_windows(const struct topo_stage *s)
 {
 	return (s->kind == STAGE_RANGE || s->kind == STAGE_COUNT);
 }
+/* Is what happens next to a key kept in front of its saved bytes? */
+static inline bool
+stage_has_heads(const struct topo_stage *s)
+{
+	return (stage_has_windows(s) || s->kind == STAGE_TIMED);
+}
 /* Are there keys that something is to happen to in time? */
 static inline bool
 stage_has_dues(const struct topo_stage *s)
 {
-	return (stage_has_windows(s) || s->on_end != 0);
+	return (stage_has_heads(s) || s->on_end != 0);
+}
+/* Has it a state of the user's own for each key? */
+static inline bool
+stage_is_state(const struct topo_stage *s)
+{
+	return (s->kind == STAGE_STATE || s->kind == STAGE_TIMED);
 }
 /* Is there something per key that a checkpoint holds? */
 static inline bool
 stage_has_state(const struct topo_stage *s)
 {
-	return (s->kind == STAGE_STATE || stage_has_windows(s));
+	return (stage_is_state(s) || stage_has_windows(s));
 }
 
 /* Parse and check everything (indices, order of exchanges, ranges, unique

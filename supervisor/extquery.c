@@ -40,7 +40,7 @@ put_hash(struct buf *b, const char *kind, size_t index, const char *name)
 static void
 put_stage(struct buf *b, const struct topo *t, size_t i)
 {
-	if (t->stages[i].kind == STAGE_STATE)
+	if (stage_is_state(&t->stages[i]))
 		put_hash(b, "state", 0, t->stages[i].name);
 	else
 		put_hash(b, "step", i, t->stages[i].name);
@@ -108,10 +108,10 @@ put_owned(struct buf *b, const uint16_t *table, uint32_t parts,
 		buf_addf(b, "]");
 }
 
-/* {stage: {worker: [ids] or their number}} of one kind of stage. */
+/* {stage: {worker: [ids] or their number}} of the stages with state, or of
+ * those that are steps without. */
 static void
-put_stages(const struct supervisor *s, struct buf *b,
-    enum topo_stage_kind kind, bool count)
+put_stages(const struct supervisor *s, struct buf *b, bool states, bool count)
 {
 	uint32_t parts = (uint32_t)s->conf.partitions, w;
 	uint16_t *table = xcalloc(parts, sizeof(*table));
@@ -122,7 +122,8 @@ put_stages(const struct supervisor *s, struct buf *b,
 		part_assign(table, parts, s->n);
 	buf_addf(b, "{");
 	for (i = 0; i < s->topo.nstages; i++) {
-		if (s->topo.stages[i].kind != kind)
+		if (states ? !stage_is_state(&s->topo.stages[i]) :
+		    s->topo.stages[i].kind != STAGE_STEP)
 			continue;
 		buf_addf(b, "%s", comma);
 		comma = ",";
@@ -133,7 +134,7 @@ put_stages(const struct supervisor *s, struct buf *b,
 				buf_addf(b, ",");
 			put_worker(s, b, w);
 			buf_addf(b, ":");
-			if (kind == STAGE_STATE)
+			if (states)
 				put_owned(b, table, parts, w, count);
 			else if (count)
 				buf_addf(b, "1");
@@ -153,9 +154,9 @@ static void
 put_partitions(const struct supervisor *s, struct buf *b, bool count)
 {
 	buf_addf(b, "{\"state_partitions\":");
-	put_stages(s, b, STAGE_STATE, count);
+	put_stages(s, b, true, count);
 	buf_addf(b, ",\"stateless_partitions\":");
-	put_stages(s, b, STAGE_STEP, count);
+	put_stages(s, b, false, count);
 	buf_addf(b, "}");
 }
 
@@ -165,7 +166,7 @@ put_partitions(const struct supervisor *s, struct buf *b, bool count)
 static uint32_t
 state_stage(const struct topo *t, uint32_t i)
 {
-	while (i < t->nstages && t->stages[i].kind != STAGE_STATE)
+	while (i < t->nstages && !stage_is_state(&t->stages[i]))
 		i++;
 	return (i);
 }

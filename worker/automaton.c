@@ -1331,6 +1331,9 @@ event_of_window(struct automaton *a, int stage, const struct flow *f,
 		return;
 	if (w->stage->kind == STAGE_STATE)	/* what comes at the end */
 		t = LAST_TIME;
+	else if (w->stage->kind == STAGE_TIMED && !w->stage->by_event)
+		t = w->in.status == REACH_ENDED ? LAST_TIME :
+		    w->in.watermark;
 	/* Of a count window, it is not late because its messages were. */
 	else if (!w->stage->by_event && t < w->in.watermark &&
 	    w->in.status != REACH_ENDED)
@@ -1368,9 +1371,35 @@ run_fired(struct automaton *a, int stage, const struct flow *f)
 		child.o.time_ns = win->time_ns[i];
 		child.o.watermark = i + 1 == n ? w->forwarded : old;
 		child.o.via = via_windows(a, stage);
+		/* What timers give is made now. */
+		if (st->kind == STAGE_TIMED && !st->by_event)
+			child.o.time_ns = child.o.watermark = f->o.time_ns;
 		if (a->by_event)
 			event_of_window(a, stage, f, &child, i);
 		if (run(a, &a->ops[st->next], out->val[i], &child) == -1) {
+			free_outputs(a, out, i + 1);
+			return (-1);
+		}
+	}
+	out->n = 0;
+	return (0);
+}
+
+/* What a message gives at once goes on in its place. */
+static int
+run_passed(struct automaton *a, int stage, const struct flow *f)
+{
+	const struct op *op = &a->ops[stage];
+	struct host_out *out = &a->out[f->depth];
+	size_t i, n = out->n;
+	struct flow child;
+
+	for (i = 0; i < n; i++) {
+		child = *f;
+		child.depth++;
+		event_child(a, f->depth, i, n);
+		child.o.id = determ_child(&f->o, op->fn, i);
+		if (run(a, op->next, out->val[i], &child) == -1) {
 			free_outputs(a, out, i + 1);
 			return (-1);
 		}
@@ -1402,6 +1431,18 @@ enter_windows(struct automaton *a, int stage, struct flow *f)
 	return (e);
 }
 
+/* What time it is for them. */
+static uint64_t
+time_for(const struct automaton *a, const struct topo_stage *st,
+    const void *v, const struct origin *o)
+{
+	bool by_event = a->by_event;
+
+	if (st->kind == STAGE_TIMED)
+		by_event = v == NULL || st->by_event;
+	return (by_event ? o->event_ns : o->time_ns);
+}
+
 /* Give the windows of a key a message, or NULL for a timeout. */
 static int
 fire(struct automaton *a, int stage, struct kent *e, host_val v,
@@ -1419,8 +1460,8 @@ fire(struct automaton *a, int stage, struct kent *e, host_val v,
 	win->late = false;
 	win->of = NULL;
 	r = a->host->window(a->app, fn_of_dues(st), e->obj, f->key, v,
-	    a->by_event ? f->o.event_ns : f->o.time_ns, watermark,
-	    out, win, window_failed, &failing, f->err);
+	    time_for(a, st, v, &f->o), watermark, out, win, window_failed,
+	    &failing, f->err);
 	leave_user(a);
 	if (r == -1) {
 		free_outputs(a, out, 0);
@@ -1430,6 +1471,8 @@ fire(struct automaton *a, int stage, struct kent *e, host_val v,
 		STAT_ADD(a->stats, late, 1);
 		return (0);
 	}
+	if (win->same && st->kind == STAGE_TIMED)
+		return (0);
 	if (win->same) {
 		windows_open(&a->windows[stage], e, a->now_ns);
 		return (0);
@@ -1439,7 +1482,8 @@ fire(struct automaton *a, int stage, struct kent *e, host_val v,
 	else
 		windows_note(&a->windows[stage], e, win->due, win->open,
 		    a->now_ns);
-	return (run_fired(a, stage, f));
+	return (st->kind == STAGE_TIMED && v != NULL ?
+	    run_passed(a, stage, f) : run_fired(a, stage, f));
 }
 
 /* A message comes to windows; v stays the caller's. */
@@ -1450,7 +1494,7 @@ run_windows(struct automaton *a, int stage, host_val v, struct flow *f)
 	uint64_t watermark, seen = a->event[f->depth].seen_ns;
 	struct kent *e;
 
-	if (w->stage->by_event)
+	if (w->stage->by_event || w->stage->kind == STAGE_TIMED)
 		watermark = seen > w->watermark ? seen : w->watermark;
 	else
 		watermark = windows_hear(w, f->o.via, f->o.watermark,
@@ -2472,19 +2516,39 @@ end_entry(struct automaton *a, struct entry *e)
 	buf_fini(&steps);
 }
 
+/* As if it were the time for which a timer was set; event_ns is what the host
+ * is told. */
+static struct origin
+origin_of_timer(struct windows *w, const struct kent *k, uint64_t now_ns)
+{
+	uint64_t due = w->stage->by_event ? windows_event(w, k) :
+	    k->window->due;
+	struct origin o = { now_ns, 0, 0, 0, now_ns };
+
+	if (w->stage->by_event || w->in.status == REACH_ENDED)
+		o.event_ns = due;
+	if (o.event_ns < WINDOW_AT_END)
+		o.time_ns = o.event_ns;
+	return (o);
+}
+
 /* Nobody sent this: what the windows of a key do in a tick. */
 static int
 fire_key(struct automaton *a, const struct entry *e, int i, struct kent *k,
     uint64_t watermark, struct err *err)
 {
 	const struct topo_stage *st = &a->topo->stages[i];
+	struct windows *w = &a->windows[i];
 	struct origin o = { e->time_ns, 0, 0, 0, 0 };
 	struct flow f;
 	uint64_t v[3];
 
 	/* The same at any speed, where the windows are. */
-	if (st->by_event)
-		o.time_ns = watermark = windows_event(&a->windows[i], k);
+	if (st->kind == STAGE_TIMED) {
+		watermark = w->in.status == REACH_ENDED ? REACH_ENDLESS : 0;
+		o = origin_of_timer(w, k, e->time_ns);
+	} else if (st->by_event)
+		o.time_ns = watermark = windows_event(w, k);
 	event_begin(a, 0, 0, 0, NULL);
 	v[0] = o.time_ns;
 	v[1] = k->hash;
@@ -2497,10 +2561,9 @@ fire_key(struct automaton *a, const struct entry *e, int i, struct kent *k,
 		return (-1);
 	/* Not again before a message comes to it. */
 	if (st->kind == STAGE_STATE)
-		windows_had_end(&a->windows[i], k);
+		windows_had_end(w, k);
 	else
-		windows_note(&a->windows[i], k, UINT64_MAX, false,
-		    e->time_ns);
+		windows_note(w, k, UINT64_MAX, false, e->time_ns);
 	return (stage_error(a, i, NULL, &f));
 }
 
@@ -2596,6 +2659,9 @@ on_tick(struct automaton *a, struct entry *e, size_t from, size_t *used,
 		if (stage_has_windows(&a->topo->stages[i]) &&
 		    windows_ring(w, e->time_ns))
 			k = windows_next(w, e->time_ns);
+		else if (a->topo->stages[i].kind == STAGE_TIMED &&
+		    windows_timer(w, &k) > e->time_ns)
+			k = NULL;
 	}
 	if (k == NULL)
 		return (on_progress(a, e, from, used, err));
@@ -2608,10 +2674,14 @@ on_tick(struct automaton *a, struct entry *e, size_t from, size_t *used,
 uint64_t
 automaton_tick(const struct automaton *a)
 {
-	uint64_t first = progress_tick(a);
+	uint64_t first = progress_tick(a), due;
+	struct kent *k;
 	size_t i;
 
 	for (i = 0; a->nwindows > 0 && i < a->topo->nstages; i++) {
+		if (a->topo->stages[i].kind == STAGE_TIMED &&
+		    (due = windows_timer(&a->windows[i], &k)) < first)
+			first = due;
 		if (!stage_has_windows(&a->topo->stages[i]))
 			continue;
 		if (a->windows[i].firing)
@@ -2896,7 +2966,7 @@ automaton_load(struct automaton *a, size_t stage, struct slice key,
 	}
 	if (st->on_end != 0)
 		windows_state(&a->windows[stage], e);
-	if (stage_has_windows(st) &&
+	if (stage_has_heads(st) &&
 	    windows_take_head(&a->windows[stage], e, &value) == -1)
 		return (err_set(err, ERR_CORRUPT, "the saved windows of step "
 		    "\"%s\" cannot be read", st->name));
@@ -2913,7 +2983,7 @@ automaton_save(struct automaton *a, size_t stage, struct kent *e,
 {
 	const struct topo_stage *st = &a->topo->stages[stage];
 
-	if (stage_has_windows(st))
+	if (stage_has_heads(st))
 		windows_put_head(e, b);
 	return (a->host->state_save(a->app, st->fn, e->obj, b, err));
 }

@@ -58,7 +58,7 @@ list_answer(struct worker *w, const struct msg_list *m)
 	size_t n;
 
 	if (m->stage >= w->topo.nstages ||
-	    w->topo.stages[m->stage].kind != STAGE_STATE || !w->running) {
+	    !stage_is_state(&w->topo.stages[m->stage]) || !w->running) {
 		refuse(w, m->id, "no such stage here");
 		return;
 	}

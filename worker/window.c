@@ -244,11 +244,49 @@ windows_next(struct windows *w, uint64_t now_ns)
 
 /* --- the end of what comes ----------------------------------------------- */
 
+/* TIMED: all keys wait for something, the open ones for messages, too. */
+static const struct wkey *
+first_timed(const struct windows *w)
+{
+	const struct wkey *open = heap_first(&w->open);
+	const struct wkey *idle = heap_first(&w->idle);
+
+	if (open == NULL || (idle != NULL && before(idle, open)))
+		return (idle);
+	return (open);
+}
+
+/* While all sources are idle, messages do not wait; timers do. */
+static struct kent *
+ripe_timed(const struct windows *w)
+{
+	const struct wkey *k = first_timed(w);
+
+	if (k == NULL || k->due == WINDOW_ENDLESS)
+		return (NULL);
+	return (w->in.status == REACH_ENDED || (w->stage->by_event &&
+	    (k->due <= w->watermark || (w->in.status == REACH_IDLE &&
+	    w->open.n > 0))) ? k->e : NULL);
+}
+
+uint64_t
+windows_timer(const struct windows *w, struct kent **e)
+{
+	const struct wkey *k = first_timed(w);
+
+	if (w->stage->by_event || k == NULL || k->due >= WINDOW_AT_END)
+		return (UINT64_MAX);
+	*e = k->e;
+	return (k->due);
+}
+
 struct kent *
 windows_ripe(const struct windows *w)
 {
 	const struct wkey *k = heap_first(&w->open);
 
+	if (w->stage->kind == STAGE_TIMED)
+		return (ripe_timed(w));
 	if (k == NULL)
 		return (NULL);
 	if (w->in.status == REACH_ENDED)

@@ -1,7 +1,8 @@
 /*
- * What the automaton knows of a stage of windows: how far event time has
- * come, when its timeouts are, and which keys have something to fire, in the
- * order in which they do.  The windows themselves are the host's.
+ * What the automaton knows of a stage of windows, or one of timers: how far
+ * event time has come, when its timeouts are, and which keys have something
+ * to fire, in the order in which they do.  The windows and timers themselves
+ * are the host's.
  *
  * All of it is a function of the journal, so that a replay fires the same
  * windows at the same entries.  Times are nanoseconds of the journal's clock.
@@ -23,6 +24,8 @@
 #define WINDOW_ENDLESS	UINT64_MAX
 /* In front of a key's saved windows: due, open. */
 #define WINDOW_HEAD	9
+/* TIMED: due when all sources have ended, and not before. */
+#define WINDOW_AT_END	(UINT64_MAX - 1)
 /* In a checkpoint, of a stage. */
 #define WINDOWS_FIELDS	12
 
@@ -30,9 +33,10 @@
 struct wkey {
 	struct kent	*e;
 	uint64_t	 due;	/* RANGE: the watermark that fires it; COUNT:
-				   when it began */
+				   when it began; TIMED: when it is so late */
 	size_t		 i;	/* in its heap */
-	bool		 open;	/* a timeout may fire it */
+	bool		 open;	/* a timeout may fire it; TIMED: messages
+				   wait for the watermark */
 };
 
 struct wheap {
@@ -78,6 +82,9 @@ void	 windows_note(struct windows *, struct kent *, uint64_t due,
 	    bool open, uint64_t now_ns);
 /* It is open, and due when it was. */
 void	 windows_open(struct windows *, struct kent *, uint64_t now_ns);
+/* When the first timer of a stage by processing time is due, UINT64_MAX: there
+ * is none; its key. */
+uint64_t windows_timer(const struct windows *, struct kent **);
 /* Is a timeout due, or being worked off? */
 bool	 windows_ring(struct windows *, uint64_t now_ns);
 /* The next key of the timeout at work; NULL: it is done with. */

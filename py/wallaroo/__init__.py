@@ -70,6 +70,7 @@ from ._kafka import (
     KafkaSourceConfig,
 )
 from ._pipeline import Pipeline, _PipelineTree, build_application, source
+from ._timers import Timers
 from ._windows import (
     CountWindows,
     CountWindowsBuilder,
@@ -142,6 +143,7 @@ __all__ = [
     "StdoutSinkConfig",
     "TCPSinkConfig",
     "TCPSourceConfig",
+    "Timers",
     "Unbuffered",
     "WallarooParameterError",
     "attach_to_module",

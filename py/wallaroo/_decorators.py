@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Optional, TypeVar, Union, overload
 
+from . import _timers
 from ._errors import api_error, check_policy
+from ._timers import Timers
 from ._wrapped import (
     Computation,
     ComputationMulti,
@@ -109,6 +111,7 @@ def _stateless(base_cls: Any, name: Any, on_error: Optional[str]) -> Any:
     return wrap
 
 
+@overload
 def state_computation(
     name: Optional[str] = None,
     state: Optional[Callable[[], State]] = None,
@@ -116,20 +119,49 @@ def state_computation(
     on_error: Optional[str] = None,
     version: int = 1,
     on_end: Optional[Callable[[str, State], Any]] = None,
+    on_timer: None = None,
 ) -> Callable[
     [Callable[[In, State], Optional[Out]]], StateComputation[In, Out, State]
-]:
+]: ...
+@overload
+def state_computation(
+    name: Optional[str] = None,
+    state: Optional[Callable[[], State]] = None,
+    *,
+    on_error: Optional[str] = None,
+    version: int = 1,
+    on_end: Optional[Callable[[str, State], Any]] = None,
+    on_timer: Callable[[str, State, Timers], Any],
+    time: Optional[str] = None,
+) -> Callable[
+    [Callable[[In, State, Timers], Optional[Out]]],
+    StateComputation[In, Out, State],
+]: ...
+def state_computation(
+    name: Optional[str] = None,
+    state: Any = None,
+    *,
+    on_error: Optional[str] = None,
+    version: int = 1,
+    on_end: Any = None,
+    on_timer: Any = None,
+    time: Optional[str] = None,
+) -> Any:
     """Decorate f(data, state) -> output, or None for no output.
 
     state() makes the state of a key that is seen for the first time; the
     function changes it in place.  The name identifies the stored state.
+
+    With on_timer it is f(data, state, timers), and on_timer(name, state,
+    timers) gives an output, or None, for a timer that was set; time says by
+    which time: "event" or "processing".
     """
-    wrap: Callable[..., StateComputation[In, Out, State]]
-    wrap = _stateful(
-        StateComputation, name, state, on_error, version, on_end)
-    return wrap
+    return _stateful(
+        StateComputation, name, state, on_error, version, on_end, on_timer,
+        time)
 
 
+@overload
 def state_computation_multi(
     name: Optional[str] = None,
     state: Optional[Callable[[], State]] = None,
@@ -137,22 +169,49 @@ def state_computation_multi(
     on_error: Optional[str] = None,
     version: int = 1,
     on_end: Optional[Callable[[str, State], Any]] = None,
+    on_timer: None = None,
 ) -> Callable[
     [Callable[[In, State], Optional[list[Out]]]],
     StateComputationMulti[In, Out, State],
-]:
-    """Decorate f(data, state) -> list of outputs, or None."""
-    wrap: Callable[..., StateComputationMulti[In, Out, State]]
-    wrap = _stateful(
-        StateComputationMulti, name, state, on_error, version, on_end)
-    return wrap
+]: ...
+@overload
+def state_computation_multi(
+    name: Optional[str] = None,
+    state: Optional[Callable[[], State]] = None,
+    *,
+    on_error: Optional[str] = None,
+    version: int = 1,
+    on_end: Optional[Callable[[str, State], Any]] = None,
+    on_timer: Callable[[str, State, Timers], Any],
+    time: Optional[str] = None,
+) -> Callable[
+    [Callable[[In, State, Timers], Optional[list[Out]]]],
+    StateComputationMulti[In, Out, State],
+]: ...
+def state_computation_multi(
+    name: Optional[str] = None,
+    state: Any = None,
+    *,
+    on_error: Optional[str] = None,
+    version: int = 1,
+    on_end: Any = None,
+    on_timer: Any = None,
+    time: Optional[str] = None,
+) -> Any:
+    """Decorate f(data, state) -> list of outputs, or None; with on_timer
+    f(data, state, timers)."""
+    return _stateful(
+        StateComputationMulti, name, state, on_error, version, on_end,
+        on_timer, time)
 
 
 def _stateful(
     base_cls: Any, name: Any, state: Any, on_error: Optional[str],
-    version: int, on_end: Any,
+    version: int, on_end: Any, on_timer: Any, time: Optional[str],
 ) -> Any:
     check_policy(on_error)
+    timed = on_timer is not None
+    _timers.check_time(time, timed)
     if state is None:
         api_error("A state computation needs state=, what makes its state.")
     if type(version) is not int or not 0 <= version < 1 << 32:
@@ -160,12 +219,16 @@ def _stateful(
 
     def wrap(func: Any) -> Any:
         stage = _name_of(name, func)
-        _validate_arity_compatability(stage, func, 2)
+        _validate_arity_compatability(stage, func, 3 if timed else 2)
         if on_end is not None:
             _validate_arity_compatability("on_end of %s" % stage, on_end, 2)
+        if timed:
+            _validate_arity_compatability(
+                "on_timer of %s" % stage, on_timer, 3)
         return _wallaroo_wrap(
             stage, func, base_cls,
             state=state, on_error=on_error, version=version, on_end=on_end,
+            on_timer=on_timer, time=time,
         )
 
     return wrap

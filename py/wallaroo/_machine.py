@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple, Optional
 
-from . import _names, _windows
+from . import _names, _timers, _windows
 from ._errors import api_error
 from ._reference import (
     DeadLetter, Executor, Key, Moment, Windowing, as_key, listed, present,
@@ -149,9 +149,15 @@ class Worker:
     def timer(self) -> Optional[int]:
         """When the first of its timers rings."""
         return min(
-            (stage.timer for stage in self.windowing.values()
-             if stage.timer is not None), default=None,
+            (timer for stage in self.windowing.values()
+             for timer in [rings_at(stage)] if timer is not None),
+            default=None,
         )
+
+
+def rings_at(stage: Windowing) -> Optional[int]:
+    """When the first timer of a stage rings."""
+    return stage.first() if stage.timed else stage.timer
 
 
 class Machine(Executor):
@@ -187,6 +193,7 @@ class Machine(Executor):
         self.owners: dict[Key, int] = {}
         self.arrived = [0] * len(self.sources)
         self.replayed = 0
+        self.waits = 0  # for timers, with nothing arriving any more
 
     def worker_like(self, number: int, others: int) -> Worker:
         return Worker(number, others, self._make_windowing)
@@ -197,6 +204,7 @@ class Machine(Executor):
         """The next record of a source is journaled; None: passed over."""
         number = self.arrived[source]
         self.arrived[source] += 1
+        self.waits = 0
         if record is None:
             return True
         if record.time is not None:
@@ -252,6 +260,7 @@ class Machine(Executor):
         if timer is None or timer <= self.clock:
             return False
         self.clock = timer
+        self.waits += 1
         return True
 
     def work(self, number: int) -> bool:
@@ -427,6 +436,10 @@ class Machine(Executor):
                 outputs = self.stateful(op, key, value)
             elif kind == "step":
                 outputs = self._step(op.what, key, value)
+            elif kind == "timed":
+                if op.crosses and self.owner(key) != self.worker.number:
+                    return self.send(path, place, value, key)
+                outputs = self.into_timed(op, key, value)
             elif kind == "windows":
                 if op.crosses and self.owner(key) != self.worker.number:
                     return self.send(path, place, value, key)
@@ -486,18 +499,58 @@ class Machine(Executor):
         )
         self.out_of_windows(path, place, key, value, fired)
 
+    def into_timed(self, op: Op, key: Key, value: Any) -> list[Any]:
+        """As the executor's _to_timed."""
+        stage, when = self.worker.windowing[op.position], self.when
+        assert when is not None
+        name, rules, time = (op.name, key), stage.arithmetic, when.time
+
+        def step() -> _windows.Fired:
+            state = self.state(self.worker, name, rules.state)
+            self.worker.dirty.add(name)
+            fired: Optional[_windows.Fired] = rules.call(
+                state, show_key(key), value, time, 0)
+            return fired or rules.result(state)
+
+        fired = self._call(op.name, op.what, key, value, step)
+        if fired is None:
+            return []
+        stage.note(key, fired, self.at)
+        for error, of in fired.errors:
+            self._failed(op.name, op.what, key, of, error)
+        return [output for output, _ in fired.outputs]
+
     def ring_all(self, worker: Worker) -> None:
         """Timers that ring at the time of the entry."""
         while True:
             timer, position = min(
-                ((stage.timer, position)
+                ((timer, position)
                  for position, stage in worker.windowing.items()
-                 if stage.timer is not None),
+                 for timer in [rings_at(stage)] if timer is not None),
                 default=(None, (0, 0)),
             )
             if timer is None or timer > self.now:
                 return
-            self.time_out(worker.windowing[position], position)
+            stage = worker.windowing[position]
+            if stage.timed:
+                self.fire_timers(stage, position)
+            else:
+                self.time_out(stage, position)
+
+    def fire_timers(
+        self, stage: Windowing, position: _names.Position
+    ) -> None:
+        """Those of the first key that has one that is due."""
+        path, place = self.places[position]
+        key = stage.complete(self.now)
+        assert key is not None
+        fired = self.windows_of(
+            path[place], stage, key, stage.arithmetic.call, None, self.now, 0
+        )
+        self.out_of_windows(path, place, key, None, fired)
+
+    def _now(self) -> int:
+        return self.now
 
     def time_out(
         self, stage: Windowing, position: _names.Position
@@ -543,9 +596,10 @@ class Machine(Executor):
         for number, (output, time) in enumerate(fired.outputs, 1):
             last = number == len(fired.outputs)
             self.origin = origin.child(number)
-            self.when = Moment(
-                time, stage.forwarded if last else before, op.position
-            )
+            watermark = stage.forwarded if last else before
+            if stage.timed:
+                time = watermark = self.now
+            self.when = Moment(time, watermark, op.position)
             self.go(path, place + 1, output, key)
         self.origin = origin
 
@@ -651,6 +705,8 @@ class Machine(Executor):
                     what = _windows.aggregation_of(stage)
             elif kind in ("to_sink", "to_sinks"):
                 kind, what = "sinks", None
+            if kind == "to_state" and _timers.is_timed(what):
+                kind = "timed"
             kind = {"to": "step", "to_state": "state"}.get(kind, kind)
             kind = "windows" if kind in _windows.KINDS else kind
             name = self.window_names.get(position) or (

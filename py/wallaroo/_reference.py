@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Optional, Union
 
-from . import _event_time, _names, _windows
+from . import _event_time, _names, _timers, _windows
 from ._errors import api_error, check_policy, user_traceback
 
 Key = bytes
@@ -112,17 +112,26 @@ class Moment(NamedTuple):
 
 
 class Windowing:
-    """A stage of windows at work."""
+    """A stage of windows at work, or one of timers."""
 
     def __init__(
-        self, stage: Any, states: dict[Key, Any], events: bool = False
+        self, name: str, stage: Any, states: dict[Key, Any],
+        events: bool = False,
     ) -> None:
+        self.name = name
+        self.timed = stage[0] == "to_state"
         self.by_event = events and stage[0] == "to_range_windows"
-        self.arithmetic: Any = (
-            _event_time.EventRange(_windows.RangeWindows(*stage[1:]))
-            if self.by_event else _windows.arithmetic_of(stage)
-        )
-        self.aggregation = _windows.aggregation_of(stage)
+        self.arithmetic: Any
+        if self.timed:
+            self.by_event = _timers.is_by_event(stage[1], events)
+            self.arithmetic = _timers.TimedRules(stage[1], self.by_event)
+        elif self.by_event:
+            self.arithmetic = _event_time.EventRange(
+                _windows.RangeWindows(*stage[1:]))
+        else:
+            self.arithmetic = _windows.arithmetic_of(stage)
+        self.aggregation = (
+            stage[1] if self.timed else _windows.aggregation_of(stage))
         self.states = states
         # By key: when its next window is complete, or for count windows
         # the number of the record that began it.
@@ -167,8 +176,13 @@ class Windowing:
         return sorted(keys, key=lambda key: (self.due[key], key))
 
     def complete(self, reach: int) -> Optional[Key]:
-        """The next key with a complete window of event times."""
-        keys = [key for key in self.open if self.due[key] <= reach]
+        """The next key with a complete window of event times, or to which
+        something is to happen."""
+        if self.timed:
+            keys = [key for key, due in self.due.items()
+                    if due <= reach and due != _windows.ENDLESS]
+        else:
+            keys = [key for key in self.open if self.due[key] <= reach]
         if not keys:
             return None
         return min(keys, key=lambda key: (self.due[key], key))
@@ -181,6 +195,13 @@ class Windowing:
             return False
         highest = max(watermark for watermark, _ in self.heard.values())
         return any(due <= highest for due in self.due.values())
+
+    def first(self) -> Optional[int]:
+        """When the first timer by processing time is due."""
+        if self.by_event:
+            return None
+        return min((due for due in self.due.values()
+                    if due < _windows.ENDLESS - 1), default=None)
 
     def note(self, key: Key, fired: _windows.Fired, record: int) -> None:
         """What is known of the key's windows now."""
@@ -205,6 +226,7 @@ class Executor:
     ) -> None:
         _names.check_application(application)
         _event_time.check(application[2])
+        _timers.check(application[2], _event_time.uses(application[2]))
         self.name, self.root, self.vertices, self.edges = application
         self.on_error = check_policy(on_error) or "fail"
         self.on_output = on_output
@@ -216,6 +238,8 @@ class Executor:
         self.sources = self._find_sources()
         self.by_event = _event_time.uses(self.vertices)
         self.late: list[Late] = []
+        # Stages to which nothing comes any more.
+        self.ended: set[_names.Position] = set()
         # By source: its watermark.
         self.reached = [0] * len(self.sources)
         self.sink_configs = _names.sinks_of(self.vertices[self.root][-1])
@@ -231,6 +255,7 @@ class Executor:
             for branch, stages in enumerate(self.vertices)
             for place, stage in enumerate(stages) if stage[0] == "to_state"
             for ending in [_windows.end_of(stage[1])] if ending is not None
+            and not _timers.is_timed(stage[1])
         }
         self.entrances = self._find_entrances()
         # By sink: what its encoder made; the messages that came to all.
@@ -271,18 +296,24 @@ class Executor:
             self.push(source, value, time, watermark)
 
     def advance(self, to: int) -> None:
-        """Let the clock go on; timers of windows ring on the way."""
+        """Let the clock go on; timers ring on the way."""
         while True:
             timer, position = min(
-                ((windowing.timer, position)
+                ((timer, position)
                  for position, windowing in self.windowing.items()
-                 if windowing.timer is not None),
+                 for timer in [
+                     windowing.first() if windowing.timed
+                     else windowing.timer]
+                 if timer is not None),
                 default=(None, (0, 0)),
             )
             if timer is None or timer > to:
                 break
             self.clock = max(self.clock, timer)
-            self._timeout(position)
+            if self.windowing[position].timed:
+                self._fire_timers(position, self.clock)
+            else:
+                self._timeout(position)
         self.clock = max(self.clock, to)
 
     def next_timer(self) -> Optional[int]:
@@ -296,8 +327,13 @@ class Executor:
     def finish(self) -> None:
         """Let the clock go on until no timer is left; then the sources that
         can end have ended, and windows that wait for these alone close.
-        With event time all sources have ended."""
-        self.ended: set[_names.Position] = set()
+        With event time all sources have ended.  Timers of keys that are set
+        now have fired then."""
+        for position, windowing in self.windowing.items():
+            if windowing.timed and not self._ends(position):
+                self.advance(max(
+                    (due for state in windowing.states.values()
+                     for due in state.timers.values()), default=self.clock))
         while True:
             timer = self.next_timer()
             while timer is not None and not self.by_event:
@@ -314,18 +350,24 @@ class Executor:
             stages - self.ended, key=lambda position: -len(
                 _names.rest_of_path(position, self.vertices, self.edges)),
         ):
-            if self.by_event or all(
-                source.config[0] in _names.ENDING for source in self.sources
-                if position in source.path
-            ):
+            if self._ends(position):
                 self.ended.add(position)
                 self._close(position)
                 return True
         return False
 
+    def _ends(self, position: _names.Position) -> bool:
+        """Whether nothing comes to a stage in the end."""
+        return self.by_event or all(
+            source.config[0] in _names.ENDING for source in self.sources
+            if position in source.path
+        )
+
     def _close(self, position: _names.Position) -> None:
         if position in self.endings:
             self._end_keys(position)
+        elif self.windowing[position].timed:
+            self._fire_timers(position, _windows.ENDLESS - 1, True)
         elif self.windowing[position].by_event:
             self._fire_complete(
                 position, self.windowing[position], _windows.ENDLESS)
@@ -357,6 +399,10 @@ class Executor:
         for branch in self.vertices:
             for kind, *rest in branch:
                 if kind == "to_state" and _names.part_name(rest[0]) == step:
+                    if _timers.is_timed(rest[0]):
+                        api_error(
+                            "Step %r has timers, which apply_state() does "
+                            "not know." % step)
                     return self._step_state(rest[0], as_key(key), value)
         raise KeyError(step)
 
@@ -417,8 +463,15 @@ class Executor:
         for (branch, place), name in self.window_names.items():
             self.states[name] = {}
             result[branch, place] = Windowing(
-                self.vertices[branch][place], self.states[name], self.by_event
+                name, self.vertices[branch][place], self.states[name],
+                self.by_event,
             )
+        for branch, stages in enumerate(self.vertices):
+            for place, stage in enumerate(stages):
+                if stage[0] == "to_state" and _timers.is_timed(stage[1]):
+                    name = _names.part_name(stage[1])
+                    result[branch, place] = Windowing(
+                        name, stage, self.states[name], self.by_event)
         return result
 
     def _find_feeders(
@@ -454,14 +507,34 @@ class Executor:
             reach = min(out[feeder] for feeder in feeders)
             out[position] = reach
             if not windowing.by_event:
-                if reach == _windows.ENDLESS:
+                if reach == _windows.ENDLESS and not windowing.timed:
                     self._fire_ripe(position, reach)
                 else:
                     windowing.reach = reach
                 continue
             if reach != _windows.ENDLESS:
                 windowing.watermark = max(windowing.watermark, reach)
-            self._fire_complete(position, windowing, reach)
+            if windowing.timed:
+                self._fire_timers(position, reach)
+            else:
+                self._fire_complete(position, windowing, reach)
+
+    def _fire_timers(
+        self, position: _names.Position, reach: int, ending: bool = False
+    ) -> None:
+        """What is due up to here happens, key by key, in order."""
+        windowing = self.windowing[position]
+        rest = _names.rest_of_path(position, self.vertices, self.edges)
+        key = windowing.complete(reach)
+        while key is not None:
+            due = windowing.due[key]
+            fired = windowing.arithmetic.call(
+                windowing.states[key], show_key(key), None,
+                due if ending or windowing.by_event else reach,
+                _windows.ENDLESS if ending else due,
+            )
+            self._from_windows([position] + rest, key, None, fired)
+            key = windowing.complete(reach)
 
     def _fire_complete(
         self, position: _names.Position, windowing: Windowing, reach: int
@@ -515,6 +588,8 @@ class Executor:
                 self._flow(path[1:], value, new_key, when)
         elif kind in _windows.KINDS:
             self._to_windows(path, value, key, when)
+        elif path[0] in self.windowing:
+            self._to_timed(path, value, key, when)
         elif kind == _event_time.KIND:
             timed = self._timed(stage, key, value, when)
             if timed is not None:
@@ -593,6 +668,33 @@ class Executor:
         )
         self._from_windows(path, key, value, fired)
 
+    def _to_timed(
+        self, path: list[_names.Position], value: Any, key: Key, when: Moment
+    ) -> None:
+        """A message comes to a step with timers."""
+        windowing, event = self.windowing[path[0]], when.event
+        assert event is not None
+        rules, what = windowing.arithmetic, windowing.aggregation
+        if key not in windowing.states:
+            state = self._call(windowing.name, what, key, value, rules.state)
+            if state is None:
+                return
+            windowing.states[key] = state
+        fired = rules.call(
+            windowing.states[key], show_key(key), value,
+            event.time if windowing.by_event else when.time,
+            max(event.seen, windowing.watermark), event.order,
+        )
+        if fired is None:
+            return
+        windowing.note(key, fired, self.records)
+        for error, of in fired.errors:
+            self._failed(windowing.name, what, key, of, error)
+        n = len(fired.outputs)
+        for i, (output, _) in enumerate(fired.outputs):
+            self._flow(path[1:], output, key, when if not rules.multi else
+                       when._replace(event=event.child(i, n)))
+
     def _to_event_windows(
         self, path: list[_names.Position], value: Any, key: Key, when: Moment
     ) -> None:
@@ -641,7 +743,7 @@ class Executor:
         no output comes late because of another one."""
         windowing = self.windowing[path[0]]
         windowing.note(key, fired, self.records)
-        name = self.window_names[path[0]]
+        name = windowing.name
         for error in fired.errors:
             of = value
             if isinstance(error, tuple):
@@ -652,12 +754,21 @@ class Executor:
         for n, (output, time) in enumerate(fired.outputs, 1):
             last = n == len(fired.outputs)
             watermark = windowing.forwarded if last else before
+            if windowing.timed and not windowing.by_event:
+                time = watermark = self._now()
             event = None
             if self.by_event:
+                if windowing.timed and not windowing.by_event:
+                    time = (_event_time.LATEST - 1
+                            if path[0] in self.ended else 0)
                 event = late or self._event_of_window(path[0], key, n, time)
             self._flow(
                 path[1:], output, key, Moment(time, watermark, path[0], event)
             )
+
+    def _now(self) -> int:
+        """The time that what a timer gives has."""
+        return self.clock
 
     def _event_of_window(
         self, position: _names.Position, key: Key, n: int, time: int

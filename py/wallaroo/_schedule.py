@@ -29,6 +29,7 @@ from ._machine import Input, Machine
 FAULTS = ("kill", "kill-in-step", "kill-all")
 ACTION = re.compile(r"[zp]|[aswckdt]\d+|f\d+\.\d+")
 HEAD = re.compile(r"(\d+) workers, readers ([\d,]+), salt (\d+):(.*)")
+MOST_WAITS = 100  # for timers of keys after the last record
 MOST_WORKERS = 64
 
 
@@ -140,6 +141,11 @@ class Runner:
         timer = machine.next_timer()
         if ringing or not idle or timer is None:
             return ringing
+        # A timer may set itself again for ever.
+        if self.ended_all() and machine.waits > MOST_WAITS and any(
+            stage.timed for stage in machine.windowing.values()
+        ):
+            return []
         # Not past what is still to come.
         for records, arrived in zip(self.inputs, machine.arrived):
             if not self.ended and arrived < len(records):
@@ -147,6 +153,12 @@ class Runner:
                 if time is None or time <= timer:
                     return []
         return ["p"]
+
+    def ended_all(self) -> bool:
+        """Whether nothing arrives any more."""
+        return self.ended or all(
+            arrived >= len(records) for records, arrived
+            in zip(self.inputs, self.machine.arrived))
 
     def begin(self, schedule: Schedule) -> None:
         self.ended = False

@@ -439,8 +439,8 @@ def aggregations_with_values(machine: Machine) -> list[str]:
         "%s.%s, of the aggregation of %r, is one object for all keys and in "
         "no\n  checkpoint: keep everything in the accumulator"
         % (type(stage.aggregation).__name__, name,
-           machine.window_names[position])
-        for position, stage in machine.windowing.items()
+           stage.name)
+        for stage in machine.windowing.values() if not stage.timed
         for name, value in vars(stage.aggregation).items()
         if isinstance(value, (list, dict, set, bytearray))
     ]

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn, Optional
 
-from . import _event_time, _names, _windows
+from . import _event_time, _names, _timers, _windows
 from ._errors import api_error, check_policy
 from ._mistakes import without
 from .codecs import FramedDecoder
@@ -26,7 +26,7 @@ _WINDOWS = {
     "to_range_windows": "range_windows", "to_count_windows": "count_windows",
 }
 # What has a state for each key.
-_STATEFUL = ("state", "range_windows", "count_windows")
+_STATEFUL = ("state", _timers.KIND, "range_windows", "count_windows")
 _KEYINGS = ("key_by", "collect")
 # Of a source's connectors: connections at a time, bytes of a frame.
 _CONNECTORS = 100
@@ -58,7 +58,8 @@ class _Stage:
         # Windows: nanoseconds between timeouts, 0 for none, and until a
         # silent way to the stage is not waited for any more.  Event time:
         # its lateness, and until an idle source is not waited for.  A
-        # state: the function for its end, if it has one.
+        # state: the function for its end, if it has one; one with timers:
+        # whether they are by event time.
         self.timing: list[int] = []
 
     def wire(self) -> list[Any]:
@@ -91,6 +92,7 @@ class _Compiler:
         self.window_names = _names.window_names(self.vertices)
         self.by_event = _event_time.uses(self.vertices)
         _event_time.check(self.vertices)
+        _timers.check(self.vertices, self.by_event)
         self.sink_configs: list[Any] = []
         # Successors stand before their predecessors here.
         self.backwards: list[_Stage] = []
@@ -184,6 +186,13 @@ class _Compiler:
         if kind == "to_state":
             factory = state_factory(what, stage.name)
             stage.version = state_version(what, stage.name)
+            if _timers.is_timed(what):
+                rules = _timers.TimedRules(
+                    what, _timers.is_by_event(what, self.by_event))
+                stage.kind, stage.multi = _timers.KIND, False
+                stage.timing = [rules.by_event]
+                stage.fn = self.add_function(rules.call, rules.state)
+                return stage
             ending = _windows.end_of(what)
             if ending is not None:
                 stage.timing = [
@@ -215,7 +224,8 @@ class _Compiler:
     def number_state_names(self) -> None:
         """Tell stages with state apart: a name that comes again gets a
         number, one that windows do not have yet."""
-        states = [s for s in reversed(self.backwards) if s.kind == "state"]
+        states = [s for s in reversed(self.backwards)
+                  if s.kind in ("state", _timers.KIND)]
         names = _names.unique(
             (stage.name for stage in states), " (%d)",
             set(self.window_names.values()),

@@ -678,7 +678,7 @@ def end_caller(
 
 
 # What the bytes of an application's own serialize() begin with.
-_OTHER, _RANGE, _COUNT, _EVENT = b"o", b"r", b"c", b"e"
+_OTHER, _RANGE, _COUNT, _EVENT, _TIMED = b"o", b"r", b"c", b"e", b"t"
 
 Serialize = Callable[[Any], bytes]
 Deserialize = Callable[[bytes], Any]
@@ -689,8 +689,14 @@ def hooks(
 ) -> tuple[Serialize, Deserialize]:
     """An application's own, which see accumulators and not our states."""
     from ._event_time import EventState
+    from ._timers import TimedState
 
     def save(o: Any) -> bytes:
+        if type(o) is TimedState:
+            members = dict(
+                vars(o), state=serialize(o.state),
+                held=[row[:3] + (serialize(row[3]),) for row in o.held])
+            return _TIMED + pickle.dumps(members)
         if type(o) is EventState:
             rows = [
                 (pane, row[:3], serialize(row[3]))
@@ -712,6 +718,11 @@ def hooks(
         if kind == _OTHER:
             return deserialize(rest)
         members = pickle.loads(rest)
+        if kind == _TIMED:
+            timed = TimedState(deserialize(members.pop("state")))
+            vars(timed).update(members, held=[
+                row[:3] + (deserialize(row[3]),) for row in members["held"]])
+            return timed
         if kind == _EVENT:
             state = EventState()
             state.low, state.next, rows = members

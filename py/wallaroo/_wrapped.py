@@ -300,11 +300,12 @@ def _wallaroo_wrap(
         members.update(_connector_encoder_members(func))
     elif issubclass(base_cls, Encoder):
         members["encode"] = lambda self, data: func(data)
-    for option in ("on_error", "version"):
+    for option in ("on_error", "version", "time"):
         if kwargs.get(option) is not None:
             members[option] = kwargs[option]
-    if kwargs.get("on_end") is not None:
-        members["on_end"] = staticmethod(kwargs["on_end"])
+    for option in ("on_end", "on_timer"):
+        if kwargs.get(option) is not None:
+            members[option] = staticmethod(kwargs[option])
     cls = type("C", (base_cls,), members)
     return attach_to_module(cls, base_cls.__name__, func)()
 
@@ -317,7 +318,7 @@ def _computation_members(
         return {method: lambda self, data: func(data)}
     factory = kwargs["state"]
     return {
-        method: lambda self, data, state: func(data, state),
+        method: lambda self, data, *state: func(data, *state),
         "initial_state": lambda self: factory(),
         # For the runtime, which calls the factory itself.
         "_state_factory": staticmethod(factory),

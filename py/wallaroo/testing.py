@@ -39,6 +39,7 @@ from ._reference import (
 )
 from ._schedule import FAULTS
 from ._simulate import At, Decoded, Simulated, SimulationFailure
+from ._timers import state_of
 
 __all__ = [
     "At", "DeadLetter", "Decoded", "FAULTS", "Late", "Result", "Simulated",
@@ -103,7 +104,8 @@ def run(
         dict(zip(executor.sink_names, executor.outputs)),
         executor.values,
         {
-            step: {show_key(key): state for key, state in states.items()}
+            step: {show_key(key): state_of(state)
+                   for key, state in states.items()}
             for step, states in executor.states.items()
         },
         executor.dead_letters,
@@ -193,7 +195,7 @@ def _by_step(
 ) -> dict[str, dict[str, Any]]:
     result: dict[str, dict[str, Any]] = {step: {} for step in machine.states}
     for (step, key), state in states.items():
-        result[step][show_key(key)] = state
+        result[step][show_key(key)] = state_of(state)
     return result
 
 

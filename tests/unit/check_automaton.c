@@ -65,7 +65,7 @@ t_step(struct host_app *h, int fn, bool multi, void *state, host_val in,
 	return (0);
 }
 
-enum { FN_TIME = 50, FN_LETTER, FN_EVENTS, FN_END };
+enum { FN_TIME = 50, FN_LETTER, FN_EVENTS, FN_END, FN_TIMED };
 
 static int
 t_key(struct host_app *h, int fn, host_val v, struct buf *key,
@@ -222,6 +222,29 @@ events(unsigned long *n, struct slice key, host_val in, uint64_t time_ns,
 	return (0);
 }
 
+/* "a17": a timer after 17, in n; it says how late it is called. */
+static int
+timed(unsigned long *n, struct slice key, host_val in, uint64_t time_ns,
+    uint64_t watermark, struct host_out *out, struct host_window *w)
+{
+	const char *word = in;
+
+	w->same = false;
+	if (in != NULL)
+		*n = time_ns + strtoul(word + 1, NULL, 10);
+	host_window_reserve(w, 1);
+	w->time_ns[0] = time_ns;
+	host_out_add(out, in != NULL ? xstrdup(word) : watermark ==
+	    REACH_ENDLESS ? xasprintf("%.*s~", (int)key.len,
+	    (const char *)key.data) : xasprintf("%.*s+%lu", (int)key.len,
+	    (const char *)key.data, (unsigned long)time_ns - *n));
+	if (in == NULL)
+		*n = UINT64_MAX;
+	w->due = *n;
+	w->open = false;
+	return (0);
+}
+
 /* A count window of three, of the words' lengths. */
 static int
 t_window(struct host_app *h, int fn, void *state, struct slice key,
@@ -242,6 +265,8 @@ t_window(struct host_app *h, int fn, void *state, struct slice key,
 		w->open = w->same = false;
 		return (0);
 	}
+	if (fn == FN_TIMED)
+		return (timed(n, key, in, time_ns, watermark, out, w));
 	if (fn == FN_EVENTS)
 		return (events(n, key, in, time_ns, watermark, out, w));
 	if (in != NULL && strcmp(in, "raise") == 0) {
@@ -1503,6 +1528,89 @@ START_TEST(test_event_time_of_workers)
 }
 END_TEST
 
+static struct topo_stage timed_stages[] = {
+	{ .name = "split", .kind = STAGE_STEP, .next = 1, .exchange = -1,
+	    .multi = true },
+	{ .name = "letter", .kind = STAGE_KEY_BY, .next = 2, .fn = FN_LETTER,
+	    .exchange = 0 },
+	{ .name = "timed", .kind = STAGE_TIMED, .next = 3, .fn = FN_TIMED,
+	    .exchange = -1 },
+	{ .name = "out", .kind = STAGE_SINKS, .next = -1, .exchange = -1 },
+};
+
+START_TEST(test_timers)
+{
+	struct bench b, again;
+	struct topo t;
+	struct buf row = { 0 };
+	struct kent *e;
+	struct err err;
+
+	t = topo;
+	t.stages = timed_stages;
+	begin_of(&b, &t);
+	b.journal.clock_ns = UINT64_C(1) << 62;
+	ck_assert_uint_eq(automaton_tick(&b.a), UINT64_MAX);
+	open_conn(&b, 1, 0);
+	bytes(&b, 1, "a30 b20 c20 a40 d90\n", 20);
+	run(&b);
+	sent(&b, 0, "a30\nb20\nc20\na40\nd90\n");
+	ck_assert_uint_eq(automaton_tick(&b.a), b.journal.clock_ns + 20);
+	tick(&b, 19, 8);
+	run(&b);
+	sent(&b, 0, "a30\nb20\nc20\na40\nd90\n");
+	tick(&b, 2, 1);				/* one per byte */
+	run(&b);
+	sent(&b, 0, "a30\nb20\nc20\na40\nd90\nb+1\n");
+	ck_assert_uint_le(automaton_tick(&b.a), b.journal.clock_ns);
+	tick(&b, 29, 8);
+	run(&b);
+	sent(&b, 0, "a30\nb20\nc20\na40\nd90\nb+1\nc+30\na+10\n");
+	ck_assert_uint_eq(automaton_tick(&b.a), b.journal.clock_ns + 40);
+	/* A saved key says when it is due, without its state being loaded. */
+	e = keytab_find(&b.a.keys[2], slice_of("d", 1),
+	    part_hash(slice_of("d", 1)));
+	ck_assert_int_eq(automaton_save(&b.a, 2, e, &row, &err), 0);
+	row.len = WINDOW_HEAD;			/* it is saved as text here */
+	buf_add(&row, e->obj, sizeof(unsigned long));
+	begin_of(&again, &t);
+	again.journal.clock_ns = b.journal.clock_ns;
+	ck_assert_int_eq(automaton_load(&again.a, 2, slice_of("d", 1),
+	    buf_slice(&row), &err), 0);
+	ck_assert_uint_eq(automaton_tick(&again.a), b.journal.clock_ns + 40);
+	tick(&again, 1040, 8);
+	run(&again);
+	sent(&again, 0, "d+1000\n");
+	end(&again);
+	buf_fini(&row);
+	end(&b);
+}
+END_TEST
+
+/* All sources have ended: what was set fires, in order. */
+START_TEST(test_timers_at_the_end)
+{
+	struct topo t;
+	struct bench b;
+
+	begin_file(&b, &t, 0, 1);
+	t.stages = timed_stages;
+	automaton_fini(&b.a);
+	b.a.nwindows = 0;
+	ck_assert_int_eq(automaton_init(&b.a, &(struct err){ .code =
+	    ERR_NONE }), 0);
+	entry(&b, ENTRY_FILE, 0, 0, "b9000 a9000 c800\n", 17, 0);
+	entry(&b, ENTRY_EOF, 0, 17, "", 1, ENTRY_SOURCE);
+	tick(&b, 0, 8);
+	tick(&b, 0, 8);
+	run(&b);
+	sent(&b, 0, "b9000\na9000\nc800\nc~\na~\nb~\n");
+	ck_assert(automaton_ended(&b.a));
+	ck_assert_uint_eq(automaton_tick(&b.a), UINT64_MAX);
+	end(&b);
+}
+END_TEST
+
 static void
 joined(struct reach a, struct reach b, enum reach_status status,
     uint64_t watermark)
@@ -2203,7 +2311,8 @@ UNIT_MAIN("automaton", table_grows, test_counts_words,
     test_a_key_that_waits_is_saved_before_it_changes, test_nondeterministic,
     test_windows_fire_when_full_or_late, test_errors_in_windows,
     test_windows_close_at_the_end, test_the_end_goes_round,
-    test_keys_have_an_end, test_marks_that_are_joined,
+    test_keys_have_an_end, test_marks_that_are_joined, test_timers,
+    test_timers_at_the_end,
     test_event_time_of_clients, test_idle_clients, test_event_time_of_workers,
     test_set_aside_in_a_timeout, test_replay_of_windows, test_custom_framing,
     test_set_aside_in_framing, test_garbage_in_files, test_negative_length,

@@ -554,12 +554,17 @@ put_source(struct buf *b, const char *name, int next)
 	mp_put_uint(b, 0);
 }
 
+/* The kind of the stage with state, and of its timers. */
+static const char *state_kind = "state";
+static bool timed_by_event;
+
 static void
 put_stage(struct buf *b, const char *kind, int next, int exchange)
 {
 	bool event = strcmp(kind, "event_time") == 0;
 	bool windows = strcmp(kind, "range_windows") == 0;
-	bool state = strcmp(kind, "state") == 0;
+	bool timed = strcmp(kind, "timed_state") == 0;
+	bool state = strcmp(kind, "state") == 0 || timed;
 	bool fn = strcmp(kind, "exchange") != 0 && strcmp(kind, "sinks") != 0;
 
 	mp_put_array(b, event || windows ? 10 : state ? 9 : 8);
@@ -574,7 +579,9 @@ put_stage(struct buf *b, const char *kind, int next, int exchange)
 	if (event || windows) {
 		mp_put_uint(b, event ? 7 : 0);
 		mp_put_uint(b, event ? 2000000000 : 0);
-	} else if (state)
+	} else if (timed)
+		mp_put_bool(b, timed_by_event);
+	else if (state)
 		mp_put_int(b, 3);
 }
 
@@ -603,7 +610,7 @@ parse_events(struct topo *t, int second, const char *const *kinds,
 		put_stage(&b, kinds[i], i + 1, -1);
 	put_stage(&b, "exchange", n + 1, 0);
 	put_stage(&b, "range_windows", n + 2, -1);
-	put_stage(&b, "state", n + 3, -1);
+	put_stage(&b, state_kind, n + 3, -1);
 	put_stage(&b, "sinks", -1, -1);
 	mp_put_array(&b, 1);
 	mp_put_array(&b, 8);
@@ -688,6 +695,32 @@ START_TEST(test_event_time)
 }
 END_TEST
 
+START_TEST(test_timers)
+{
+	static const char *const kinds[] = { "event_time", NULL },
+	    *const none[] = { "step", NULL };
+	struct topo t;
+	struct err err;
+	struct buf b = { 0 };
+
+	state_kind = "timed_state";
+	ck_assert_msg(parse_events(&t, 0, none, &err) == 0, "%s", err.text);
+	ck_assert(stage_is_state(&t.stages[3]) &&
+	    stage_has_heads(&t.stages[3]) && !t.stages[3].by_event);
+	topo_fini(&t);
+	timed_by_event = true;
+	ck_assert_msg(parse_events(&t, 0, kinds, &err) == 0, "%s", err.text);
+	ck_assert(t.stages[3].by_event);
+	topo_print(&t, &b);
+	ck_assert_ptr_nonnull(strstr(buf_str(&b), "by event time"));
+	buf_fini(&b);
+	topo_fini(&t);
+	refused(0, none, "timers by event time need messages");
+	timed_by_event = false;
+	state_kind = "state";
+}
+END_TEST
+
 START_TEST(test_noise)
 {
 	struct buf b = encode(&good);
@@ -720,4 +753,4 @@ END_TEST
 
 UNIT_MAIN("topo", test_good, test_connector, test_connector_sink,
     test_truncated, test_wrong_type, test_wrong, test_counts, test_formats,
-    test_event_time, test_application_version, test_noise)
+    test_event_time, test_timers, test_application_version, test_noise)

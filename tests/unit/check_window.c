@@ -305,6 +305,76 @@ START_TEST(test_keys_that_came_without_a_timer)
 }
 END_TEST
 
+static const struct topo_stage timed = { .name = "t", .kind = STAGE_TIMED };
+static const struct topo_stage by_event = { .name = "e", .kind = STAGE_TIMED,
+	.by_event = true };
+
+START_TEST(test_timers_by_processing_time)
+{
+	struct windows w;
+	struct kent *e = NULL;
+
+	begin();
+	windows_init(&w, &timed);
+	ck_assert_uint_eq(windows_timer(&w, &e), UINT64_MAX);
+	windows_note(&w, key(1), 70, false, 10);
+	windows_note(&w, key(2), 50, false, 10);
+	windows_note(&w, key(3), 50, false, 11);
+	ck_assert_uint_eq(windows_timer(&w, &e), 50);
+	ck_assert_ptr_eq(e, key(2));
+	ck_assert_ptr_null(windows_ripe(&w));	/* that is no watermark's */
+	windows_note(&w, key(2), WINDOW_ENDLESS, false, 50);
+	windows_note(&w, key(3), WINDOW_AT_END, false, 50);
+	ck_assert_uint_eq(windows_timer(&w, &e), 70);
+	windows_note(&w, key(1), WINDOW_ENDLESS, false, 70);
+	ck_assert_uint_eq(windows_timer(&w, &e), UINT64_MAX);
+	ck_assert_ptr_null(windows_ripe(&w));
+	(void)windows_reach(&w, (struct reach){ REACH_ENDED, REACH_ENDLESS });
+	ck_assert_ptr_eq(windows_ripe(&w), key(3));
+	windows_note(&w, key(3), WINDOW_ENDLESS, false, 70);
+	ck_assert_ptr_null(windows_ripe(&w));
+	end(&w);
+}
+END_TEST
+
+START_TEST(test_timers_by_event_time)
+{
+	struct windows w;
+	struct kent *e;
+
+	begin();
+	windows_init(&w, &by_event);
+	windows_note(&w, key(1), 70, true, 10);		/* holds messages */
+	windows_note(&w, key(2), 50, false, 10);
+	windows_note(&w, key(3), 90, false, 11);
+	ck_assert_uint_eq(windows_timer(&w, &e), UINT64_MAX);
+	(void)windows_reach(&w, (struct reach){ REACH_LIVE, 49 });
+	ck_assert_ptr_null(windows_ripe(&w));
+	(void)windows_reach(&w, (struct reach){ REACH_LIVE, 50 });
+	ck_assert_ptr_eq(windows_ripe(&w), key(2));
+	ck_assert_uint_eq(w.out.watermark, 49);		/* held back */
+	ck_assert_uint_eq(windows_event(&w, key(2)), 50);
+	windows_note(&w, key(2), 60, false, 50);
+	ck_assert_ptr_null(windows_ripe(&w));
+	/* Idle sources: messages wait no longer, nor what is before them. */
+	(void)windows_reach(&w, (struct reach){ REACH_IDLE, 50 });
+	ck_assert_uint_eq(w.out.watermark, 49);
+	ck_assert_ptr_eq(windows_ripe(&w), key(2));
+	ck_assert_uint_eq(windows_event(&w, key(2)), 60);
+	windows_note(&w, key(2), WINDOW_ENDLESS, false, 60);
+	ck_assert_ptr_eq(windows_ripe(&w), key(1));
+	ck_assert_uint_eq(windows_event(&w, key(1)), 70);
+	windows_note(&w, key(1), 80, false, 70);
+	ck_assert_ptr_null(windows_ripe(&w));	/* timers do wait */
+	(void)windows_reach(&w, (struct reach){ REACH_IDLE, 50 });
+	ck_assert_uint_eq(w.out.watermark, 70);
+	(void)windows_reach(&w, (struct reach){ REACH_ENDED, REACH_ENDLESS });
+	ck_assert_ptr_eq(windows_ripe(&w), key(1));
+	end(&w);
+}
+END_TEST
+
 UNIT_MAIN("window", test_watermark_is_the_lowest, test_keys_in_their_order,
     test_timeouts_of_range_windows, test_timeouts_of_count_windows,
-    test_saved_and_loaded, test_keys_that_came_without_a_timer)
+    test_saved_and_loaded, test_keys_that_came_without_a_timer,
+    test_timers_by_processing_time, test_timers_by_event_time)
