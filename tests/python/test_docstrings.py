@@ -6,13 +6,14 @@ import inspect
 import pytest
 
 import wallaroo
+import wallaroo.connectors
 import wallaroo.helpers
 import wallaroo.pytest_plugin
 import wallaroo.testing
 from wallaroo import codecs, helpers
 
-MODULES = [wallaroo, wallaroo.codecs, wallaroo.helpers, wallaroo.testing,
-           wallaroo.pytest_plugin]
+MODULES = [wallaroo, wallaroo.codecs, wallaroo.connectors, wallaroo.helpers,
+           wallaroo.testing, wallaroo.pytest_plugin]
 
 
 def names_of(module):
