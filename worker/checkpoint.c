@@ -793,6 +793,7 @@ checkpoint_finish(struct worker *w)
 	FAULT_POINT(finish_commit_after);
 	feeder_committed(w);
 	committer_committed(w);
+	feeder_finish(w);
 	store_job_free(j);
 	load_end(w);
 	store_close(&w->store);

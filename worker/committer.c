@@ -18,6 +18,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -33,6 +34,7 @@
 #define SINK_VERSION	"v0.0.1"
 #define STREAM		1		/* the one that has data */
 #define RTAG		77778
+#define LEFT_RTAG	7		/* of WorkersLeft */
 #define OUT_BYTES	(256 * 1024)	/* written at a time */
 #define IN_MOST		(1 << 20)	/* a frame of the sink */
 #define RETRY_NS	1000000000ULL
@@ -329,6 +331,35 @@ greet(struct committer *c)
 	send_out(c);
 }
 
+/* Workers that had output here and are no more, since there are fewer: said
+ * with every connection, as nobody knows what the sink has heard. */
+static void
+put_workers_left(struct committer *c)
+{
+	struct wire_workers_left m = { LEFT_RTAG, { 0, { NULL, 0 } } };
+	struct buf names = { 0 }, inner = { 0 };
+	const struct txn_record *r;
+	char name[32];
+	size_t i;
+
+	for (i = 0; i < c->w->txns.n; i++) {
+		r = &c->w->txns.r[i];
+		if (r->worker < c->w->n || strcmp(r->sink,
+		    sink_of(c)->name) != 0)
+			continue;
+		(void)snprintf(name, sizeof(name), "worker%" PRIu32,
+		    r->worker);
+		wire_add_text(&names, slice_of(name, strlen(name)));
+		m.workers.n++;
+	}
+	m.workers.raw = buf_slice(&names);
+	if (m.workers.n > 0) {
+		wire_body_workers_left(&inner, &m);
+		put_inner(c, &inner);
+	}
+	buf_fini(&names);
+}
+
 /* Data goes on behind what is committed. */
 static void
 ready(struct committer *c)
@@ -337,6 +368,7 @@ ready(struct committer *c)
 	c->same = true;
 	sink_seek(c->s, c->committed);
 	*reached(c) = c->committed;
+	put_workers_left(c);
 	log_info("connector is ready sink=\"%s\" committed=%" PRIu64,
 	    sink_of(c)->name, c->committed);
 }

@@ -200,6 +200,23 @@ feeder_committed(struct worker *w)
 	}
 }
 
+/* The worker ends as it was told to.  All points have been said; whoever has
+ * the streams next, with another number of workers perhaps another one, is
+ * found at the same address. */
+void
+feeder_finish(struct worker *w)
+{
+	struct wire_restart m = { slice_of("", 0) };
+	struct conn *c, *next;
+
+	HASH_ITER(hh, w->conns, c, next) {
+		if (!source_is_feeder(c) || c->fd == -1 || !c->greeted)
+			continue;
+		wire_put_restart(&c->out, &m);
+		(void)feeder_send(c->fd, &c->out);
+	}
+}
+
 /* --- silence ------------------------------------------------------------- */
 
 /* Time in which nobody is read does not count. */

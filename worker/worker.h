@@ -357,6 +357,7 @@ void	feeder_talk(struct worker *);		/* once per turn */
 void	feeder_silent(struct worker *);		/* who has not said hello */
 void	feeder_taken(struct worker *);		/* a checkpoint begins */
 void	feeder_committed(struct worker *);	/* and is committed */
+void	feeder_finish(struct worker *);		/* connect again */
 /* Write to a connector what it takes now.  -1: errno says why not all. */
 int	feeder_send(int fd, struct buf *out);
 

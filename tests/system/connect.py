@@ -61,6 +61,7 @@ class Peer:
         self.received = b""
         self.credits = 0
         self.acked = {}
+        self.restarts = []
         deadline = time.monotonic() + self.limit
         while True:
             try:
@@ -114,6 +115,9 @@ class Peer:
             for at in range(8, len(body), 16):
                 stream, point = struct.unpack(">QQ", body[at:at + 16])
                 self.acked[stream] = point
+        if tag == RESTART:
+            self.restarts.append(body)
+            raise Closed("told to connect again")
         return tag, body
 
     def expect(self, tag):
@@ -373,6 +377,9 @@ class SinkConnection:
             self.inner(bytes([REPLY_UNCOMMITTED]), body[1:9],
                        struct.pack(">I", len(ids)), *map(short, ids))
             return
+        if tag == WORKERS_LEFT:
+            self.workers_left(body)
+            return
         n = struct.unpack(">H", body[1:3])[0]
         name, rest = body[3:3 + n], body[3 + n:]
         assert name.startswith(stream + b":c_id="), name
@@ -381,6 +388,17 @@ class SinkConnection:
             return
         assert tag == PHASE2 and len(rest) == 1, (tag, rest)
         self.phase2(name, rest == b"\1")
+
+    def workers_left(self, body):
+        rtag, count = struct.unpack(">QI", body[1:13])
+        assert rtag == 7
+        names, at = [], 13
+        for _ in range(count):
+            n = struct.unpack(">H", body[at:at + 2])[0]
+            names.append(body[at + 2:at + 2 + n].decode())
+            at += 2 + n
+        assert names and at == len(body)
+        self.sink.events.append((self.worker, "left", names))
 
     def phase1(self, name, rest):
         output = self.output

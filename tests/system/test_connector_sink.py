@@ -281,6 +281,26 @@ def test_sizes_and_everybody_killed(app, taker, rng):
 
 
 @pytest.mark.level("all")
+def test_workers_left(app, taker, rng):
+    """The remaining workers say which ones are no more, as long as they are
+    not."""
+    sink = taker()
+    one = app(sink, workers=3, launch=False)
+    left = {3: set(), 2: {("worker2",)}, 1: {("worker1", "worker2")}}
+    for workers in (3, 1, 2, 3):
+        sink.events.clear()
+        one.cluster.write_conf(workers=workers)
+        one.cluster.start()
+        one.connect().send(300, rng)
+        one.check(sink, moved=True)
+        one.cluster.stop()
+        said = [event for event in sink.events if event[1] == "left"]
+        assert {tuple(sorted(names)) for _, _, names in said} == \
+            left[workers]
+        assert len(said) >= (0 if workers == 3 else workers)
+
+
+@pytest.mark.level("all")
 def test_on_a_disk(app, taker, rng):
     """durability = machine: outputs wait for the sync, too."""
     sink = taker()

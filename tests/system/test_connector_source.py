@@ -137,6 +137,25 @@ def test_session(app):
     one.cluster.stop()
 
 
+def test_told_to_connect_again(app):
+    """At a stop: behind the last points, to the same address."""
+    one = app(**{"checkpoint-interval": 3600})
+    peer = one.peer()
+    assert peer.notify(1) == (True, NOTHING)
+    for n in range(1, 40):
+        peer.message(1, n, b"a %d" % n)
+    exact(one.lines(39), {"a": 39})
+    one.cluster.stop()
+    with pytest.raises(Closed):
+        while True:
+            peer.take()
+    assert peer.restarts == [b"\0\0\0\0"]
+    assert peer.acked == {1: 39}
+    one.cluster.start()
+    assert one.peer().notify(1) == (True, 39)
+    one.cluster.stop()
+
+
 @pytest.mark.level("all")
 def test_key_of_a_message(app):
     """It is the current key where nothing else sets one."""

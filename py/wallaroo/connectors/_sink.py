@@ -90,7 +90,8 @@ class Sink(ABC):
     def workers_left(
         self, names: list[str]
     ) -> Union[None, Awaitable[None]]:
-        """These workers are no more: nothing is added to their output."""
+        """These workers are no more: nothing is added to their output until
+        there are as many again."""
 
     def close(self) -> Union[None, Awaitable[None]]:
         """The program ends."""
