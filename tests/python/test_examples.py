@@ -99,6 +99,13 @@ def test_stock(monkeypatch):
     assert [letter.step for letter in result.dead_letters] == ["Delivery"]
 
 
+def test_connectors(monkeypatch):
+    app = load("connectors", [], monkeypatch)
+    assert kinds(app) == (["connector"], ["connector"])
+    result = wallaroo.testing.run(app, {"Numbers": [b"1", b"2", b"40"]})
+    assert list(result.values) == [1, 3, 43]
+
+
 def test_the_examples_own_tests(environment):
     """As their head says."""
     directory = os.path.join(EXAMPLES, "stock")

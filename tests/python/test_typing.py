@@ -53,6 +53,10 @@ def test_examples(tmp_path, environment):
     paths = [
         os.path.join(EXAMPLES, name, name + ".py")
         for name in sorted(os.listdir(EXAMPLES))]
+    programs = os.path.join(EXAMPLES, "connectors", "python")
+    paths += [os.path.join(programs, name)
+              for name in sorted(os.listdir(programs))
+              if name.endswith(".py")]
     assert len(paths) >= 10
     out = mypy(tmp_path, environment, *paths)
     assert out.returncode == 0, out.stdout

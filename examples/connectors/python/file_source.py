@@ -5,26 +5,29 @@
 Each file is a stream, which ends where the file does.
 """
 
+from __future__ import annotations
+
 import argparse
+from typing import Optional
 
 from wallaroo import connectors
 
 
 class Lines(connectors.Source):
-    def __init__(self, path):
+    def __init__(self, path: str) -> None:
         self.name = path
         self.file = open(path, "rb")
 
-    def seek(self, point):
+    def seek(self, point: Optional[int]) -> None:
         self.file.seek(point or 0)
 
-    def read(self):
+    def read(self) -> tuple[int, bytes]:
         line = self.file.readline()
         if not line:
             raise connectors.EndOfStream
         return self.file.tell(), line.rstrip(b"\n")
 
-    def close(self):
+    def close(self) -> None:
         self.file.close()
 
 

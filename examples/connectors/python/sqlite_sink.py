@@ -6,6 +6,8 @@ The position is in a table of the same database, and changes in the same
 transaction as the messages.  Readers look at the view "output".
 """
 
+from __future__ import annotations
+
 import argparse
 import sqlite3
 
@@ -23,13 +25,13 @@ CREATE VIEW IF NOT EXISTS output AS SELECT stream, at, body
 
 
 class Table(connectors.Sink):
-    def __init__(self, stream, path):
+    def __init__(self, stream: str, path: str) -> None:
         super().__init__(stream)
         self.db = sqlite3.connect(path, timeout=30)
         self.db.executescript(TABLES)
 
-    def open(self):
-        self.rows = []
+    def open(self) -> connectors.Position:
+        self.rows: list[tuple[str, int, bytes]] = []
         with self.db:
             self.db.execute(
                 "INSERT OR IGNORE INTO position(stream, committed)"
@@ -41,10 +43,10 @@ class Table(connectors.Sink):
             committed,
             None if found[0] is None else connectors.Transaction(*found))
 
-    def write(self, offset, message):
+    def write(self, offset: int, message: bytes) -> None:
         self.rows.append((self.stream, offset, message))
 
-    def prepare(self, transaction):
+    def prepare(self, transaction: connectors.Transaction) -> None:
         with self.db:
             self.db.executemany(
                 "INSERT INTO message VALUES(?, ?, ?)", self.rows)
@@ -53,13 +55,13 @@ class Table(connectors.Sink):
                 " WHERE stream = ?", (*transaction, self.stream))
         self.rows = []
 
-    def commit(self, transaction):
+    def commit(self, transaction: connectors.Transaction) -> None:
         with self.db:
             self.db.execute(
                 "UPDATE position SET committed = ?, txn = NULL"
                 " WHERE stream = ?", (transaction.end, self.stream))
 
-    def abort(self, transaction):
+    def abort(self, transaction: connectors.Transaction) -> None:
         self.rows = []
         with self.db:
             self.db.execute(
@@ -69,7 +71,7 @@ class Table(connectors.Sink):
                 "UPDATE position SET txn = NULL WHERE stream = ?",
                 (self.stream,))
 
-    def close(self):
+    def close(self) -> None:
         self.db.close()
 
 
