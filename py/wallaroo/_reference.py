@@ -17,19 +17,35 @@ from ._errors import api_error, check_policy, user_traceback
 
 Key = bytes
 
+# Characters of an input in an error.
+SHOWN_INPUT = 200
+
 
 class UserFunctionError(Exception):
     """A user function raised under the policy "fail"."""
 
     __module__ = "wallaroo.testing"  # where programs find it
 
-    def __init__(self, step: str, key: Key, error: BaseException) -> None:
-        super().__init__(
-            "user function failed step=%r key=%r: %s: %s"
-            % (step, show_key(key), type(error).__name__, error)
-        )
+    def __init__(
+        self, step: str, key: Key, error: BaseException, value: Any = None
+    ) -> None:
+        text = "user function failed step=%r key=%r: %s: %s" % (
+            step, show_key(key), type(error).__name__, error)
+        if value is not None:
+            text += " (input %s)" % shown_input(value)
+        super().__init__(text)
         self.step = step
         self.key = show_key(key)
+
+
+def shown_input(value: Any) -> str:
+    """Enough of it to find it again."""
+    try:
+        text = repr(value)
+    except Exception:  # of the user's __repr__
+        text = "of type " + type(value).__name__
+    return text if len(text) <= SHOWN_INPUT else (
+        text[:SHOWN_INPUT - 3] + "...")
 
 
 class DeadLetter(NamedTuple):
@@ -827,7 +843,7 @@ class Executor:
         policy = check_policy(getattr(what, "on_error", None))
         policy = policy or self.on_error
         if policy == "fail":
-            raise UserFunctionError(step, key, error) from error
+            raise UserFunctionError(step, key, error, value) from error
         if policy == "dead-letter":
             self.dead_letters.append(DeadLetter(
                 step, show_key(key),

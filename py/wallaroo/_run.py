@@ -341,7 +341,7 @@ class Runner:
         if config[0] == "gen":
             self.turns.append(self.generate(source))
         elif config[0] == "file":
-            self.turns.append(self.read_file(source, open(config[2], "rb")))
+            self.turns.append(self.read_file(source, opened(source)))
         elif config[0] == "stdin":
             self.open_stdin(source)
         elif config[5]:
@@ -431,6 +431,15 @@ class Runner:
         self.executor.dead_letters.clear()
 
 
+def opened(source: Source) -> BinaryIO:
+    path = source.config[2]
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise OSError("source \"%s\": cannot open %s: %s" % (
+            source.name, path, error.strerror)) from error
+
+
 def dead_letter_line(letter: DeadLetter) -> str:
     return json.dumps({
         "step": letter.step, "key": letter.key, "error": letter.error,
@@ -510,5 +519,9 @@ def open_sink(config: Any) -> Any:
     if config[0] == "tcp":
         return TCPSink(config[2], int(config[3]))
     if config[0] == "file":
-        return FileSink(open(config[2], "wb"))
+        try:
+            return FileSink(open(config[2], "wb"))
+        except OSError as error:
+            raise OSError("sink \"%s\": cannot open it: %s" % (
+                config[2], error.strerror)) from error
     return FileSink(sys.stdout.buffer)

@@ -244,7 +244,7 @@ def test_policy_fail():
             values(failing(), [1, 2, 3], **options)
         assert str(raised.value) == (
             "user function failed step='Fails on 2' key='2': "
-            "ValueError: it is two")
+            "ValueError: it is two (input 2)")
         assert isinstance(raised.value.__cause__, ValueError)
     with pytest.raises(UserFunctionError):
         values(failing("fail"), [2], on_error="skip")
@@ -331,3 +331,18 @@ def test_apply_state():
     assert executor.apply_state("Sum and data", "b", 1) == [1, 1]
     with pytest.raises(KeyError):
         executor.apply_state("Other", "a", 1)
+
+
+class Unshown:
+    def __repr__(self):
+        raise ValueError
+
+
+@pytest.mark.parametrize("value, shown", [
+    (b"a,b", "(input b'a,b')"), (None, "no"), (Unshown(), "of type Unshown)"),
+    ("x" * 1000, "xxx...)")])
+def test_an_error_shows_the_input(value, shown):
+    error = UserFunctionError("Step", b"key", ValueError("no"), value)
+    assert str(error).startswith(
+        "user function failed step='Step' key='key': ValueError: no")
+    assert str(error).endswith(shown) and len(str(error)) < 300

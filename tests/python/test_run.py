@@ -232,7 +232,12 @@ def test_errors_of_setup(app, environment):
     assert "h:x has a port that is none" in err
     _, err = run(app, environment, "app.py", "wallaroo.FileSourceConfig('f', "
                  "'nothing', codecs.lines_decoder)", OUT, status=1)
-    assert "nothing" in err
+    assert ('source "Numbers": cannot open nothing: No such file or directory'
+            in err)
+    _, err = run(app, environment, "app.py", STDIN, "wallaroo.FileSinkConfig("
+                 "'/no/where', codecs.lines_encoder)", status=1)
+    assert ('sink "/no/where": cannot open it: No such file or directory'
+            in err)
     (app / "empty.py").write_text("x = 1\n")
     _, err = run(app, environment, "empty.py", status=1)
     assert "empty.py has no function application_setup(args)" in err
