@@ -294,21 +294,28 @@ def runs_of(options, name):
     return options.runs or usual
 
 
+def turns(runs):
+    """(turn, experiment) in the order in which they are run, by how often
+    each is.  One run of everything, then the next one, so that what makes the
+    machine slow for a while does not meet all runs of a row."""
+    def rank(run):
+        turn, name = run
+        return turn > 0 and experiments.ALL[name].later, turn
+    return sorted(((turn, name) for name, number in runs.items()
+                   for turn in range(number)), key=rank)
+
+
 def run_all(bench, options, state, chosen):
-    """In turns: one run of everything, then the next one, so that what makes
-    the machine slow for a while does not meet all runs of a row.  False: the
-    time was over before."""
-    runs = {row.experiment: runs_of(options, row.experiment)
-            for row in chosen}
+    """False: the time was over before all was run."""
     begun = time.monotonic()
-    for turn in range(max(runs.values())):
-        for name, number in runs.items():
-            if turn >= number or state.done(name) > turn:
-                continue
-            if options.limit and \
-                    time.monotonic() - begun > options.limit * 60:
-                return False
-            play(bench, state, name, not options.silent)
+    for turn, name in turns({row.experiment: runs_of(options, row.experiment)
+                             for row in chosen}):
+        if state.done(name) > turn:
+            continue
+        if options.limit and \
+                time.monotonic() - begun > options.limit * 60:
+            return False
+        play(bench, state, name, not options.silent)
     return True
 
 

@@ -24,7 +24,7 @@ ALL = {}
 # name: events, so many in bench-quick, lines
 INPUTS = {
     "words1": (2000000, 100000, lambda count: sut.words(count, 1)),
-    "words10": (2000000, 100000, lambda count: sut.words(count, 10)),
+    "words10": (MILLION, 100000, lambda count: sut.words(count, 10)),
     "readings": (MILLION, 100000, lambda count: sut.readings(count, KEYS)),
     "busy": (10000, 2000, lambda count: sut.fifty_bytes(count, 1000)),
     "hop": (2000000, 100000, lambda count: sut.fifty_bytes(count, 100)),
@@ -35,18 +35,21 @@ INPUTS = {
     "few-counter": (2000, 2000, lambda count: sut.readings(count, KEYS)),
     "some-words": (12000, 5000, lambda count: sut.words(count, 1)),
     "some-counter": (12000, 5000, lambda count: sut.readings(count, KEYS)),
-    "nexmark": (300000, 20000, nexmark.lines),
+    "nexmark": (200000, 20000, nexmark.lines),
     **{"growing%d" % power: (10 ** power, 10 ** min(power, 4),
                              lambda count: sut.words(count, 1))
        for power in POWERS},
 }
 
 
-def experiment(runs=5, quick=False):
-    """runs: of `make bench`; quick: also a part of bench-quick, once."""
+def experiment(runs=5, quick=False, later=False):
+    """runs: of `make bench`; quick: also a part of bench-quick, once.  later:
+    no goal needs all of its runs, so that the second comes after all others'
+    last one."""
     def declare(function):
         function.runs = runs
         function.quick = quick
+        function.later = later
         ALL[function.__name__] = function
         return function
     return declare
@@ -206,7 +209,7 @@ def instructions(bench):
 
 # -- how it grows -----------------------------------------------------------
 
-@experiment(runs=3)
+@experiment(runs=3, later=True)
 def events(bench):
     """Word count of ten thousand to ten million events."""
     figures = {}
@@ -217,7 +220,7 @@ def events(bench):
     return figures
 
 
-@experiment()
+@experiment(later=True)
 def workers(bench):
     """Word count with one to eight workers on this machine's processors."""
     count, source = bench.input("growing6")
@@ -481,7 +484,7 @@ def pathway_nexmark(bench, query, source):
                            peers.python(bench, "pathway"))
 
 
-@experiment(runs=3)
+@experiment(runs=3, later=True)
 def nexmark_queries(bench):
     """Nexmark's queries from a file to a file, ours, as a bare loop, in
     Bytewax and in Pathway, each with a checked output."""
@@ -535,7 +538,7 @@ def bytewax(bench):
     return peer(bench, "bytewax")
 
 
-@experiment()
+@experiment(later=True)
 def pathway(bench):
     """Pathway from a file to a file, which counts by itself."""
     return peer(bench, "pathway")
@@ -559,13 +562,13 @@ def peer_latency(bench, program, command):
     return figures
 
 
-@experiment()
+@experiment(later=True)
 def bytewax_latency(bench):
     """Bytewax TCP to TCP, without recovery."""
     return peer_latency(bench, "bytewax", "run")
 
 
-@experiment()
+@experiment(later=True)
 def pathway_latency(bench):
     """Pathway TCP to TCP, committing each millisecond."""
     return peer_latency(bench, "pathway", "merged")
@@ -597,7 +600,7 @@ def kafka_rates(bench, count, cases):
     return figures
 
 
-@experiment(runs=3)
+@experiment(runs=3, later=True)
 def kafka(bench):
     """JSON from a topic to a topic, a sum per key, with a real broker: ours
     exactly once, a bare loop without any guarantee, Bytewax, Quix Streams."""
@@ -620,7 +623,7 @@ def kafka_faust(bench):
         ("Faust exactly once", "faust", "exactly_once")])
 
 
-@experiment(runs=3)
+@experiment(runs=3, later=True)
 def kafka_latency(bench):
     """Topic to topic at 1,000 records a second, read when committed: ours,
     and the bare loop with transactions at the same cadence and without."""
@@ -640,7 +643,7 @@ def kafka_latency(bench):
     return figures
 
 
-@experiment(runs=3)
+@experiment(runs=3, later=True)
 def kafka_silence(bench):
     """kill -9 of one of two workers at 1,000 records a second: the longest
     time without an output of some partition."""

@@ -13,11 +13,6 @@ class Total:
         self.sum = 0
 
 
-@wallaroo.decoder()
-def decode(data):
-    return sums.decode(data)
-
-
 @wallaroo.key_extractor
 def key(data):
     return data["key"]
@@ -31,16 +26,16 @@ def add(data, state):
 
 @wallaroo.encoder
 def encode(data):
-    return sums.encode(data), data["key"], None
+    return sums.encode(data), data["key"]
 
 
 def application_setup(args):
     brokers, source, target = args[1:4]
-    addresses = [tuple(address.split(":")) for address in brokers.split(",")]
+    if not hasattr(wallaroo, "KafkaSource"):
+        raise SystemExit("this version is without Kafka")
     return wallaroo.build_application("sums", (
-        wallaroo.source("records", wallaroo.KafkaSourceConfig(
-            "records", source, addresses, "Warn", decode))
+        wallaroo.source("records", wallaroo.KafkaSource(
+            source, brokers, "ours-" + target, value=sums.decode))
         .key_by(key)
         .to(add)
-        .to_sink(wallaroo.KafkaSinkConfig(
-            target, addresses, "Warn", 0, 1000000, encode))))
+        .to_sink(wallaroo.KafkaSink(target, brokers, encode))))

@@ -3,9 +3,9 @@
     peer_pathway_nexmark.py QUERY INPUT OUTPUT
 
 Lines are taken apart by a Python function; everything else is its own, in
-Rust.  It has no windows of the machine's clock, so there is no q12.  Its output says
-what is true at the end, one line for each row: of q5 the best of a window
-once, not each new best.
+Rust.  It has no windows of the machine's clock, so there is no q12.  Its
+output says what is true at the end, one line for each row: of q5 the best of a
+window once, not each new best.
 """
 
 import csv

@@ -22,6 +22,7 @@ import sut
 from sut import NotRun, harness
 
 KAFKA = os.path.join(os.path.dirname(sut.HERE), "kafka")
+PATIENCE = 120		# seconds for all records
 READ_FOR = 60		# seconds without a record that must be there
 
 
@@ -175,7 +176,7 @@ class Ours:
             self.app.write_conf(args=self.arguments)
             self.app.start(limit=sut.LIMIT)
         except BaseException:
-            cannot = self.app.log_contains("cannot run yet")
+            cannot = self.app.log_contains("without Kafka|without librdkafka")
             self.app.__exit__(*([None] * 3 if cannot else sys.exc_info()))
             if cannot:
                 raise NotRun("these programs have no Kafka") from None
@@ -202,7 +203,7 @@ def reader(cluster, topic):
 def wait_written(consumer, topic, count, check):
     """As many records as that; marks of transactions are among them."""
     from confluent_kafka import KafkaException, TopicPartition
-    deadline = time.monotonic() + sut.LIMIT
+    deadline = time.monotonic() + PATIENCE
     places = [TopicPartition(topic, number)
               for number in range(sums.PARTITIONS)]
     written = 0
@@ -216,7 +217,7 @@ def wait_written(consumer, topic, count, check):
         check()
         if time.monotonic() > deadline:
             raise RuntimeError("%d of %d records after %d s" % (
-                written, count, sut.LIMIT))
+                written, count, PATIENCE))
         time.sleep(0.2)
 
 
