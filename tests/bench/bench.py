@@ -300,7 +300,7 @@ def turns(runs):
     machine slow for a while does not meet all runs of a row."""
     def rank(run):
         turn, name = run
-        return turn > 0 and experiments.ALL[name].later, turn
+        return experiments.ALL[name].later if turn else 0, turn
     return sorted(((turn, name) for name, number in runs.items()
                    for turn in range(number)), key=rank)
 

@@ -42,10 +42,10 @@ INPUTS = {
 }
 
 
-def experiment(runs=5, quick=False, later=False):
+def experiment(runs=5, quick=False, later=0):
     """runs: of `make bench`; quick: also a part of bench-quick, once.  later:
-    no goal needs all of its runs, so that the second comes after all others'
-    last one."""
+    its second run comes after the last one of all with a smaller number; 2:
+    no goal needs it."""
     def declare(function):
         function.runs = runs
         function.quick = quick
@@ -209,7 +209,7 @@ def instructions(bench):
 
 # -- how it grows -----------------------------------------------------------
 
-@experiment(runs=3, later=True)
+@experiment(runs=3, later=2)
 def events(bench):
     """Word count of ten thousand to ten million events."""
     figures = {}
@@ -220,7 +220,7 @@ def events(bench):
     return figures
 
 
-@experiment(later=True)
+@experiment(later=2)
 def workers(bench):
     """Word count with one to eight workers on this machine's processors."""
     count, source = bench.input("growing6")
@@ -332,7 +332,7 @@ def sustainable(driver, guess=None, seconds=3, lowest=2000, highest=512000,
     return good
 
 
-@experiment()
+@experiment(later=2)
 def sustained(bench):
     """The highest rate TCP to TCP with p99 at most 100 ms and no growing
     lag, by bisection."""
@@ -428,7 +428,7 @@ def recovery(bench):
     return figures
 
 
-@experiment()
+@experiment(later=2)
 def pressure(bench):
     """Memory of the worker when the receiver does not read and the sender
     never waits, less what it had before."""
@@ -484,7 +484,7 @@ def pathway_nexmark(bench, query, source):
                            peers.python(bench, "pathway"))
 
 
-@experiment(runs=3, later=True)
+@experiment(runs=3, later=2)
 def nexmark_queries(bench):
     """Nexmark's queries from a file to a file, ours, as a bare loop, in
     Bytewax and in Pathway, each with a checked output."""
@@ -538,7 +538,7 @@ def bytewax(bench):
     return peer(bench, "bytewax")
 
 
-@experiment(later=True)
+@experiment(later=2)
 def pathway(bench):
     """Pathway from a file to a file, which counts by itself."""
     return peer(bench, "pathway")
@@ -562,13 +562,13 @@ def peer_latency(bench, program, command):
     return figures
 
 
-@experiment(later=True)
+@experiment(later=2)
 def bytewax_latency(bench):
     """Bytewax TCP to TCP, without recovery."""
     return peer_latency(bench, "bytewax", "run")
 
 
-@experiment(later=True)
+@experiment(later=2)
 def pathway_latency(bench):
     """Pathway TCP to TCP, committing each millisecond."""
     return peer_latency(bench, "pathway", "merged")
@@ -600,7 +600,7 @@ def kafka_rates(bench, count, cases):
     return figures
 
 
-@experiment(runs=3, later=True)
+@experiment(runs=3, later=1)
 def kafka(bench):
     """JSON from a topic to a topic, a sum per key, with a real broker: ours
     exactly once, a bare loop without any guarantee, Bytewax, Quix Streams."""
@@ -623,7 +623,7 @@ def kafka_faust(bench):
         ("Faust exactly once", "faust", "exactly_once")])
 
 
-@experiment(runs=3, later=True)
+@experiment(runs=3, later=1)
 def kafka_latency(bench):
     """Topic to topic at 1,000 records a second, read when committed: ours,
     and the bare loop with transactions at the same cadence and without."""
@@ -643,7 +643,7 @@ def kafka_latency(bench):
     return figures
 
 
-@experiment(runs=3, later=True)
+@experiment(runs=3, later=1)
 def kafka_silence(bench):
     """kill -9 of one of two workers at 1,000 records a second: the longest
     time without an output of some partition."""

@@ -92,6 +92,14 @@ def test_unknown_row():
     assert "no row is called" in done.stderr
 
 
+def test_what_decides_a_goal_is_run_first():
+    order = runner.turns({"workers": 2, "kafka": 2, "counter": 3,
+                          "half_load": 1})
+    assert order == [
+        (0, "workers"), (0, "kafka"), (0, "counter"), (0, "half_load"),
+        (1, "counter"), (2, "counter"), (1, "kafka"), (1, "workers")]
+
+
 def test_goes_on_where_it_was(tmp_path):
     """Runs that were made count, a torn line and another commit's do not."""
     path, key = str(tmp_path / "state"), {"commit": "a", "minutes": 3}
