@@ -603,10 +603,12 @@ def kafka_rates(bench, count, cases):
 @experiment(runs=3, later=1)
 def kafka(bench):
     """JSON from a topic to a topic, a sum per key, with a real broker: ours
-    exactly once, a bare loop without any guarantee, Bytewax, Quix Streams."""
+    exactly once, a bare loop without any guarantee and one with transactions,
+    Bytewax, Quix Streams."""
     return kafka_rates(bench, 300000, [
         ("bare", "confluent", "plain"),
         ("ours", None, None),
+        ("transactions", "confluent", "transactions"),
         ("Bytewax default", "bytewax_kafka", "default"),
         ("Bytewax recovery", "bytewax_kafka", "recovery"),
         ("Bytewax two", "bytewax_kafka", "two processes"),

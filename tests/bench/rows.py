@@ -164,6 +164,7 @@ for query in nexmark.QUERIES:
 both("Kafka to Kafka exactly once / bare loop", "kafka", "ours", "bare",
      "ratio >= 0.7")
 for way, title, goal in (
+        ("transactions", "bare loop with transactions", None),
         ("Bytewax default", "Bytewax, default", None),
         ("Bytewax recovery", "Bytewax, recovery", "ratio >= 2"),
         ("Bytewax two", "Bytewax, recovery, two processes", "ratio >= 2"),

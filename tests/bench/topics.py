@@ -29,7 +29,7 @@ READ_FOR = 60		# seconds without a record that must be there
 def module():
     """tests/kafka/kafka.py."""
     if KAFKA not in sys.path:
-        sys.path.append(KAFKA)
+        sys.path.insert(0, KAFKA)
     import kafka
     return kafka
 
