@@ -129,24 +129,20 @@ struct client {
 	struct buf	 in;		/* what came back */
 };
 
+/* Of both clients of an input; what came back stays where it is. */
+static struct client clients[2];
+
 static int
 connect_client(struct client *c)
 {
 	int fd[2];
 
-	memset(c, 0, sizeof(*c));
+	buf_clear(&c->in);
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0,
 	    fd) == -1)
 		fuzz_check(!"there are sockets");
 	c->fd = fd[1];
 	return (fd[0]);
-}
-
-static void
-close_client(struct client *c)
-{
-	close(c->fd);
-	buf_fini(&c->in);
 }
 
 static void
@@ -261,7 +257,7 @@ fuzz_ctl(const uint8_t *data, size_t n)
 	struct fuzz_in in = { data, n };
 	struct supervisor *s = begin(fuzz_number(&in, 1));
 	int changes = sqlite3_total_changes(catalog.db), i;
-	struct client c[2];
+	struct client *c = clients;
 	uint64_t op;
 
 	for (i = 0; i < 2; i++)
@@ -283,7 +279,7 @@ fuzz_ctl(const uint8_t *data, size_t n)
 			take_replies(&c[i]);
 			if (!(op & 8))
 				break;
-			close_client(&c[i]);
+			close(c[i].fd);
 			ctl_take(s, connect_client(&c[i]));
 		}
 	}
@@ -292,7 +288,7 @@ fuzz_ctl(const uint8_t *data, size_t n)
 	ctl_close(s);
 	for (i = 0; i < 2; i++) {
 		take_replies(&c[i]);
-		close_client(&c[i]);
+		close(c[i].fd);
 	}
 	if (sqlite3_total_changes(catalog.db) != changes)
 		(void)sqlite3_exec(catalog.db, "DELETE FROM replays; "
@@ -441,7 +437,7 @@ fuzz_external(const uint8_t *data, size_t n)
 	struct fuzz_in in = { data, n };
 	struct supervisor *s = begin(fuzz_number(&in, 1));
 	struct external *x = external_begin(s);
-	struct client c[2];
+	struct client *c = clients;
 	uint64_t op;
 	int i;
 
@@ -471,14 +467,14 @@ fuzz_external(const uint8_t *data, size_t n)
 			break;
 		default:
 			take_answers(&c[i]);
-			close_client(&c[i]);
+			close(c[i].fd);
 			external_take(x, connect_client(&c[i]));
 		}
 	}
 	external_close(s);
 	for (i = 0; i < 2; i++) {
 		take_answers(&c[i]);
-		close_client(&c[i]);
+		close(c[i].fd);
 	}
 	close_channels(s);
 	end(s);

@@ -15,6 +15,7 @@
 #include "common/part.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/fuzz/fuzz_worker.h"
+#include "worker/sizes.h"
 
 /* --- the worker that gives up ------------------------------------------- */
 
@@ -577,8 +578,8 @@ fuzz_outbox(const uint8_t *data, size_t n)
 /* --- checkpoint, store --------------------------------------------------- */
 
 /* A worker that has something of everything that a checkpoint holds. */
-void
-fuzz_pack_some(struct buf *b)
+static void
+pack_some(struct buf *b)
 {
 	struct worker *w = fuzz_begin(&fuzz_pipeline, 2);
 	uint32_t source = 0;
@@ -596,6 +597,16 @@ fuzz_pack_some(struct buf *b)
 	w->saved_clock_ns = w->journal.clock_ns = 7;
 	checkpoint_pack(w, b);
 	fuzz_end(w);
+}
+
+void
+fuzz_pack_some(struct buf *b)
+{
+	static struct buf some;
+
+	if (some.len == 0)
+		pack_some(&some);
+	buf_add(b, some.data, some.len);
 }
 
 void
@@ -723,15 +734,52 @@ fuzz_store(const uint8_t *data, size_t n)
 
 /* --- peer ---------------------------------------------------------------- */
 
+/* Outboxes with a record, made once, and what they are made again from. */
+#define BOXES		8
+#define BOX_HEAD	8192
+#define BOX_SLOTS	300
+
+static struct {
+	struct outbox	 o;
+	uint8_t		 head[BOX_HEAD];
+	uint8_t		 segment[SEGMENT];
+	uint32_t	 spare[BOX_SLOTS];
+	uint32_t	 hollow[BOX_SLOTS];
+} boxes[BOXES];
+static size_t nboxes;
+
 static void
-open_box(struct worker *w, struct outbox *o)
+make_box(struct outbox *o, uint64_t lineage, size_t i)
 {
 	struct frame f = { .pos = 64, .records = 1 };
 	struct err err;
 
-	fuzz_check(outbox_create(o, NULL, 65536, w->lineage, 0, &err) == 0 &&
+	fuzz_check(outbox_create(o, NULL, 65536, lineage, 0, &err) == 0 &&
 	    outbox_reserve(o, 200, &err) == 0);
 	outbox_append(o, &f, slice_of("record", 6), NULL);
+	fuzz_check(o->head_size == BOX_HEAD && o->nslots <= BOX_SLOTS);
+	boxes[i].o = *o;
+	memcpy(boxes[i].head, o->h, BOX_HEAD);
+	memcpy(boxes[i].segment, o->segment[0], SEGMENT);
+	memcpy(boxes[i].spare, o->spare, o->nslots * sizeof(*o->spare));
+	memcpy(boxes[i].hollow, o->hollow, o->nslots * sizeof(*o->hollow));
+}
+
+static void
+open_box(struct worker *w, struct outbox *o)
+{
+	size_t i = nboxes++;
+
+	fuzz_check(i < BOXES);
+	if (boxes[i].o.h == NULL) {
+		make_box(o, w->lineage, i);
+		return;
+	}
+	*o = boxes[i].o;
+	memcpy(o->h, boxes[i].head, BOX_HEAD);
+	memcpy(o->segment[0], boxes[i].segment, SEGMENT);
+	memcpy(o->spare, boxes[i].spare, o->nslots * sizeof(*o->spare));
+	memcpy(o->hollow, boxes[i].hollow, o->nslots * sizeof(*o->hollow));
 }
 
 static void
@@ -746,11 +794,21 @@ each_box(struct worker *w, void (*fn)(struct worker *, struct outbox *))
 			fn(w, &w->sinks[i].box);
 }
 
+/* One that has grown has other segments: it is made anew. */
 static void
 close_box(struct worker *w, struct outbox *o)
 {
+	size_t i = 0;
+
 	(void)w;
-	outbox_close(o);
+	while (boxes[i].o.h != o->h)
+		fuzz_check(++i < BOXES);
+	if (o->segment[1] != NULL) {
+		outbox_close(o);
+		memset(&boxes[i], 0, sizeof(boxes[i]));
+	}
+	memset(o, 0, sizeof(*o));
+	nboxes--;
 }
 
 /* What a worker's channel brings, in two pieces. */
