@@ -39,6 +39,29 @@ call_failed(struct host_app *app, struct err *err)
 }
 
 /*
+ * Call f with n arguments, args[1] and so on; the place in front is lent to
+ * methods, for their self.  A function that is written in Python is entered
+ * without the checks and detours that others need.
+ */
+static inline PyObject *
+enter(PyObject *f, PyObject **args, size_t n)
+{
+	PyObject *function;			/* borrowed from f */
+
+	if (PyFunction_Check(f))
+		return (((PyFunctionObject *)(void *)f)->vectorcall(f,
+		    args + 1, n | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL));
+	if (PyMethod_Check(f) && PyFunction_Check(function =
+	    PyMethod_GET_FUNCTION(f))) {
+		args[0] = PyMethod_GET_SELF(f);
+		return (((PyFunctionObject *)(void *)function)->vectorcall(
+		    function, args, n + 1, NULL));
+	}
+	return (PyObject_Vectorcall(f, args + 1,
+	    n | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL));
+}
+
+/*
  * Call f with one argument (second NULL) or two.  Returns new; NULL: *err is
  * set.  The arguments are borrowed.
  */
@@ -46,12 +69,9 @@ static inline PyObject *
 call(struct host_app *app, PyObject *f, PyObject *first, PyObject *second,
     struct err *err)
 {
-	/* The place in front is lent to methods, for their self. */
 	PyObject *args[3] = { NULL, first, second }, *r;
-	size_t n = second == NULL ? 1 : 2;
 
-	r = PyObject_Vectorcall(f, args + 1,
-	    n | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+	r = enter(f, args, second == NULL ? 1 : 2);
 	if (__builtin_expect(r == NULL, 0))
 		call_failed(app, err);
 	return (r);
