@@ -132,7 +132,7 @@ def environment(scratch, package, programs):
 def main(paths):
     source = os.path.dirname(os.path.dirname(os.path.dirname(
         os.path.abspath(__file__))))
-    programs = os.environ.get("WALLAROO_BUILD", source)
+    programs = os.path.abspath(os.environ.get("WALLAROO_BUILD", source))
     status = 0
     for path in paths:
         with tempfile.TemporaryDirectory() as scratch:
