@@ -31,7 +31,8 @@ def encode(data):
 
 def application_setup(args):
     brokers, source, target = args[1:4]
-    if not hasattr(wallaroo, "KafkaSource"):
+    if not (hasattr(wallaroo, "KafkaSource")
+            and hasattr(wallaroo, "KafkaSink")):
         raise SystemExit("this version is without Kafka")
     return wallaroo.build_application("sums", (
         wallaroo.source("records", wallaroo.KafkaSource(
