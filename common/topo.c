@@ -24,7 +24,7 @@ static const char *const stage_kinds[] = { "step", "state", "key_by",
     "collect", "exchange", "sinks", "range_windows", "count_windows",
     "event_time", "timed_state", NULL };
 static const char *const sink_kinds[] = { "tcp", "file", "stdout",
-    "connector", "dead-letter", NULL };
+    "connector", "kafka", "dead-letter", NULL };
 static const char *const policies[] = { "default", "fail", "skip",
     "dead-letter", NULL };
 
@@ -235,6 +235,15 @@ get_stage(struct topo_stage *s, struct mp *c)
 }
 
 static void
+get_kafka_sink(struct topo_sink *s, struct mp *c)
+{
+	get_kafka(&s->kafka, c);
+	s->topic = mp_get_strdup(c);
+	s->exactly_once = mp_get_bool(c);
+	s->commit_ms = (uint32_t)mp_get_uint(c, 3600000);
+}
+
+static void
 get_sink(struct topo_sink *s, struct mp *c)
 {
 	uint32_t n = mp_get_array(c);
@@ -247,10 +256,13 @@ get_sink(struct topo_sink *s, struct mp *c)
 	s->path = mp_get_strdup(c);
 	s->exchange = get_index(c);
 	s->policy = (enum topo_policy)get_name(c, policies);
-	if (n != (s->kind == SINK_CONNECTOR ? 9 : 8))
+	if (n != (s->kind == SINK_CONNECTOR ? 9 : s->kind == SINK_KAFKA ?
+	    13 : 8))
 		c->bad = true;
 	if (s->kind == SINK_CONNECTOR)
 		s->cookie = mp_get_strdup(c);
+	if (s->kind == SINK_KAFKA)
+		get_kafka_sink(s, c);
 }
 
 static size_t
@@ -414,11 +426,14 @@ check_sink(const struct topo *t, const struct topo_sink *s, struct err *err)
 		return (bad(err, "sink", s->name, last ?
 		    "the last sink must be the dead letters" :
 		    "only the last sink is for dead letters"));
-	if (sink_connects(s) != (s->exchange == -1))
+	if (sink_is_everywhere(s) != (s->exchange == -1))
 		return (bad(err, "sink", s->name, s->exchange == -1 ?
 		    "has no exchange" : "must not have an exchange"));
 	if (sink_connects(s) && (s->host[0] == '\0' || s->port == 0))
 		return (bad(err, "sink", s->name, "has no address"));
+	if (s->kind == SINK_KAFKA && (s->kafka.brokers[0] == '\0' ||
+	    s->topic[0] == '\0'))
+		return (bad(err, "sink", s->name, "has no brokers or topic"));
 	if (s->kind == SINK_FILE && s->path[0] == '\0')
 		return (bad(err, "sink", s->name, "has no path"));
 	return (0);
@@ -635,6 +650,8 @@ topo_fini(struct topo *t)
 		free(t->sinks[i].host);
 		free(t->sinks[i].path);
 		free(t->sinks[i].cookie);
+		kafka_fini(&t->sinks[i].kafka);
+		free(t->sinks[i].topic);
 	}
 	free(t->application);
 	free(t->version);

@@ -20,11 +20,12 @@
  *         event_time: lateness_ns, idle_ns; for a state that has a function
  *         for the end: its number; for timed_state: whether by event time
  * sink:   [name, kind, fn, host, port, path, exchange, policy], and for a
- *         connector: cookie
+ *         connector: cookie; for Kafka: brokers, settings, topic,
+ *         exactly_once, commit_ms
  * kinds, framing and policy are the str names of the enums' comments; next,
  * fn and exchange are ints, -1 = none; port and numbers are ints; multi is
  * bool; key is bin; the rest str.  settings of Kafka are [[name, from, text]
- * ...], whole is bool.
+ * ...], whole and exactly_once are bool.
  */
 #ifndef COMMON_TOPO_H
 #define COMMON_TOPO_H
@@ -76,6 +77,8 @@ enum topo_sink_kind {
 	SINK_STDOUT,		/* "stdout": one writer per application */
 	SINK_CONNECTOR,		/* "connector": one connection per worker, by
 				   the connector protocol */
+	SINK_KAFKA,		/* "kafka": a topic; each worker is a producer
+				   of its own */
 	SINK_DEAD		/* "dead-letter": exactly one, the last sink; a
 				   file whose path is the configuration's;
 				   the sinks stage does not send to it */
@@ -166,6 +169,11 @@ struct topo_sink {
 	int			 exchange;	/* to the one writer, or -1 */
 	enum topo_policy	 policy;
 	char			*cookie;	/* CONNECTOR: for its HELLO */
+	/* KAFKA: */
+	struct topo_kafka	 kafka;
+	char			*topic;
+	bool			 exactly_once;	/* by transactions */
+	uint32_t		 commit_ms;	/* their cadence */
 };
 struct topo {
 	char			*application;
@@ -196,6 +204,12 @@ static inline bool
 sink_connects(const struct topo_sink *s)
 {
 	return (s->kind == SINK_TCP || s->kind == SINK_CONNECTOR);
+}
+/* Does every worker write to it, not one? */
+static inline bool
+sink_is_everywhere(const struct topo_sink *s)
+{
+	return (sink_connects(s) || s->kind == SINK_KAFKA);
 }
 static inline bool
 stage_has_windows(const struct topo_stage *s)

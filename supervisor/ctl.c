@@ -155,7 +155,8 @@ status_sinks(struct buf *b, const struct supervisor *s)
 {
 	static const char *const kinds[] = { [SINK_TCP] = "tcp",
 	    [SINK_FILE] = "file", [SINK_STDOUT] = "stdout",
-	    [SINK_CONNECTOR] = "connector", [SINK_DEAD] = "dead-letter" };
+	    [SINK_CONNECTOR] = "connector", [SINK_KAFKA] = "kafka",
+	    [SINK_DEAD] = "dead-letter" };
 	uint32_t i;
 
 	for (i = 0; i < s->topo.nsinks; i++) {

@@ -59,7 +59,7 @@ worker_make(struct worker *w, struct err *err)
 	make_peers(w);
 	for (i = 0; i < w->topo.nsinks; i++) {
 		w->sinks[i].fd = -1;
-		w->sinks[i].mine = sink_connects(&w->topo.sinks[i]) ||
+		w->sinks[i].mine = sink_is_everywhere(&w->topo.sinks[i]) ||
 		    automaton_writer(&w->a, i) == w->me;
 		if (w->topo.sinks[i].kind == SINK_CONNECTOR)
 			w->sinks[i].committer = committer_new(w,

@@ -327,7 +327,14 @@ on_box_head(struct spread *s, uint32_t old, struct slice head,
 	if (i == t->nsinks)
 		return (0);
 	now.open = true;
-	now.to = sink_connects(&t->sinks[i]) ? old % s->new_n :
+	/* How far a topic has come must be known: its frames get new places. */
+	if (t->sinks[i].kind == SINK_KAFKA && k.opened == 1 &&
+	    k.file_base != 1)
+		return (err_set(err, ERR_REFUSED, "worker %u does not know "
+		    "what the topic of sink \"%s\" has got: start as many "
+		    "workers as before, and stop when the brokers run", old,
+		    t->sinks[i].name));
+	now.to = sink_is_everywhere(&t->sinks[i]) ? old % s->new_n :
 	    (uint32_t)(i % s->new_n);
 	now.number = BOX_SINKS + 2 * (uint32_t)i;
 	now.resume = k.resume;

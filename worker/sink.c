@@ -29,6 +29,7 @@
 #include "common/fault.h"
 #include "common/log.h"
 #include "common/mem.h"
+#include "worker/kafka_sink.h"
 #include "worker/mapped.h"
 #include "worker/planted.h"
 #include "worker/worker.h"
@@ -59,6 +60,12 @@ kept_from(const struct sink *s)
 		return (s->box.payload_tail);
 	(void)outbox_frame(&s->box, outbox_head(&s->box), &f);
 	return (f.payload);
+}
+
+uint64_t
+sink_kept_from(const struct sink *s)
+{
+	return (kept_from(s));
 }
 
 /* Go on at payload offset `to`. */
@@ -660,7 +667,7 @@ flush_file(struct sink *s)
 static bool
 syncs(const struct sink *s)
 {
-	return (s->w->machine && s->mine && !sink_connects(
+	return (s->w->machine && s->mine && !sink_is_everywhere(
 	    &s->w->topo.sinks[s->index]) && !s->pipe && s->fd != -1);
 }
 
@@ -834,6 +841,8 @@ sink_open(struct worker *w, struct err *err)
 			return (-1);
 		if (s->committer != NULL && committer_open(s, err) == -1)
 			return (-1);
+		if (kind(s) == SINK_KAFKA && kafka_sink_open(s, err) == -1)
+			return (-1);
 	}
 	return (0);
 }
@@ -859,6 +868,10 @@ sink_flush(struct worker *w)
 			continue;
 		if (s->committer != NULL) {
 			committer_flush(s);
+			continue;
+		}
+		if (s->kafka != NULL) {
+			kafka_sink_flush(s);
 			continue;
 		}
 		if (kind(s) != SINK_TCP) {
@@ -966,6 +979,8 @@ sink_finish(struct worker *w)
 	for (i = 0; i < w->topo.nsinks; i++)
 		if (w->sinks[i].committer != NULL)
 			committer_finish(&w->sinks[i]);
+		else if (w->sinks[i].kafka != NULL)
+			kafka_sink_finish(&w->sinks[i]);
 		else if (w->sinks[i].mine && w->sinks[i].fd == -1)
 			outbox_sink(&w->sinks[i].box)->resume =
 			    outbox_sink(&w->sinks[i].box)->conn == 0 &&

@@ -114,6 +114,7 @@ struct sink {
 	uint64_t	 synced;	/* file: payload that is on the disk */
 	uint64_t	 retry_ns;	/* when to try again */
 	struct committer *committer;	/* of a connector */
+	struct kafka_sink *kafka;	/* of a topic */
 	ev_io		 wr;
 };
 
@@ -383,6 +384,7 @@ void	sink_committed(struct worker *); /* as the last snapshot has it */
  * a connection. */
 void	sink_seek(struct sink *, uint64_t to);
 void	sink_trim(struct sink *, uint64_t to);
+uint64_t sink_kept_from(const struct sink *);	/* first byte in the outbox */
 void	sink_ask(struct sink *);
 /* Files on a disk: is there something to sync?  Put it into a round.  A round
  * has come back; or it has failed, and nothing since the last is sure. */

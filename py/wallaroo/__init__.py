@@ -69,6 +69,8 @@ from ._kafka import (
     KafkaSinkConfig,
     KafkaSourceConfig,
 )
+from ._kafka_settings import FromEnv, FromFile
+from ._kafka_sink import KafkaSink
 from ._pipeline import Pipeline, _PipelineTree, build_application, source
 from ._timers import Timers
 from ._windows import (
@@ -126,7 +128,10 @@ __all__ = [
     "Encoder",
     "FileSinkConfig",
     "FileSourceConfig",
+    "FromEnv",
+    "FromFile",
     "GenSourceConfig",
+    "KafkaSink",
     "KafkaSinkConfig",
     "KafkaSourceConfig",
     "KeyExtractor",

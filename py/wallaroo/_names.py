@@ -145,7 +145,7 @@ def source_names(stages: Iterable[Any]) -> list[str]:
 
 # Of the configurations' tuples; else the last member.
 ENCODER_AT = {"sink_connector": 4}
-KAFKA = ("kafka", "kafka-internal")
+KAFKA = ("kafka", "kafka-internal", "kafka-sink")
 
 
 def encoder_of(config: Any) -> Any:
@@ -160,7 +160,7 @@ def sink_names(configs: Iterable[Any]) -> list[str]:
         if config[0] == "tcp":
             names.append("%s:%s" % (config[2], config[3]))
             continue
-        if config[0] == "kafka":
+        if config[0] in ("kafka", "kafka-sink"):
             names.append("kafka:%s" % (config[2],))
             continue
         if config[0] in ("kafka-internal", "sink_connector"):

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Optional, Union
 
-from . import _event_time, _names, _timers, _windows
+from . import _event_time, _kafka_record, _names, _timers, _windows
 from ._errors import api_error, check_policy, user_traceback
 
 Key = bytes
@@ -896,19 +896,7 @@ def encoded_for_kafka(encoder: Any, value: Any) -> Optional[bytes]:
     record = encoder.encode(value)
     if record is None:
         return None
-    if not isinstance(record, tuple) or len(record) not in (2, 3):
-        raise TypeError(
-            "encode must return (value, key, partition) for Kafka, not %r"
-            % (record,)
-        )
-    data, key, partition = (record + (None,))[:3]
-    if not (
-        isinstance(data, (bytes, str))
-        and isinstance(key, (bytes, str, type(None)))
-        and isinstance(partition, (int, type(None)))
-    ):
-        raise TypeError("encode gave %r for Kafka" % (record,))
-    return data.encode("utf-8") if isinstance(data, str) else bytes(data)
+    return _kafka_record.parts(record)[0] or b""
 
 
 def as_key(key: Any) -> Key:

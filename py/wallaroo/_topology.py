@@ -11,7 +11,9 @@ import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn, Optional
 
-from . import _event_time, _names, _timers, _windows
+from . import (
+    _event_time, _kafka_record, _kafka_sink, _names, _timers, _windows
+)
 from ._errors import api_error, check_policy
 from ._mistakes import without
 from .codecs import FramedDecoder
@@ -329,6 +331,15 @@ class _Compiler:
             policy(encoder), cookie,
         ]
 
+    def kafka_sink(self, name: str, config: Any) -> list[Any]:
+        encoder = _names.encoder_of(config)
+        fn = self.add_function(
+            _kafka_record.packing(function(encoder, "encode")))
+        return [
+            name, "kafka", fn, "", 0, "", NONE, policy(encoder),
+            *_kafka_sink.wire(name, config),
+        ]
+
     def sinks(self, exchange: int) -> list[Any]:
         """All sinks; those with one writer get exchanges from here on."""
         result = []
@@ -346,6 +357,9 @@ class _Compiler:
                     check_text("The path", path, name)
             elif kind == "sink_connector":
                 result.append(self.connector_sink(name, config))
+                continue
+            elif kind in _names.KAFKA:
+                result.append(self.kafka_sink(name, config))
                 continue
             else:
                 refuse_connected("Sink", name, kind)

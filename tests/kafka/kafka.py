@@ -9,6 +9,7 @@
         kafka.brokers                           # "127.0.0.1:17001,..."
         kafka.kill(1)                           # kill -9 of node 1
         kafka.start(1)                          # again, same port, same data
+        kafka.read("words")                     # what is committed, to the end
         kafka.lag("my-group")                   # [{"topic", "partition", ...}]
         kafka.tool("kafka.admin.ConfigCommand", "--help")   # any of its own
         ck = client()                           # the module confluent_kafka
@@ -369,6 +370,29 @@ class Cluster:
     def delete_group(self, name):
         self.admin().delete_consumer_groups([name])[name].result(LIMIT)
 
+    def read(self, topic, isolation="read_committed"):
+        """All messages of a topic that such a reader sees, to the end, each
+        partition's in its order."""
+        ck = client()
+        consumer = ck.Consumer({
+            "bootstrap.servers": self.brokers, "group.id": "reader",
+            "enable.auto.commit": False, "enable.partition.eof": True,
+            "isolation.level": isolation})
+        known = consumer.list_topics(topic, LIMIT).topics[topic].partitions
+        consumer.assign([ck.TopicPartition(topic, p, ck.OFFSET_BEGINNING)
+                         for p in known])
+        messages, ended = [], set()
+        while len(ended) < len(known):
+            message = consumer.poll(LIMIT)
+            if message is None:
+                raise KafkaError("nothing comes from " + topic)
+            if message.error() is None:
+                messages.append(message)
+            elif message.error().code() == ck.KafkaError._PARTITION_EOF:
+                ended.add(message.partition())
+        consumer.close()
+        return messages
+
     def tool(self, name, *arguments):
         """What one of Kafka's own command classes prints."""
         run = subprocess.run(
@@ -384,7 +408,7 @@ class Cluster:
         text = self.tool(
             "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
             "--bootstrap-server", self.brokers, "--describe", "--offsets",
-            "--group", group)
+            "--timeout", str(int(LIMIT * 1000)), "--group", group)
         rows, names = [], None
         for line in text.splitlines():
             words = line.split()
@@ -396,6 +420,8 @@ class Cluster:
                              "lag"):
                     row[name] = None if row[name] == "-" else int(row[name])
                 rows.append(row)
+        if names is None:
+            raise KafkaError("no offsets of %s: %s" % (group, text))
         return rows
 
     def logs(self):

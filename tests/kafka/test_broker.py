@@ -2,33 +2,14 @@
 
 import pytest
 
-from kafka import VERSIONS, Cluster, KafkaError, client
+from kafka import VERSIONS, Cluster, client
 
 TOPIC = "words"
 POSITION = "a-sink"		# a group that nobody is a member of
 
 
-def read_all(kafka, topic, group="reader"):
-    """The values that a reader of what is committed sees, to the end."""
-    ck = client()
-    consumer = ck.Consumer({
-        "bootstrap.servers": kafka.brokers, "group.id": group,
-        "auto.offset.reset": "earliest", "enable.auto.commit": False,
-        "isolation.level": "read_committed", "enable.partition.eof": True})
-    partitions = consumer.list_topics(topic, 60).topics[topic].partitions
-    consumer.assign([ck.TopicPartition(topic, p, ck.OFFSET_BEGINNING)
-                     for p in partitions])
-    values, ended = [], set()
-    while len(ended) < len(partitions):
-        message = consumer.poll(60)
-        if message is None:
-            raise KafkaError("nothing comes")
-        if message.error() is None:
-            values.append(message.value())
-        elif message.error().code() == ck.KafkaError._PARTITION_EOF:
-            ended.add(message.partition())
-    consumer.close()
-    return values
+def read_all(kafka, topic):
+    return [message.value() for message in kafka.read(topic)]
 
 
 def transaction(kafka, producer, value, position):

@@ -24,6 +24,7 @@ class Point:
         self.process = process		# "worker", "writer", "supervisor"...
         self.peers = "peers" in needs	# passed with several workers
         self.machine = "machine" in needs	# with this durability
+        self.kafka = "kafka" in needs	# tests/kafka has these
         self.kinds = kinds		# of calls, besides those of any point
         self.text = text
 
@@ -48,6 +49,11 @@ class Listed:
         if not self.points:
             raise RuntimeError("%s lists no fault points: configure it with "
                                "--enable-fault-points" % program)
+
+
+    def here(self):
+        """Points that the matrix's own application passes."""
+        return [p for p in self.points.values() if not p.kafka]
 
 
 class Faults:

@@ -124,9 +124,10 @@ def fits(point, workers, machine):
 def pairs_of(listed, rng, workers, machine):
     """Two points; not those that only an application passes that reads
     something else, because the other may need clients."""
-    return rng.sample([name for name, point in sorted(listed.points.items())
-                       if fits(point, workers, machine) and not name.startswith(
-                           ("file_read_", "stdin_take_", "dir_make_"))], 2)
+    return rng.sample([point.name for point in sorted(
+        listed.here(), key=lambda point: point.name)
+        if fits(point, workers, machine) and not point.name.startswith(
+            ("file_read_", "stdin_take_", "dir_make_"))], 2)
 
 
 def cells_of(point, workers, seeds, other_seeds):
@@ -151,7 +152,7 @@ def cells_of(point, workers, seeds, other_seeds):
 def all_cells(listed, seeds=20, other_seeds=3, pairs=200):
     """The whole matrix, in an order that mixes everything."""
     cells = []
-    for point in listed.points.values():
+    for point in listed.here():
         for workers in WORKERS:
             if fits(point, workers, True):
                 cells += cells_of(point, workers, seeds, other_seeds)
@@ -175,7 +176,7 @@ def sample_cells(listed, seed):
     rng = random.Random(seed)
     cells = []
     others = {}
-    points = list(listed.points.values())
+    points = listed.here()
     for pair in zip(points[::2], points[1::2]):
         point = rng.choice(pair)
         cells.append(Cell(3, "kill", [point.name], seed, point.machine))
@@ -816,7 +817,8 @@ class Runner:
         wide = [max(len(kind), 5) for kind in kinds]
         lines = ["%-26s%s" % ("", " ".join(
             kind.rjust(width) for kind, width in zip(kinds, wide)))]
-        for name in [*listed.points, "pairs", *SIDES, *OLDER]:
+        points = [point.name for point in listed.here()]
+        for name in [*points, "pairs", *SIDES, *OLDER]:
             for row in (name, name + " m"):
                 shown = ["%d/%d" % counts[row, kind] if (row, kind) in counts
                          else "-" for kind in kinds]

@@ -38,7 +38,7 @@ def copy(source):
     ignored = shutil.ignore_patterns(
         ".git", "*.o", "*.a", "config.status", "config.h", "stamp-h1",
         "__pycache__", "test-results", "matrix-build", "coverage-build",
-        "bench-peers", "bench-inputs", "_build")
+        "bench-peers", "bench-inputs", "kafka-cache", "_build")
 
     def ignore(where, names):
         # other builds within the tree
