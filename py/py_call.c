@@ -329,6 +329,8 @@ ull(uint64_t v)
 static int
 window_fired(PyObject *r, struct host_out *out, struct host_window *w)
 {
+	long wait;
+
 	if (!PyTuple_Check(r) || PyTuple_GET_SIZE(r) != 5 ||
 	    !PyList_Check(PyTuple_GET_ITEM(r, 0)) ||
 	    !PyList_Check(PyTuple_GET_ITEM(r, 2))) {
@@ -337,7 +339,10 @@ window_fired(PyObject *r, struct host_out *out, struct host_window *w)
 	}
 	w->newest_ns = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(r, 1));
 	w->due = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(r, 3));
-	w->open = PyTuple_GET_ITEM(r, 4) == Py_True;
+	wait = PyLong_AsLong(PyTuple_GET_ITEM(r, 4));
+	w->open = wait == 1;		/* as in _windows.Fired */
+	w->rests = wait == 2;
+	w->gone = wait == 3;
 	if (PyErr_Occurred())
 		return (-1);
 	return (window_outputs(PyTuple_GET_ITEM(r, 0), out, w));

@@ -936,6 +936,42 @@ stage_error(struct automaton *a, int stage, const void *v,
 
 /* --- step and state ------------------------------------------------------ */
 
+/* Of a key that has expired there is nothing, until another message comes. */
+static void
+expire(struct automaton *a, int stage, struct kent *e)
+{
+	struct keytab *t = &a->keys[stage];
+
+	windows_forget(&a->windows[stage], e);
+	a->host->state_free(a->app, e->obj);
+	e->obj = NULL;
+	e->gone = true;
+	t->gone++;
+	a->nkeys--;
+	STAT_SET(a->stats, keys, a->nkeys);
+}
+
+/* That it had expired is saved, if that is still to be done. */
+static void
+revive(struct automaton *a, int stage, struct kent *e)
+{
+	struct keytab *t = &a->keys[stage];
+
+	if (keytab_waits(t, e))
+		a->save_first(a->save_arg, (size_t)stage, e);
+	e->gone = false;
+	t->gone--;
+	a->nkeys++;
+	STAT_SET(a->stats, keys, a->nkeys);
+}
+
+void
+automaton_forget(struct automaton *a, size_t stage, struct kent *e)
+{
+	if (e->gone)
+		keytab_remove(&a->keys[stage], e);
+}
+
 /* A new state, or a saved one that is needed now; NULL: *err is set. */
 static struct kent *
 make_state(struct automaton *a, int stage, struct flow *f, struct kent *e)
@@ -946,7 +982,7 @@ make_state(struct automaton *a, int stage, struct flow *f, struct kent *e)
 
 	if (enter_user(a, &f->o, stage, st->fn, f->err) == -1)
 		return (NULL);
-	if (e == NULL)
+	if (e == NULL || e->gone)
 		r = a->host->state_new(a->app, st->fn, &obj, f->err);
 	else
 		r = a->host->state_load(a->app, st->fn,
@@ -958,7 +994,8 @@ make_state(struct automaton *a, int stage, struct flow *f, struct kent *e)
 		e = keytab_add(&a->keys[stage], f->key, f->hash);
 		a->nkeys++;
 		STAT_SET(a->stats, keys, a->nkeys);
-	}
+	} else if (e->gone)
+		revive(a, stage, e);
 	e->obj = obj;
 	free(e->saved);
 	e->saved = NULL;
@@ -1457,7 +1494,7 @@ fire(struct automaton *a, int stage, struct kent *e, host_val v,
 	out->n = 0;
 	f->key = slice_of(e->key, e->key_len);	/* the same, and it stays */
 	win->event = st->by_event ? &a->event[f->depth] : NULL;
-	win->late = false;
+	win->late = win->rests = win->gone = false;
 	win->of = NULL;
 	r = a->host->window(a->app, fn_of_dues(st), e->obj, f->key, v,
 	    time_for(a, st, v, &f->o), watermark, out, win, window_failed,
@@ -1469,6 +1506,8 @@ fire(struct automaton *a, int stage, struct kent *e, host_val v,
 	}
 	if (win->late) {
 		STAT_ADD(a->stats, late, 1);
+		if (e->window == NULL)		/* it was made for this */
+			expire(a, stage, e);
 		return (0);
 	}
 	if (win->same && st->kind == STAGE_TIMED)
@@ -1479,9 +1518,11 @@ fire(struct automaton *a, int stage, struct kent *e, host_val v,
 	}
 	if (st->kind == STAGE_STATE)
 		windows_had_end(&a->windows[stage], e);
+	else if (win->gone)
+		expire(a, stage, e);
 	else
-		windows_note(&a->windows[stage], e, win->due, win->open,
-		    a->now_ns);
+		windows_note(&a->windows[stage], e, win->due, win->rests ?
+		    WAIT_REST : win->open ? WAIT_OPEN : WAIT_IDLE, a->now_ns);
 	return (st->kind == STAGE_TIMED && v != NULL ?
 	    run_passed(a, stage, f) : run_fired(a, stage, f));
 }
@@ -2563,7 +2604,7 @@ fire_key(struct automaton *a, const struct entry *e, int i, struct kent *k,
 	if (st->kind == STAGE_STATE)
 		windows_had_end(w, k);
 	else
-		windows_note(w, k, UINT64_MAX, false, e->time_ns);
+		windows_note(w, k, UINT64_MAX, WAIT_IDLE, e->time_ns);
 	return (stage_error(a, i, NULL, &f));
 }
 
@@ -2983,6 +3024,8 @@ automaton_save(struct automaton *a, size_t stage, struct kent *e,
 {
 	const struct topo_stage *st = &a->topo->stages[stage];
 
+	if (e->gone)
+		return (0);
 	if (stage_has_heads(st))
 		windows_put_head(e, b);
 	return (a->host->state_save(a->app, st->fn, e->obj, b, err));
@@ -3012,7 +3055,7 @@ automaton_query(struct automaton *a, struct slice step, struct slice key,
 	if (e == NULL && a->keys[i].partial && find_saved(a, i, key,
 	    part_hash(key), &e, err) == -1)
 		return (-1);
-	if (e == NULL)
+	if (e == NULL || e->gone)
 		return (0);
 	*found = true;
 	if (e->obj != NULL) {

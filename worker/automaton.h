@@ -245,9 +245,12 @@ automaton_ended(const struct automaton *a)
  * key is replaced.  -1: *err is set. */
 int	automaton_load(struct automaton *, size_t stage, struct slice key,
 	    struct slice value, struct err *);
-/* Its bytes to be saved; from the checkpoint. */
+/* Its bytes to be saved, none for one that has expired; from the checkpoint.
+ */
 int	automaton_save(struct automaton *, size_t stage, struct kent *,
 	    struct buf *, struct err *);
+/* It was saved: one that has expired is forgotten. */
+void	automaton_forget(struct automaton *, size_t stage, struct kent *);
 /* All connections that the checkpoint knew are gone. */
 void	automaton_forget_conns(struct automaton *);
 /* The turn has gone to the outboxes. */

@@ -99,6 +99,7 @@ static void
 pack_keys(const struct worker *w, struct buf *b)
 {
 	const struct keytab *t = w->a.keys;
+	uint64_t keys;
 	uint32_t i, n = 0;
 
 	for (i = 0; i < w->topo.nstages; i++)
@@ -108,9 +109,11 @@ pack_keys(const struct worker *w, struct buf *b)
 		if (stage_has_state(&w->topo.stages[i])) {
 			mp_put_array(b, 2);
 			mp_put_int(b, w->store.step_id[i]);
-			/* At the start they are not loaded yet. */
-			mp_put_uint(b, t[i].n + t[i].left > w->saved_keys[i] ?
-			    t[i].n + t[i].left : w->saved_keys[i]);
+			/* At the start they are not loaded yet.  Those that
+			 * have expired will not be in the file. */
+			keys = t[i].n + t[i].left - t[i].gone;
+			mp_put_uint(b, keys > w->saved_keys[i] ? keys :
+			    w->saved_keys[i]);
 		}
 }
 
@@ -424,6 +427,10 @@ save_key(void *arg, size_t stage, struct kent *e)
 		    "key \"%.*s\" cannot be saved:\n%s",
 		    w->topo.stages[stage].name, (int)(e->key_len < 100 ?
 		    e->key_len : 100), (const char *)e->key, err.text);
+	if (b.len == 0 && !e->gone)
+		worker_fatal(w, EXIT_PERMANENT, "the state of step \"%s\" "
+		    "was saved as no bytes, which means that there is none",
+		    w->topo.stages[stage].name);
 	store_job_row(w->taking, stage, slice_of(e->key, e->key_len),
 	    buf_slice(&b));
 	e->round = 0;
@@ -442,8 +449,10 @@ save_keys(struct worker *w, uint64_t until)
 		do {
 			most = SLICE_KEYS;
 			while ((e = keytab_waiting(&w->a.keys[i], &most)) !=
-			    NULL)
+			    NULL) {
 				save_key(w, i, e);
+				automaton_forget(&w->a, i, e);
+			}
 			if (most == 0 && until != 0 && clock_mono_ns() >=
 			    until)
 				return (false);

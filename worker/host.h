@@ -64,6 +64,9 @@ struct host_window {
 	uint64_t	 newest_ns;	/* end of the newest that fired, or 0 */
 	uint64_t	 due;		/* the watermark that fires the next */
 	bool		 open;		/* a timeout would find something */
+	bool		 rests;		/* the key waits for nothing but to
+					   expire */
+	bool		 gone;		/* it is as if it had never been */
 	bool		 same;		/* nothing fired, due is as it was,
 					   and it is open */
 	bool		 late;		/* so is all, and the input came too

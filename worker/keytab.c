@@ -1,5 +1,6 @@
-/* See keytab.h.  Open addressing with linear probing; nothing is deleted.  A
- * key that is moved stays in the old table, too, and so none there is lost. */
+/* See keytab.h.  Open addressing with linear probing.  A key that is moved
+ * stays in the old table, too, and so none there is lost; one that is removed
+ * leaves a mark there, and closes its gap in the new one. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,6 +9,9 @@
 #include "worker/keytab.h"
 
 #define FIRST_SLOTS	64
+
+/* In the old table: no key is so long. */
+static struct kent removed = { .key_len = UINT32_MAX };
 
 void
 keytab_init(struct keytab *t)
@@ -65,7 +69,7 @@ move(struct keytab *t, size_t most)
 
 	for (; t->old != NULL && most > 0; most--) {
 		e = t->old[t->moved++];
-		if (e != NULL)
+		if (e != NULL && e != &removed)
 			*probe(t->slot, t->nslots, slice_of(e->key,
 			    e->key_len), e->hash) = e;
 		if (t->moved == t->nold) {
@@ -116,6 +120,54 @@ keytab_add(struct keytab *t, struct slice key, uint64_t hash)
 	*probe(t->slot, t->nslots, key, hash) = e;
 	t->n++;
 	return (e);
+}
+
+/* Where that key is, or the empty slot behind all where it could be. */
+static size_t
+slot_of(struct kent **slot, size_t n, const struct kent *e)
+{
+	size_t i = e->hash & (n - 1);
+
+	while (slot[i] != NULL && slot[i] != e)
+		i = (i + 1) & (n - 1);
+	return (i);
+}
+
+/* Keys behind slot i that would not be found any more move up. */
+static void
+close_gap(struct kent **slot, size_t n, size_t i)
+{
+	size_t k, home;
+
+	for (k = (i + 1) & (n - 1); slot[k] != NULL; k = (k + 1) & (n - 1)) {
+		home = slot[k]->hash & (n - 1);
+		if (((k - home) & (n - 1)) < ((k - i) & (n - 1)))
+			continue;
+		slot[i] = slot[k];
+		i = k;
+	}
+	slot[i] = NULL;
+}
+
+void
+keytab_remove(struct keytab *t, struct kent *e)
+{
+	size_t i;
+
+	assert(e->obj == NULL && e->round == 0);
+	if (t->old != NULL) {
+		i = slot_of(t->old, t->nold, e);
+		if (t->old[i] != NULL)
+			t->old[i] = &removed;
+	}
+	i = slot_of(t->slot, t->nslots, e);
+	if (t->slot[i] != NULL)
+		close_gap(t->slot, t->nslots, i);
+	t->n--;
+	if (e->gone)
+		t->gone--;
+	free(e->saved);
+	free(e);
 }
 
 void
@@ -172,7 +224,8 @@ keytab_next(const struct keytab *t, size_t *i)
 	/* Then those that are only in the old one. */
 	while (t->old != NULL && *i - t->nslots < t->nold) {
 		k = (*i)++ - t->nslots;
-		if (k >= t->moved && t->old[k] != NULL)
+		if (k >= t->moved && t->old[k] != NULL &&
+		    t->old[k] != &removed)
 			return (t->old[k]);
 	}
 	return (NULL);

@@ -32,6 +32,8 @@ struct kent {
 	uint32_t	 key_len;
 	uint32_t	 round;		/* in which it was touched, 0: it is
 					   saved as it is */
+	bool		 gone;		/* expired: known, until a checkpoint
+					   has that there is no such key */
 	uint8_t		 key[];
 };
 
@@ -39,6 +41,7 @@ struct keytab {
 	struct kent	**slot;
 	size_t		  nslots;	/* a power of two */
 	size_t		  n;
+	size_t		  gone;		/* so many of them are */
 	bool		  partial;	/* there may be more in the file; what
 					   is taken out would come back */
 	uint64_t	  left;		/* so many */
@@ -101,6 +104,9 @@ keytab_find(struct keytab *t, struct slice key, uint64_t hash)
 }
 /* The key must not be there. */
 struct kent *keytab_add(struct keytab *, struct slice, uint64_t hash);
+/* Take out a key that is neither dirty nor waiting any more, and free it.  It
+ * has no live object. */
+void	keytab_remove(struct keytab *, struct kent *);
 /* It is about to change.  True: it waits, and must be saved before. */
 static inline bool
 keytab_waits(const struct keytab *t, const struct kent *e)

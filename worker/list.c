@@ -40,6 +40,8 @@ take(struct worker *w, const struct keytab *t)
 
 	buf_clear(&w->list);
 	while ((e = keytab_next(t, &i)) != NULL) {
+		if (e->gone)
+			continue;
 		if (w->list.len > LIST_MAX)
 			return (false);
 		if (w->list.len > 0)
@@ -64,7 +66,7 @@ list_answer(struct worker *w, const struct msg_list *m)
 	}
 	FAULT_POINT(keys_list_before);
 	t = &w->a.keys[m->stage];
-	r.keys = t->n + t->left;
+	r.keys = t->n + t->left - t->gone;
 	if (m->names == 0) {
 		answer(w, &r);
 		FAULT_POINT(keys_list_after);

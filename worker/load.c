@@ -134,6 +134,7 @@ load_begin(struct worker *w, struct err *err)
 		w->a.keys[i].partial = true;
 		w->a.keys[i].left = w->saved_keys[i];
 		w->a.nkeys += w->saved_keys[i];
+		w->saved_keys[i] = 0;	/* the table counts from here on */
 	}
 	w->a.load_key = load_key;
 	w->a.load_arg = w;

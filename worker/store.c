@@ -335,6 +335,8 @@ store_open(struct store *s, const char *path, uint32_t worker,
 	if (prepare(s, &s->put_row, "INSERT INTO state VALUES (?, ?, ?, ?) "
 	    "ON CONFLICT DO UPDATE SET value = excluded.value, "
 	    "sum = excluded.sum", err) == -1 ||
+	    prepare(s, &s->del_row, "DELETE FROM state WHERE step = ? AND "
+	    "key = ?", err) == -1 ||
 	    prepare(s, &s->put_delta, "INSERT INTO delta (sum, steps, rows) "
 	    "VALUES (?, ?, ?)", err) == -1 ||
 	    prepare(s, &s->put_meta, "UPDATE meta SET has_checkpoint = 1, "
@@ -600,6 +602,23 @@ same_key(const struct newer *x, const struct newer *y)
 	    memcmp(x->key.data, y->key.data, x->key.len) == 0));
 }
 
+/* No bytes: the key has expired. */
+static int
+merge_one(struct store *s, const struct newer *r, struct err *err)
+{
+	int rc;
+
+	if (r->value.len > 0)
+		return (put_item(s, s->put_row, r->step, r->key, r->value,
+		    err));
+	sqlite3_bind_int64(s->del_row, 1, r->step);
+	sqlite3_bind_blob(s->del_row, 2, r->key.data, (int)r->key.len,
+	    SQLITE_STATIC);
+	rc = sqlite3_step(s->del_row);
+	sqlite3_reset(s->del_row);
+	return (rc == SQLITE_DONE ? 0 : db_err(s, err, "write"));
+}
+
 static int
 merge_put(struct store *s, struct merge *m, struct err *err)
 {
@@ -609,8 +628,7 @@ merge_put(struct store *s, struct merge *m, struct err *err)
 		qsort(m->row, m->n, sizeof(*m->row), by_key);
 	for (i = 0; i < m->n; i++)
 		if ((i == 0 || !same_key(&m->row[i - 1], &m->row[i])) &&
-		    put_item(s, s->put_row, m->row[i].step, m->row[i].key,
-		    m->row[i].value, err) == -1)
+		    merge_one(s, &m->row[i], err) == -1)
 			return (-1);
 	return (exec(s, "DELETE FROM delta", "write", err));
 }
@@ -817,6 +835,7 @@ store_close(struct store *s)
 	store_stop(s);
 	store_job_free(s->writer.job);
 	sqlite3_finalize(s->put_row);
+	sqlite3_finalize(s->del_row);
 	sqlite3_finalize(s->put_delta);
 	sqlite3_finalize(s->put_meta);
 	sqlite3_close(s->db);

@@ -55,7 +55,7 @@ struct store {
 	uint32_t	 worker;
 	uint64_t	 delta;		/* bytes of rows not yet merged */
 	uint64_t	 ndelta;	/* rows of `delta` */
-	sqlite3_stmt	*put_row, *put_delta, *put_meta;
+	sqlite3_stmt	*put_row, *del_row, *put_delta, *put_meta;
 	struct handoff	 writer;
 };
 
@@ -80,7 +80,7 @@ int	store_open(struct store *, const char *path, uint32_t worker,
 	    const char *const *steps, size_t nsteps, struct store_meta *,
 	    struct err *);
 /* All state rows of known steps.  A key may come more than once: the last
- * one counts. */
+ * one counts, and if that has no bytes, there is no such key. */
 int	store_rows(struct store *, int (*row)(void *, size_t step,
 	    struct slice key, struct slice value), void *, struct err *);
 /* What was saved of outbox `box`, frame by frame: header and body. */
@@ -93,6 +93,7 @@ struct store_item {		/* of job->rows, job->boxes and delta.rows */
 	uint32_t	first;		/* bytes of key or head */
 	uint32_t	second;		/* bytes of value or body */
 };
+/* A value of no bytes says that the key has expired. */
 void	store_job_row(struct store_job *, size_t step, struct slice key,
 	    struct slice value);
 void	store_job_box(struct store_job *, uint32_t box, struct slice head,

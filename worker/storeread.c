@@ -176,7 +176,7 @@ storeread_key(struct storeread *r, size_t step, struct slice key,
 
 	if (*(slot = slot_of(r, step, key)) != 0) {
 		item_at(r, *slot - 1, &it, &k, value);
-		return (1);
+		return (value->len > 0);	/* else it has expired */
 	}
 	if (passed(r, step, key))
 		return (0);
@@ -246,7 +246,8 @@ give_newer(struct storeread *r, size_t i, int step, storeread_row *row,
 	if (r->slot[i] == 0)
 		return (0);
 	item_at(r, r->slot[i] - 1, &it, &key, &value);
-	if (step == -1 ? r->done[it.number] : it.number != (uint32_t)step)
+	if (value.len == 0 || (step == -1 ? r->done[it.number] :
+	    it.number != (uint32_t)step))
 		return (0);
 	*given = true;
 	return (row(arg, it.number, key, value));

@@ -1,4 +1,4 @@
-/* See window.h.  Two binary heaps by (due, key), each key knows its place. */
+/* See window.h.  Binary heaps by (due, key), each key knows its place. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,6 +19,7 @@ windows_fini(struct windows *w)
 	buf_fini(&w->done);
 	free(w->open.at);
 	free(w->idle.at);
+	free(w->rest.at);
 	memset(w, 0, sizeof(*w));
 }
 
@@ -101,6 +102,13 @@ heap_first(const struct wheap *h)
 	return (h->n == 0 ? NULL : h->at[0]);
 }
 
+static struct wheap *
+heap_of(struct windows *w, enum window_wait wait)
+{
+	return (wait == WAIT_OPEN ? &w->open : wait == WAIT_REST ? &w->rest :
+	    &w->idle);
+}
+
 /* --- event time ---------------------------------------------------------- */
 
 static struct wway *
@@ -158,8 +166,8 @@ windows_watermark(struct windows *w, uint64_t now_ns)
 /* --- timeouts ------------------------------------------------------------ */
 
 void
-windows_note(struct windows *w, struct kent *e, uint64_t due, bool open,
-    uint64_t now_ns)
+windows_note(struct windows *w, struct kent *e, uint64_t due,
+    enum window_wait wait, uint64_t now_ns)
 {
 	struct wkey *k = e->window;
 
@@ -168,13 +176,22 @@ windows_note(struct windows *w, struct kent *e, uint64_t due, bool open,
 		k->e = e;
 	} else {
 		/* A count window keeps its place until it is put out. */
-		if (w->stage->kind == STAGE_COUNT && k->open && open)
+		if (w->stage->kind == STAGE_COUNT && k->wait == WAIT_OPEN &&
+		    wait == WAIT_OPEN)
 			return;
-		heap_remove(k->open ? &w->open : &w->idle, k);
+		heap_remove(heap_of(w, k->wait), k);
 	}
-	k->open = open;
+	k->wait = wait;
 	k->due = w->stage->kind == STAGE_COUNT ? now_ns : due;
-	heap_add(open ? &w->open : &w->idle, k);
+	heap_add(heap_of(w, wait), k);
+}
+
+void
+windows_forget(struct windows *w, struct kent *e)
+{
+	if (e->window != NULL)
+		heap_remove(heap_of(w, e->window->wait), e->window);
+	windows_free_key(e);
 }
 
 void
@@ -182,8 +199,8 @@ windows_open(struct windows *w, struct kent *e, uint64_t now_ns)
 {
 	const struct wkey *k = e->window;
 
-	if (k == NULL || !k->open)
-		windows_note(w, e, k == NULL ? 0 : k->due, true, now_ns);
+	if (k == NULL || k->wait != WAIT_OPEN)
+		windows_note(w, e, k == NULL ? 0 : k->due, WAIT_OPEN, now_ns);
 }
 
 /* May a later timeout have something to do? */
@@ -244,16 +261,21 @@ windows_next(struct windows *w, uint64_t now_ns)
 
 /* --- the end of what comes ----------------------------------------------- */
 
-/* TIMED: all keys wait for something, the open ones for messages, too. */
+static const struct wkey *
+earlier(const struct wkey *a, const struct wkey *b)
+{
+	return (a == NULL || (b != NULL && before(b, a)) ? b : a);
+}
+
+/* TIMED: all keys wait for something. */
 static const struct wkey *
 first_timed(const struct windows *w)
 {
-	const struct wkey *open = heap_first(&w->open);
-	const struct wkey *idle = heap_first(&w->idle);
+	const struct wkey *k = earlier(heap_first(&w->open),
+	    heap_first(&w->idle));
 
-	if (open == NULL || (idle != NULL && before(idle, open)))
-		return (idle);
-	return (open);
+	return (w->in.status == REACH_ENDED ? k :
+	    earlier(k, heap_first(&w->rest)));
 }
 
 /* While all sources are idle, messages do not wait; timers do. */
@@ -327,8 +349,9 @@ windows_state(struct windows *w, struct kent *e)
 {
 	const struct wkey *k = e->window;
 
-	if (k == NULL || k->open == is_done(w, e))
-		windows_note(w, e, WINDOW_ENDLESS, !is_done(w, e), 0);
+	if (k == NULL || (k->wait == WAIT_OPEN) == is_done(w, e))
+		windows_note(w, e, WINDOW_ENDLESS, is_done(w, e) ? WAIT_IDLE :
+		    WAIT_OPEN, 0);
 }
 
 void
@@ -381,7 +404,7 @@ windows_put_head(const struct kent *e, struct buf *b)
 
 	for (i = 0; k != NULL && i < 8; i++)
 		head[i] = (uint8_t)(k->due >> (8 * i));
-	head[8] = k != NULL && k->open;
+	head[8] = k == NULL ? WAIT_IDLE : (uint8_t)k->wait;
 	buf_add(b, head, sizeof(head));
 }
 
@@ -398,15 +421,12 @@ windows_take_head(struct windows *w, struct kent *e, struct slice *s)
 	uint64_t due = 0;
 	size_t i;
 
-	if (s->len < WINDOW_HEAD || s->data[8] > 1)
+	if (s->len < WINDOW_HEAD || s->data[8] > WAIT_REST)
 		return (-1);
-	if (e->window != NULL) {		/* an older one */
-		heap_remove(e->window->open ? &w->open : &w->idle, e->window);
-		windows_free_key(e);
-	}
+	windows_forget(w, e);			/* an older one */
 	for (i = 0; i < 8; i++)
 		due |= (uint64_t)s->data[i] << (8 * i);
-	windows_note(w, e, due, s->data[8], due);
+	windows_note(w, e, due, (enum window_wait)s->data[8], due);
 	s->data += WINDOW_HEAD;
 	s->len -= WINDOW_HEAD;
 	return (0);

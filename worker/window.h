@@ -29,14 +29,23 @@
 /* In a checkpoint, of a stage. */
 #define WINDOWS_FIELDS	12
 
-/* A key's place in one of the two heaps. */
+/* What a key waits for, and so the heap in which it is. */
+enum window_wait {
+	WAIT_IDLE,		/* nothing that a timeout would find; TIMED:
+				   a timer */
+	WAIT_OPEN,		/* a timeout may fire it; TIMED: messages wait
+				   for the watermark */
+	WAIT_REST		/* TIMED: only to expire, which is not at the
+				   end of the sources */
+};
+
+/* A key's place in one of the heaps. */
 struct wkey {
 	struct kent	*e;
 	uint64_t	 due;	/* RANGE: the watermark that fires it; COUNT:
 				   when it began; TIMED: when it is so late */
 	size_t		 i;	/* in its heap */
-	bool		 open;	/* a timeout may fire it; TIMED: messages
-				   wait for the watermark */
+	enum window_wait wait;
 };
 
 struct wheap {
@@ -61,7 +70,7 @@ struct windows {
 	uint64_t	 timer_ns;	/* next timeout, 0 = none is needed */
 	bool		 firing;	/* a timeout is being worked off */
 	uint64_t	 limit;		/* COUNT: keys begun up to here */
-	struct wheap	 open, idle;
+	struct wheap	 open, idle, rest;
 	struct buf	 done;		/* STATE: keys up to here have had
 					   their end; empty: none has */
 	struct reach	 in;		/* what comes to the stage */
@@ -79,7 +88,9 @@ uint64_t windows_hear(struct windows *, uint32_t via, uint64_t watermark,
 uint64_t windows_watermark(struct windows *, uint64_t now_ns);
 /* What the host says of a key after a call. */
 void	 windows_note(struct windows *, struct kent *, uint64_t due,
-	    bool open, uint64_t now_ns);
+	    enum window_wait, uint64_t now_ns);
+/* Nothing is known of the key any more. */
+void	 windows_forget(struct windows *, struct kent *);
 /* It is open, and due when it was. */
 void	 windows_open(struct windows *, struct kent *, uint64_t now_ns);
 /* When the first timer of a stage by processing time is due, UINT64_MAX: there

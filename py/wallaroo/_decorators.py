@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Optional, TypeVar, Union, overload
 
-from . import _timers
+from . import _timers, _windows
 from ._errors import api_error, check_policy
 from ._timers import Timers
 from ._wrapped import (
@@ -120,6 +120,8 @@ def state_computation(
     version: int = 1,
     on_end: Optional[Callable[[str, State], Any]] = None,
     on_timer: None = None,
+    ttl: Optional[float] = None,
+    time: Optional[str] = None,
 ) -> Callable[
     [Callable[[In, State], Optional[Out]]], StateComputation[In, Out, State]
 ]: ...
@@ -132,6 +134,7 @@ def state_computation(
     version: int = 1,
     on_end: Optional[Callable[[str, State], Any]] = None,
     on_timer: Callable[[str, State, Timers], Any],
+    ttl: Optional[float] = None,
     time: Optional[str] = None,
 ) -> Callable[
     [Callable[[In, State, Timers], Optional[Out]]],
@@ -145,6 +148,7 @@ def state_computation(
     version: int = 1,
     on_end: Any = None,
     on_timer: Any = None,
+    ttl: Optional[float] = None,
     time: Optional[str] = None,
 ) -> Any:
     """Decorate f(data, state) -> output, or None for no output.
@@ -153,12 +157,13 @@ def state_computation(
     function changes it in place.  The name identifies the stored state.
 
     With on_timer it is f(data, state, timers), and on_timer(name, state,
-    timers) gives an output, or None, for a timer that was set; time says by
-    which time: "event" or "processing".
+    timers) gives an output, or None, for a timer that was set.  With ttl the
+    state of a key that was not used for so many nanoseconds is forgotten.
+    time says by which time: "event" or "processing".
     """
     return _stateful(
         StateComputation, name, state, on_error, version, on_end, on_timer,
-        time)
+        ttl, time)
 
 
 @overload
@@ -170,6 +175,8 @@ def state_computation_multi(
     version: int = 1,
     on_end: Optional[Callable[[str, State], Any]] = None,
     on_timer: None = None,
+    ttl: Optional[float] = None,
+    time: Optional[str] = None,
 ) -> Callable[
     [Callable[[In, State], Optional[list[Out]]]],
     StateComputationMulti[In, Out, State],
@@ -183,6 +190,7 @@ def state_computation_multi(
     version: int = 1,
     on_end: Optional[Callable[[str, State], Any]] = None,
     on_timer: Callable[[str, State, Timers], Any],
+    ttl: Optional[float] = None,
     time: Optional[str] = None,
 ) -> Callable[
     [Callable[[In, State, Timers], Optional[list[Out]]]],
@@ -196,22 +204,25 @@ def state_computation_multi(
     version: int = 1,
     on_end: Any = None,
     on_timer: Any = None,
+    ttl: Optional[float] = None,
     time: Optional[str] = None,
 ) -> Any:
     """Decorate f(data, state) -> list of outputs, or None; with on_timer
     f(data, state, timers)."""
     return _stateful(
         StateComputationMulti, name, state, on_error, version, on_end,
-        on_timer, time)
+        on_timer, ttl, time)
 
 
 def _stateful(
     base_cls: Any, name: Any, state: Any, on_error: Optional[str],
-    version: int, on_end: Any, on_timer: Any, time: Optional[str],
+    version: int, on_end: Any, on_timer: Any, ttl: Any, time: Optional[str],
 ) -> Any:
     check_policy(on_error)
     timed = on_timer is not None
-    _timers.check_time(time, timed)
+    _timers.check_time(time, timed or ttl is not None)
+    if ttl is not None:
+        ttl = _windows._duration("ttl", ttl, 1)
     if state is None:
         api_error("A state computation needs state=, what makes its state.")
     if type(version) is not int or not 0 <= version < 1 << 32:
@@ -228,7 +239,7 @@ def _stateful(
         return _wallaroo_wrap(
             stage, func, base_cls,
             state=state, on_error=on_error, version=version, on_end=on_end,
-            on_timer=on_timer, time=time,
+            on_timer=on_timer, ttl=ttl, time=time,
         )
 
     return wrap

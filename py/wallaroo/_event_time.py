@@ -237,8 +237,10 @@ class EventRange:
         return max(begin, s.next) + self.range
 
     def _result(self, s: EventState, fired: Fired) -> Fired:
-        return fired._replace(
-            due=max(0, self._due(s)) if s.held else 0, open=bool(s.held))
+        # Of a key that holds nothing there is nothing to know.
+        if not s.held:
+            return fired._replace(due=0, open=_windows.GONE)
+        return fired._replace(due=max(0, self._due(s)), open=_windows.OPEN)
 
     def _output(
         self, key: str, rows: list[tuple[int, Order, int, Any]], time: int,

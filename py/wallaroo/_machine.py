@@ -27,11 +27,12 @@ from ._same import same_pickles, short
 from ._virtual import Origin, Virtual, origin_of
 
 MISSING = object()
+EXPIRED = object()  # in place of a state, until that is saved
 EMPTY_SET = b"\x8f"  # pickle's opcode
 FROM_SOURCE = -1  # places of entries that are not from another worker
 TIMER = -2
 # What of a stage of windows is in a checkpoint.
-REMEMBERED = ("due", "open", "heard", "watermark", "forwarded", "timer")
+REMEMBERED = ("due", "open", "resting", "heard", "watermark", "forwarded", "timer")
 
 Dumps = Callable[[Any], bytes]
 Loads = Callable[[bytes], Any]
@@ -296,8 +297,11 @@ class Machine(Executor):
             self.on_save(worker)
         saved = {
             key: self.saved_form(key, worker.states[key])
-            for key in worker.dirty
+            for key in worker.dirty if worker.states[key] is not EXPIRED
         }
+        for key in worker.dirty - set(saved):
+            worker.saved.pop(key, None)
+            del worker.states[key]
         worker.saved.update(saved)
         worker.saved_position = worker.position
         worker.saved_memory = worker.memory()
@@ -351,13 +355,14 @@ class Machine(Executor):
     ) -> Any:
         """A key's state, made or loaded if it isn't there."""
         state = worker.states.get(key, MISSING)
-        if state is MISSING:
-            data = worker.saved.get(key)
+        if state is EXPIRED or state is MISSING:
+            data = worker.saved.get(key) if state is MISSING else None
             if data is not None:
                 state = self.loaded(key, data)
             else:
                 state = make()
-            worker.states[key] = state
+            if state is not None:
+                worker.states[key] = state
         return state
 
     def all_states(self) -> dict[StateKey, Any]:
@@ -366,6 +371,7 @@ class Machine(Executor):
             key: self.state(worker, key)
             for worker in self.workers
             for key in {**worker.saved, **worker.states}
+            if worker.states.get(key) is not EXPIRED
         }
 
     def all_outputs(self) -> list[list[bytes]]:
@@ -587,7 +593,10 @@ class Machine(Executor):
         """As the executor's _from_windows."""
         op = path[place]
         stage = self.worker.windowing[op.position]
+        stage.states[key] = None
         stage.note(key, fired, self.at)
+        if fired.open == _windows.GONE:
+            self.worker.states[op.name, key] = EXPIRED
         for error in fired.errors:
             self._failed(op.name, stage.aggregation, key, value, error)
         before = stage.forwarded

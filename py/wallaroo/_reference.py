@@ -153,6 +153,7 @@ class Windowing:
         # the number of the record that began it.
         self.due: dict[Key, int] = {}
         self.open: set[Key] = set()
+        self.resting: set[Key] = set()  # they only wait to expire
         # By way: the last watermark, and when it came.
         self.heard: dict[Any, tuple[int, int]] = {}
         self.watermark = 0
@@ -191,12 +192,13 @@ class Windowing:
             keys = {key for key in self.due if self.due[key] <= watermark}
         return sorted(keys, key=lambda key: (self.due[key], key))
 
-    def complete(self, reach: int) -> Optional[Key]:
+    def complete(self, reach: int, ending: bool = False) -> Optional[Key]:
         """The next key with a complete window of event times, or to which
         something is to happen."""
         if self.timed:
             keys = [key for key, due in self.due.items()
-                    if due <= reach and due != _windows.ENDLESS]
+                    if due <= reach and due != _windows.ENDLESS
+                    and not (ending and key in self.resting)]
         else:
             keys = [key for key in self.open if self.due[key] <= reach]
         if not keys:
@@ -221,6 +223,16 @@ class Windowing:
 
     def note(self, key: Key, fired: _windows.Fired, record: int) -> None:
         """What is known of the key's windows now."""
+        if fired.open == _windows.GONE:
+            del self.states[key]
+            self.due.pop(key, None)
+            self.open.discard(key)
+            self.resting.discard(key)
+            return
+        if self.timed and fired.open == _windows.RESTS:
+            self.resting.add(key)
+        else:
+            self.resting.discard(key)
         if self.by_count and key not in self.open:
             self.due[key] = record
         elif not self.by_count:
@@ -541,7 +553,7 @@ class Executor:
         """What is due up to here happens, key by key, in order."""
         windowing = self.windowing[position]
         rest = _names.rest_of_path(position, self.vertices, self.edges)
-        key = windowing.complete(reach)
+        key = windowing.complete(reach, ending)
         while key is not None:
             due = windowing.due[key]
             fired = windowing.arithmetic.call(
@@ -550,7 +562,7 @@ class Executor:
                 _windows.ENDLESS if ending else due,
             )
             self._from_windows([position] + rest, key, None, fired)
-            key = windowing.complete(reach)
+            key = windowing.complete(reach, ending)
 
     def _fire_complete(
         self, position: _names.Position, windowing: Windowing, reach: int
@@ -725,6 +737,8 @@ class Executor:
         if fired is False:
             self.late.append(
                 Late(self.window_names[path[0]], show_key(key), value))
+            if key not in windowing.due:  # its state was made for this
+                del windowing.states[key]
         elif fired is not None:
             self._from_windows(path, key, value, fired, event)
 

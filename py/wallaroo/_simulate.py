@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, NoReturn, Optional, Union
 
 from ._errors import WallarooParameterError, check_policy
 from ._framing import Cutter
-from ._machine import TIMER, Broken, Dead, Entry, Input, Machine, StateKey, \
-    Worker, Written
+from ._machine import EXPIRED, TIMER, Broken, Dead, Entry, Input, Machine, \
+    StateKey, Worker, Written
 from ._reference import Source, UserFunctionError, generated, show_key
 from ._runtime import serialization_hooks
 from ._same import difference, reached, same, short
@@ -164,7 +164,9 @@ class Simulator:
                         dead.setdefault(output.key, []).append(output)
             saved.update(worker.saved)
             for key in worker.dirty:
-                saved[key] = machine.saved_form(key, worker.states[key])
+                saved.pop(key, None)
+                if worker.states[key] is not EXPIRED:
+                    saved[key] = machine.saved_form(key, worker.states[key])
         return Outcome(written, dead, saved)
 
     def reference(self, schedule: Schedule) -> Outcome:
@@ -209,7 +211,9 @@ class Simulator:
                     machine.compare(worker, at, given)
             self.judge_states(
                 lambda key: machine.state(worker, key),
-                again.states, "of the same journal without a kill",
+                {key: None if state is EXPIRED else state
+                 for key, state in again.states.items()},
+                "of the same journal without a kill",
             )
 
     def judge_states(
@@ -354,6 +358,8 @@ class Simulator:
 
         def look(worker: Worker) -> None:
             for key in sorted(worker.dirty):
+                if worker.states[key] is EXPIRED:
+                    continue
                 hint = changed_by_saving(self.machine, key, worker.states[key])
                 if hint and key[0] not in changed:
                     changed.add(key[0])

@@ -1,4 +1,5 @@
-"""Timers of keys: for steps with state that have an on_timer.
+"""Timers of keys, and how long they live: for steps with state that have an
+on_timer or a ttl.
 
 The rules are here alone: the reference executor, simulate() and the worker's
 host call the same class, and it looks to them as windows do.  A key's timers
@@ -9,6 +10,10 @@ applied in the order of their times, timers in between: so what a key gives
 does not depend on speed or on the number of workers.  By processing time a
 message is applied as it comes, and a timer fires when the journal says that
 it is late enough.
+
+A key whose last message or timer is ttl ago is as if it had never been.  A
+message decides that by its own time; the worker is told, too, and forgets the
+key.  While timers are set it lives.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from typing import Any, Optional, Union
 
 from . import _event_time, _windows
 from ._errors import api_error
-from ._windows import ENDLESS, Fired
+from ._windows import ENDLESS, GONE, IDLE, OPEN, RESTS, Fired
 
 EVENT, PROCESSING = "event", "processing"
 KIND = "timed_state"
@@ -28,10 +33,6 @@ KIND = "timed_state"
 # Of one key; and characters of a name.
 MOST_TIMERS = 1000
 LONGEST_NAME = 256
-
-# How a key waits, as in host.h: for nothing but its due time, or for that
-# and for all sources having become idle.
-WAITS, HOLDS = False, True
 
 # A message's time, its place among those of its time, how many came before
 # it, and the message itself.
@@ -52,6 +53,11 @@ class TimedState:
         self.count = 0
         # The key has had its on_end, or no message yet.
         self.ended = True
+        # When it expires, if nothing comes; 0: it does not, or not yet.
+        self.expires = 0
+        # What the worker was told last.
+        self.due = 0
+        self.open = -1
 
     def __repr__(self) -> str:
         text = state_text(self.state)
@@ -148,7 +154,8 @@ def _after(after: Any) -> int:
 
 def is_timed(what: Any) -> bool:
     """Whether a step with state is one of these."""
-    return getattr(what, "on_timer", None) is not None
+    return (getattr(what, "on_timer", None) is not None
+            or getattr(what, "ttl", None) is not None)
 
 
 def is_by_event(what: Any, events: bool) -> bool:
@@ -162,8 +169,8 @@ def check_time(time: Any, timed: bool) -> None:
         api_error(
             'time= is "event" or "processing", not %r.' % (time,))
     if time is not None and not timed:
-        api_error("time= says by which time on_timer= is called: without "
-                  "that it has no meaning.")
+        api_error("time= says by which time on_timer= is called, or ttl= is "
+                  "over: without them it has no meaning.")
 
 
 def check(vertices: list[Any], events: bool) -> None:
@@ -188,7 +195,12 @@ class TimedRules:
         self.compute: Callable[..., Any] = (
             what._func if "_func" in vars(type(what))
             else what.compute_multi if self.multi else what.compute)
-        self.on_timer: Callable[..., Any] = what.on_timer
+        self.on_timer: Optional[Callable[..., Any]] = getattr(
+            what, "on_timer", None)
+        self.holds = by_event and self.on_timer is not None
+        self.ttl: Optional[int] = None
+        if getattr(what, "ttl", None) is not None:
+            self.ttl = _windows._duration("ttl", what.ttl, 1)
         self.end = _windows.end_of(what)
         self.initial_state: Callable[[], Any] = what.initial_state
 
@@ -206,32 +218,29 @@ class TimedRules:
         was."""
         if value is None:
             return self.timeout(s, key, time, watermark == ENDLESS)
+        before = s.due, s.open
+        fired = Fired([], 0, [], 0, IDLE)
         if self.by_event:
+            time = max(time, watermark)
+        if self.holds:
             assert order is not None
-            return self.hold(s, max(time, watermark), order, value)
-        fired = Fired([], 0, [], 0, False)
-        before = self._due(s)
-        self._apply(s, key, value, time, fired)
-        if not fired.outputs and not fired.errors and before == self._due(s):
+            s.count += 1
+            heapq.heappush(s.held, (time, order, s.count, value))
+        else:
+            self._apply(s, key, value, time, fired)
+        fired = self.result(s, fired)
+        if not fired.outputs and not fired.errors and (
+            before == (s.due, s.open)
+        ):
             return None
-        return self.result(s, fired)
-
-    def hold(
-        self, s: TimedState, time: int, order: _event_time.Order, value: Any
-    ) -> Optional[Fired]:
-        before = self._due(s)
-        s.count += 1
-        heapq.heappush(s.held, (time, order, s.count, value))
-        if len(s.held) > 1 and before == self._due(s):
-            return None
-        return self.result(s, Fired([], 0, [], 0, HOLDS))
+        return fired
 
     def timeout(
         self, s: TimedState, key: str, time: int, ending: bool
     ) -> Fired:
         """All that is due, of what is there now; what is set meanwhile is
         for the next call."""
-        fired = Fired([], 0, [], 0, WAITS)
+        fired = Fired([], 0, [], 0, IDLE)
         left = len(s.held) + len(s.timers)
         nothing = True
         while left > 0 and self._due(s) <= time:
@@ -242,10 +251,15 @@ class TimedRules:
                 self._apply(s, key, value, at, fired)
             else:
                 self._fire(s, key, ending, fired)
+        if nothing and not ending and self.ttl is not None and not (
+            s.held or s.timers or s.asleep or s.expires > time
+        ):
+            return fired._replace(open=GONE)
         if nothing and ending and self.end is not None and not s.ended:
             s.ended = True
             self._add(fired, min(time, _event_time.LATEST - 1), None,
                       self.end, key, s.state)
+        s.open = -1
         return self.result(s, fired)
 
     def _apply(
@@ -255,9 +269,24 @@ class TimedRules:
         if s.asleep:
             s.timers.update(s.asleep)
             s.asleep.clear()
-        timers = Timers(key, time, s.timers)
-        self._add(fired, time, value, self._listed, self.compute, value,
-                  s.state, timers)
+        over = 0 < s.expires <= time and not s.timers
+        self._live(s, time)
+        self._add(fired, time, value, self._step, s, key, value, time, over)
+
+    def _step(
+        self, s: TimedState, key: str, value: Any, time: int, over: bool
+    ) -> list[Any]:
+        if over:
+            s.state = self.initial_state()
+        if self.on_timer is None:
+            return self._listed(self.compute, value, s.state)
+        return self._listed(
+            self.compute, value, s.state, Timers(key, time, s.timers))
+
+    def _live(self, s: TimedState, time: int) -> None:
+        if self.ttl is not None:
+            s.expires = max(
+                s.expires, min(time + self.ttl, _event_time.LATEST))
 
     def _fire(
         self, s: TimedState, key: str, ending: bool, fired: Fired
@@ -265,7 +294,9 @@ class TimedRules:
         due, name = min((due, name) for name, due in s.timers.items())
         # It is gone before user code runs: what raises is not repeated.
         del s.timers[name]
+        self._live(s, due)
         timers = Timers(key, due, s.timers, s.asleep if ending else None)
+        assert self.on_timer is not None
         self._add(fired, due, None, self._listed, self.on_timer, name,
                   s.state, timers)
 
@@ -293,16 +324,29 @@ class TimedRules:
 
     def _due(self, s: TimedState) -> int:
         """When something is to happen next."""
-        due = min(s.timers.values(), default=ENDLESS)
+        due = min(s.timers.values()) if s.timers else ENDLESS
         if s.held:
             due = min(due, s.held[0][0] + 1)
-        if due == ENDLESS and self.end is not None and not s.ended:
-            return ENDLESS - 1
         return due
 
+    def _waits(self, s: TimedState) -> tuple[int, int]:
+        """Until when, and for what."""
+        due = self._due(s)
+        if due != ENDLESS:
+            return due, OPEN if s.held else IDLE
+        ends = self.end is not None and not s.ended
+        if s.expires:
+            due = s.expires
+            # It is not told again whenever the key is used, but when it is
+            # asked: that is not later.
+            if s.open == (IDLE if ends else RESTS) and s.due <= due:
+                due = s.due
+            return due, IDLE if ends else RESTS
+        return (ENDLESS - 1 if ends else ENDLESS), IDLE
+
     def result(
-        self, s: TimedState, fired: Fired = Fired([], 0, [], 0, WAITS)
+        self, s: TimedState, fired: Fired = Fired([], 0, [], 0, IDLE)
     ) -> Fired:
         """What fired, with how the key waits now."""
-        return fired._replace(
-            due=self._due(s), open=HOLDS if s.held else WAITS)
+        s.due, s.open = self._waits(s)
+        return fired._replace(due=s.due, open=s.open)

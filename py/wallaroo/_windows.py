@@ -278,6 +278,11 @@ def _aggregation(what: Any) -> Any:
     return instance
 
 
+# How a key waits, as worker/host.h has it: a timeout would find nothing, or
+# something; the key only waits to expire; there is nothing of it any more.
+IDLE, OPEN, RESTS, GONE = False, True, 2, 3
+
+
 class Fired(NamedTuple):
     """What one message or timeout did to the windows of a key."""
 
@@ -290,8 +295,8 @@ class Fired(NamedTuple):
     errors: list[Any]
     # The watermark at which the next window is complete.
     due: int
-    # Whether a timeout would find something here.
-    open: bool
+    # Whether a timeout would find something here: one of the above.
+    open: int
 
 
 class RangeState:

@@ -300,7 +300,7 @@ def _wallaroo_wrap(
         members.update(_connector_encoder_members(func))
     elif issubclass(base_cls, Encoder):
         members["encode"] = lambda self, data: func(data)
-    for option in ("on_error", "version", "time"):
+    for option in ("on_error", "version", "ttl", "time"):
         if kwargs.get(option) is not None:
             members[option] = kwargs[option]
     for option in ("on_end", "on_timer"):

@@ -409,5 +409,5 @@ def test_state_is_saved_by_the_applications_own_functions():
         assert (fired.due, fired.open) == (20, True)
         fired = rules.timeout(copy, "k", 20)
         assert fired.outputs == [(("k", ("m", "n")), 19)]
-        assert (fired.due, fired.open) == (0, False)
+        assert (fired.due, fired.open) == (0, _windows.GONE)
     assert state.held and b"own" in save(state)

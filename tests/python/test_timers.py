@@ -188,6 +188,129 @@ def test_by_processing_time_in_an_application_with_event_times():
     assert result.states["step"]["a"].items == [10, "x", 4]
 
 
+# -- ttl --------------------------------------------------------------------
+
+def add(data, state):
+    state.items.append(data[1])
+    return (data[0], tuple(state.items))
+
+
+def short(ttl=10, **more):
+    return wallaroo.state_computation("short", state=Seen, ttl=ttl, **more)(
+        add)
+
+
+def test_a_key_that_is_not_used_is_forgotten():
+    items = [At(0, ("a", 1)), At(5, ("b", 2)), At(9, ("a", 3)),
+             At(15, ("b", 4)), At(18, ("a", 5)), At(40, None)]
+    result = ran(listening().key_by(key).to(short()), *items)
+    assert result.values == [
+        ("a", (1,)), ("b", (2,)), ("a", (1, 3)), ("b", (4,)), ("a", (1, 3, 5))]
+    assert result.states["short"] == {}
+    result = ran(listening().key_by(key).to(short()), *items[:-1], until=27)
+    assert list(result.states["short"]) == ["a"]
+    # At the end of a file time does not go on.
+    result = ran(plain().key_by(key).to(short()), ("a", 1))
+    assert list(result.states["short"]) == ["a"]
+
+
+def test_by_event_time_each_message_decides_by_its_own():
+    items = [("a", 100), ("b", 101), ("a", 109), ("a", 119), ("b", 112)]
+    result = ran(timed(lateness=50).key_by(key).to(short()), *items)
+    assert result.values == [
+        ("a", (100,)), ("b", (101,)), ("a", (100, 109)), ("a", (119,)),
+        ("b", (112,))]
+    result = ran(timed().key_by(key).to(short()), *items[:3], ("c", 111))
+    assert sorted(result.states["short"]) == ["a", "c"]
+    result = ran(timed().key_by(key).to(short(time="processing")), *items)
+    assert result.values[-1] == ("b", (101, 112))
+
+
+def test_a_timer_keeps_a_key():
+    for time, pipeline, items in (
+        ("processing", listening(), [
+            At(0, ("a", 1, "x+50")), At(1, ("b", 2)), At(30, ("a", 3)),
+            At(59, ("c", 4))]),
+        (None, timed(), [
+            ("a", 0, "x+50"), ("b", 1), ("a", 30), ("c", 59)]),
+    ):
+        pipeline = pipeline.key_by(key).to(step(ttl=10, time=time))
+        result = ran(pipeline, *items, until=59)
+        assert result.values == [("a", "x", 50, 3)]
+        assert sorted(result.states["step"]) == ["a", "c"]
+        result = ran(pipeline, *items, At(60, ("c", 60)), until=60)
+        assert sorted(result.states["step"]) == ["c"]
+
+
+def test_what_expired_has_no_end():
+    ending = short(on_end=lambda name, state: (name, "end"))
+    items = [("a", 100), ("b", 120)]
+    result = ran(timed().key_by(key).to(ending), *items)
+    assert result.values == [("a", (100,)), ("b", (120,)), ("b", "end")]
+
+
+def test_a_key_without_event_windows_is_forgotten():
+    class Last(wallaroo.Aggregation):
+        def initial_accumulator(self):
+            return []
+
+        def update(self, data, accumulator):
+            accumulator.append(data[1])
+
+        def combine(self, a, b):
+            return a + b
+
+        def output(self, name, accumulator):
+            return (name, accumulator[-1])
+
+    pipeline = timed().key_by(key).to(wallaroo.range_windows(10).over(Last))
+    result = ran(pipeline, ("a", 1), ("b", 12), ("a", 3), ("c", 5))
+    assert result.values == [("a", 1), ("b", 12)]
+    assert [late.key for late in result.late] == ["a", "c"]
+    assert result.states == {"Last": {}}
+
+
+def test_ttl_is_a_duration():
+    for wrong in (0, -1, "1", 1 << 80):
+        with refused(r"ttl\(\) takes nanoseconds"):
+            short(wrong)
+
+
+def test_the_worker_is_told_of_a_life_when_it_asks():
+    rules = _timers.TimedRules(short(), False)
+    state = rules.state()
+    fired = rules.call(state, "a", ("a", 1), 100, 0)
+    assert (fired.due, fired.open) == (110, _windows.RESTS)
+    fired = rules.call(state, "a", ("a", 2), 105, 0)
+    assert (fired.due, fired.open) == (110, _windows.RESTS)
+    copy = pickle.loads(pickle.dumps(state))
+    fired = rules.call(state, "a", None, 110, 0)
+    assert (fired.due, fired.open) == (115, _windows.RESTS)
+    assert rules.call(state, "a", None, 115, 0).open == _windows.GONE
+    # A message that comes late, too: it has the time at which it came in.
+    assert rules.call(copy, "a", ("a", 3), 116, 0).outputs == [
+        (("a", (3,)), 116)]
+    silent = _timers.TimedRules(wallaroo.state_computation(
+        "silent", state=Seen, ttl=10)(lambda data, state: None), False)
+    state = silent.state()
+    assert silent.call(state, "a", ("a", 1), 100, 0).due == 110
+    assert silent.call(state, "a", ("a", 1), 109, 0) is None
+
+
+def test_expiry_is_simulated():
+    items = [At(n * 7, ("ab"[n % 2 or n > 3], n)) for n in range(8)]
+    done = simulate(application(listening().key_by(key).to(short(15))),
+                    {"in": items + [At(90, None)]}, schedules=150,
+                    check=lambda result: None)
+    assert done.replayed > 0
+
+    def none(result):
+        assert not result.states["short"]
+
+    simulate(application(listening().key_by(key).to(short(15))),
+             {"in": items}, schedules=30, check=none)
+
+
 # -- what is refused --------------------------------------------------------
 
 def refused(match):

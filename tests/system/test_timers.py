@@ -1,10 +1,14 @@
-"""Timers of keys on the runtime, under kills: each fires once.
+"""Timers of keys on the runtime, under kills: each fires once; ttl.
 
 By event time each key's outputs are the reference executor's, on any number
 of workers; by processing time a timer that was due while nobody was alive
 fires at the start.
 """
 
+import contextlib
+import glob
+import os
+import sqlite3
 import time
 
 import pytest
@@ -190,9 +194,87 @@ def application_setup(args):
 '''
 
 
-def alarms(cluster, **more):
+# Keys that live for TTL milliseconds, by the time of arrival.
+LIVES = ALARMS.replace("""on_timer=fired)
+def alarms(line, state, timers):
+    state.set += 1
+    for part in line.split(" ")[1:]:
+        name, after = part.split("=")
+        timers.set(name, wallaroo.milliseconds(int(after)))
+""", """ttl=wallaroo.milliseconds(TTL))
+def alarms(line, state):
+    state.set += 1
+    return "%s %d" % (line, state.set)
+""")
+
+
+@pytest.mark.parametrize("workers,clean", [
+    (2, False),
+    pytest.param(1, True, marks=pytest.mark.level("all")),
+    pytest.param(3, False, marks=pytest.mark.level("all"))])
+def test_expired_state_does_not_come_back(cluster, workers, clean):
+    """It is gone from memory, from the file and from what is asked."""
+    app, port = alarms(cluster, source=LIVES.replace("TTL", "1500"),
+                       workers=workers)
+    names = ["k%d" % n for n in range(60)]
+
+    def states():
+        return [app.ctl_raw("state", "get", "alarms", name).returncode == 0
+                for name in names]
+
+    def end():
+        if clean:
+            app.stop()
+        else:
+            app.kill_everything()
+            app.wait_gone()
+
+    def feed():
+        with harness.Feeder(port) as feeder:
+            before = len(lines_of(app))
+            feeder.send("".join(name + "\n" for name in names).encode())
+            harness.wait_for(lambda: len(lines_of(app)) == before + 60,
+                             "the lines")
+
+    app.start()
+    feed()
+    app.ctl("checkpoint")
+    killing = killer.Killer(app)
+    killing.kill_random()
+    harness.wait_for(lambda: app.stat("keys") == 0, "the end of all keys")
+    assert not any(states()[:5])
+    killing.kill_random(workers)
+    app.wait_workers()
+    harness.wait_for(lambda: app.stat("keys") == 0, "the end after a death")
+    end()
+    app.start()
+    app.wait_workers()
+    harness.wait_for(lambda: app.stat("keys") == 0, "the end after a start")
+    assert not any(states()[:5])
+    feed()
+    app.ctl("checkpoint")
+    app.stop()
+    # What is left in the files is what had not expired.
+    app.start()
+    harness.wait_for(lambda: app.stat("keys") == 0, "the end of all keys")
+    app.ctl("checkpoint")
+    app.stop()
+    assert lines_of(app).count("k7 1") == 2
+    assert rows_in_files(app) == 0
+
+
+def rows_in_files(app):
+    found = 0
+    for path in glob.glob(os.path.join(app.state_dir, "worker-*.sqlite")):
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            found += db.execute("SELECT count(*) FROM state").fetchone()[0]
+            assert db.execute("SELECT count(*) FROM delta").fetchone()[0] == 0
+    return found
+
+
+def alarms(cluster, source=ALARMS, **more):
     port = harness.free_port()
-    app = cluster(ALARMS, **more)
+    app = cluster(source, **more)
     if more.get("durability") == "machine":
         app.write_conf(runtime_directory=None)	# on the disk
     app.write_conf(args=["127.0.0.1:%d" % port, app.out("output")])

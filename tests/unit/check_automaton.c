@@ -222,7 +222,8 @@ events(unsigned long *n, struct slice key, host_val in, uint64_t time_ns,
 	return (0);
 }
 
-/* "a17": a timer after 17, in n; it says how late it is called. */
+/* "a17": a timer after 17, in n; it says how late it is called.  With an r the
+ * key expires then. */
 static int
 timed(unsigned long *n, struct slice key, host_val in, uint64_t time_ns,
     uint64_t watermark, struct host_out *out, struct host_window *w)
@@ -242,6 +243,8 @@ timed(unsigned long *n, struct slice key, host_val in, uint64_t time_ns,
 		*n = UINT64_MAX;
 	w->due = *n;
 	w->open = false;
+	w->rests = in != NULL && strchr(word, 'r') != NULL;
+	w->gone = in == NULL && watermark != REACH_ENDLESS;
 	return (0);
 }
 
@@ -1089,6 +1092,43 @@ START_TEST(table_grows)
 }
 END_TEST
 
+/* What is taken out is not found, and hides nothing, also while keys move. */
+START_TEST(table_shrinks)
+{
+	enum { KEYS = 3000 };
+	static struct kent *at[KEYS];
+	struct keytab t;
+	uint64_t seed = 11;
+	size_t i, n, left = 0;
+	uint32_t k;
+
+	keytab_init(&t);
+	memset(at, 0, sizeof(at));
+	for (int turn = 0; turn < 60000; turn++) {
+		k = (uint32_t)(unit_random(&seed) % KEYS);
+		if (at[k] == NULL) {
+			at[k] = keytab_add(&t, slice_of(&k, sizeof(k)),
+			    table_hash(k) & 0xfff);	/* they collide */
+			left++;
+		} else if (unit_random(&seed) % 3 != 0) {
+			keytab_remove(&t, at[k]);
+			at[k] = NULL;
+			left--;
+		}
+		k = (uint32_t)(unit_random(&seed) % KEYS);
+		ck_assert_ptr_eq(keytab_find(&t, slice_of(&k, sizeof(k)),
+		    table_hash(k) & 0xfff), at[k]);
+		if (turn % 1000 != 0 && t.old == NULL)
+			continue;
+		for (i = n = 0; keytab_next(&t, &i) != NULL; n++)
+			continue;
+		ck_assert_uint_eq(n, left);
+		ck_assert_uint_eq(t.n, left);
+	}
+	keytab_fini(&t, drop_nothing, NULL);
+}
+END_TEST
+
 START_TEST(test_a_key_that_waits_is_saved_before_it_changes)
 {
 	struct keytab *t;
@@ -1567,6 +1607,7 @@ START_TEST(test_timers)
 	run(&b);
 	sent(&b, 0, "a30\nb20\nc20\na40\nd90\nb+1\nc+30\na+10\n");
 	ck_assert_uint_eq(automaton_tick(&b.a), b.journal.clock_ns + 40);
+	ck_assert_uint_eq(b.a.nkeys, 1);	/* the others are gone */
 	/* A saved key says when it is due, without its state being loaded. */
 	e = keytab_find(&b.a.keys[2], slice_of("d", 1),
 	    part_hash(slice_of("d", 1)));
@@ -1583,6 +1624,63 @@ START_TEST(test_timers)
 	sent(&again, 0, "d+1000\n");
 	end(&again);
 	buf_fini(&row);
+	end(&b);
+}
+END_TEST
+
+/* A key that expires is there until a checkpoint has it, and may come again
+ * before. */
+START_TEST(test_expired_keys)
+{
+	struct saved s = { 0 };
+	struct keytab *t;
+	struct kent *e;
+	struct bench b;
+	struct topo tp;
+	struct buf text = { 0 };
+	size_t most = 10;
+	struct err err;
+	bool found;
+
+	tp = topo;
+	tp.stages = timed_stages;
+	begin_of(&b, &tp);
+	b.journal.clock_ns = UINT64_C(1) << 62;
+	t = &b.a.keys[2];
+	s.a = &b.a;
+	b.a.save_first = save;
+	b.a.save_arg = &s;
+	open_conn(&b, 1, 0);
+	bytes(&b, 1, "a10r b10r c10r\n", 15);
+	tick(&b, 10, 8);
+	run(&b);
+	ck_assert_uint_eq(b.a.nkeys, 0);
+	ck_assert_uint_eq(t->n, 3);
+	ck_assert_uint_eq(t->gone, 3);
+	ck_assert_int_eq(automaton_query(&b.a, slice_of("timed", 5),
+	    slice_of("a", 1), &text, &found, &err), 0);
+	ck_assert(!found);
+	b.off = 15;
+	bytes(&b, 1, "a20r\n", 5);		/* a new state */
+	run(&b);
+	ck_assert_uint_eq(b.a.nkeys, 1);
+	ck_assert_uint_eq(t->gone, 2);
+	keytab_round(t);
+	bytes(&b, 1, "c20r\n", 5);
+	run(&b);
+	ck_assert_str_eq(buf_str(&s.text), "c: ");	/* that it was gone */
+	while ((e = keytab_waiting(t, &most)) != NULL) {
+		save(&s, 2, e);
+		automaton_forget(&b.a, 2, e);
+	}
+	ck_assert_ptr_nonnull(memmem(s.text.data, s.text.len, "b: ", 3));
+	ck_assert_uint_eq(t->n, 2);
+	ck_assert_uint_eq(t->gone, 0);
+	ck_assert_uint_eq(b.a.nkeys, 2);
+	ck_assert_ptr_null(keytab_find(t, slice_of("b", 1),
+	    part_hash(slice_of("b", 1))));
+	buf_fini(&s.text);
+	buf_fini(&text);
 	end(&b);
 }
 END_TEST
@@ -2301,7 +2399,7 @@ START_TEST(test_questions)
 }
 END_TEST
 
-UNIT_MAIN("automaton", table_grows, test_counts_words,
+UNIT_MAIN("automaton", table_grows, table_shrinks, test_counts_words,
     test_streams_cut_at_every_byte, test_garbage_costs_its_own_connection,
     test_end_of_streams, test_connectors, test_forgotten_connectors,
     test_generator_ends, test_policies,
@@ -2312,7 +2410,7 @@ UNIT_MAIN("automaton", table_grows, test_counts_words,
     test_windows_fire_when_full_or_late, test_errors_in_windows,
     test_windows_close_at_the_end, test_the_end_goes_round,
     test_keys_have_an_end, test_marks_that_are_joined, test_timers,
-    test_timers_at_the_end,
+    test_expired_keys, test_timers_at_the_end,
     test_event_time_of_clients, test_idle_clients, test_event_time_of_workers,
     test_set_aside_in_a_timeout, test_replay_of_windows, test_custom_framing,
     test_set_aside_in_framing, test_garbage_in_files, test_negative_length,

@@ -214,6 +214,36 @@ START_TEST(test_a_clean_file_has_all_in_one_table)
 }
 END_TEST
 
+/* No bytes: there is no such key, whatever older rows say. */
+START_TEST(test_keys_that_have_expired)
+{
+	struct store_job *j;
+	struct store_meta m;
+	struct store s;
+
+	make_path();
+	open_store(&s, &m);
+	add(j = job(8), 0, "a", "1");
+	add(j, 0, "b", "1");
+	j->clean = true;
+	commit(&s, j);
+	add(j = job(16), 0, "a", "");
+	add(j, 0, "b", "");
+	add(j, 0, "c", "2");
+	add(j, 0, "none", "");
+	commit(&s, j);
+	add(j = job(24), 0, "c", "");
+	add(j, 0, "b", "3");			/* it came again */
+	j->clean = true;
+	commit(&s, j);
+	ck_assert_int_eq(integer("SELECT count(*) FROM delta"), 0);
+	ck_assert_int_eq(integer("SELECT count(*) FROM state"), 1);
+	ck_assert_str_eq(value_of(&s, 0, "b"), "3");
+	store_close(&s);
+	remove_path();
+}
+END_TEST
+
 START_TEST(test_many_rows_are_merged)
 {
 	char key[16], value[24];
@@ -509,8 +539,8 @@ START_TEST(test_bits_of_a_file_in_use)
 END_TEST
 
 UNIT_MAIN("store", test_the_newest_counts,
-    test_a_clean_file_has_all_in_one_table, test_many_rows_are_merged,
-    test_rows_are_not_copied,
+    test_a_clean_file_has_all_in_one_table, test_keys_that_have_expired,
+    test_many_rows_are_merged, test_rows_are_not_copied,
     test_a_dropped_step_stays_away, test_torn_rows_are_refused,
     test_one_owner, test_foreign_files_are_refused,
     test_what_was_changed_is_refused, test_bits_of_a_clean_file,
