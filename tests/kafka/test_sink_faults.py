@@ -1,6 +1,9 @@
 """A worker dies at every fault point of a sink in Kafka."""
 
 import os
+import shutil
+import signal
+import tempfile
 
 import pytest
 
@@ -12,15 +15,24 @@ PART = 40		# lines for each death
 ACTED = 3
 
 
-def test_killed_at_every_point(cluster, broker, special_build, tmp_path):
-    listed = Listed(os.path.join(special_build, "wallaroo-worker"))
-    points = [p.name for p in listed.points.values()
+@pytest.fixture
+def page(special_build):
+    """In a directory that the programs' user reaches."""
+    directory = tempfile.mkdtemp(prefix="wallaroo-faults-")
+    os.chmod(directory, 0o755)
+    faults = Faults(os.path.join(directory, "faults"), Listed(
+        os.path.join(special_build, "wallaroo-worker")))
+    yield faults
+    faults.close()
+    shutil.rmtree(directory)
+
+
+def test_killed_at_every_point(cluster, broker, special_build, page):
+    points = [p.name for p in page.listed.points.values()
               if p.kafka and p.name.startswith((
                   "kafka_begin", "kafka_produce", "kafka_offsets",
                   "kafka_commit"))]
     assert len(points) == 8
-    os.chmod(tmp_path, 0o755)
-    page = Faults(str(tmp_path / "faults"), listed)
     given = lines(PART * (2 * len(points) + 1))
     app, port = fed(cluster, broker, "points", workers=1,
                     programs=special_build,
@@ -41,19 +53,15 @@ def test_killed_at_every_point(cluster, broker, special_build, tmp_path):
     app.wait_workers()
     page.disarm()
     app.stop()
-    page.close()
     assert got(broker.read("points")) == expected(given)
 
 
 @pytest.mark.parametrize("point", ["kafka_commit_before",
                                    "kafka_commit_after"])
-def test_the_broker_dies_inside_a_commit(cluster, special_build, tmp_path,
+def test_the_broker_dies_inside_a_commit(cluster, special_build, page,
                                          point):
     """The worker stands still around its commit, the broker is killed."""
     from kafka import Cluster
-    listed = Listed(os.path.join(special_build, "wallaroo-worker"))
-    os.chmod(tmp_path, 0o755)
-    page = Faults(str(tmp_path / "faults"), listed)
     given = lines(PART * 2)
     with Cluster() as kafka:
         app, port = fed(cluster, kafka, "inside", workers=1,
@@ -65,11 +73,10 @@ def test_the_broker_dies_inside_a_commit(cluster, special_build, tmp_path,
             feeder.send(("\n".join(given[PART:]) + "\n").encode())
             harness.wait_for(lambda: page.state(0) == ACTED, "a stop")
             kafka.kill(1)
-            os.kill(page.pid(0), harness.signal.SIGCONT)
+            os.kill(page.pid(0), signal.SIGCONT)
             kafka.start(1)
             harness.wait_for(
                 lambda: len(kafka.read("inside")) >= len(given),
                 "all records", limit=120, step=0.5)
         app.stop()
         assert got(kafka.read("inside")) == expected(given)
-    page.close()
