@@ -41,7 +41,8 @@
 	S(connections, "open client connections")			\
 	S(sources_open, "sources that this worker reads alone, not ended") \
 	S(repeats, "records that may have been sent twice")		\
-	S(nondeterministic, "entries whose replay gave something else")
+	S(nondeterministic, "entries whose replay gave something else")	\
+	S(kafka_lag, "records in Kafka that are still to be read here")
 
 /* Bin i counts records whose turn took less than 2^i ns, and no less than
  * half of that; the last one has all that are longer. */

@@ -23,7 +23,8 @@ endless_source(const struct topo *t)
 	for (i = 0; i < t->nsources; i++)
 		if (t->sources[i].kind != SOURCE_FILE &&
 		    t->sources[i].kind != SOURCE_STDIN &&
-		    t->sources[i].kind != SOURCE_GEN)
+		    t->sources[i].kind != SOURCE_GEN &&
+		    t->sources[i].kind != SOURCE_KAFKA)
 			return (t->sources[i].name);
 	return (NULL);
 }

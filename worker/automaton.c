@@ -169,6 +169,7 @@ automaton_fini(struct automaton *a)
 	for (i = 0; i < a->topo->nsources; i++) {
 		buf_fini(&a->sources[i].rem);
 		streams_fini(&a->sources[i].streams);
+		offsets_fini(&a->sources[i].offsets);
 	}
 	for (i = 0; i < a->topo->nstages; i++)
 		fini_stage(a, i);
@@ -1845,6 +1846,59 @@ take_frame(struct automaton *a, struct intake *in, struct slice frame,
 	return (record(a, in->source, x.key, x.body, &f));
 }
 
+/* The next tick says so. */
+static void
+source_ended(struct automaton *a)
+{
+	a->progress.dirty = a->progress.urgent = true;
+}
+
+/* A key that no other record has, for one that came without. */
+static struct slice
+lone_key(const struct kafka_record *r)
+{
+	static char text[OFFSETS_TOPIC + 64];
+	int n = snprintf(text, sizeof(text), "%.*s-%" PRId32 "-%" PRId64,
+	    (int)r->topic.len, (const char *)r->topic.data, r->partition,
+	    r->offset);
+
+	return (slice_of(text, (size_t)n));
+}
+
+/* What the journal has of a source in Kafka. */
+static int
+take_kafka(struct automaton *a, struct intake *in, struct slice frame,
+    struct err *err)
+{
+	struct in_source *s = &a->sources[in->source];
+	const struct entry *e = in->e;
+	struct kafka_record r;
+	struct offset *o;
+	uint64_t channel;
+	struct flow f;
+
+	if (!kafka_record_get(&r, frame) ||
+	    (o = offsets_take(&s->offsets, &r, e->time_ns)) == NULL) {
+		in->had = false;
+		in->why = "no record of Kafka that can come next";
+		err->code = ERR_NONE;
+		return (-1);
+	}
+	if (r.kind != KAFKA_RECORD) {
+		/* After the end of a finite run there may be another one. */
+		s->ended = s->ended && r.kind == KAFKA_MOVED;
+		a->progress.dirty |= a->by_event;
+		return (0);
+	}
+	channel = part_hash(r.topic) + (uint64_t)r.partition;
+	event_begin(a, in->source, channel, (uint64_t)r.offset, &o->part);
+	f.o = source_origin(e, origin_id(origin_base(in->source, channel),
+	    (uint64_t)r.offset));
+	f.err = err;
+	return (record(a, in->source, r.has_key ? r.key : lone_key(&r),
+	    in->src->whole ? r.whole : r.value, &f));
+}
+
 /* The record that ends where in->taken says. */
 static inline int
 take_payload(struct automaton *a, struct intake *in, struct slice payload,
@@ -1859,6 +1913,8 @@ take_payload(struct automaton *a, struct intake *in, struct slice payload,
 	begin_record(a, e->pos + ENTRY_HEADER + end);
 	if (src->framing == FRAMING_CONNECTOR)
 		return (take_frame(a, in, payload, err));
+	if (src->framing == FRAMING_KAFKA)
+		return (take_kafka(a, in, payload, err));
 	event_begin(a, in->source, in->channel, e->off + end, in->part);
 	f.o = source_origin(e, origin_id(in->base, e->off + end));
 	f.err = err;
@@ -2046,13 +2102,6 @@ on_stream(struct automaton *a, struct intake *in, size_t from, size_t *used,
 	*used = from + in->taken;
 	*in->off = in->e->off + *used;
 	return (0);
-}
-
-/* The next tick says so. */
-static void
-source_ended(struct automaton *a)
-{
-	a->progress.dirty = a->progress.urgent = true;
 }
 
 /* A stream has ended: a last line without its newline is a line. */

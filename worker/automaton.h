@@ -26,6 +26,7 @@
 #include "worker/host.h"
 #include "worker/journal.h"
 #include "worker/keytab.h"
+#include "worker/offsets.h"
 #include "worker/progress.h"
 #include "worker/window.h"
 
@@ -65,7 +66,8 @@ struct in_conn {
 	UT_hash_handle	hh;
 };
 
-/* A file, stdin, generator or connector source; exists on its owner alone. */
+/* A file, stdin, generator or connector source, which exists on its owner
+ * alone; of one in Kafka every worker has its part. */
 struct in_source {
 	uint64_t	off;		/* bytes, values, or events of streams,
 					   taken */
@@ -75,6 +77,7 @@ struct in_source {
 					   have gone */
 	struct buf	rem;
 	struct streams	streams;	/* of a connector */
+	struct offsets	offsets;	/* in Kafka: of this worker */
 };
 
 /* A frame to be: end = offset in the turn's data behind it. */
@@ -221,6 +224,15 @@ static inline uint32_t
 automaton_writer(const struct automaton *a, size_t i)
 {
 	return ((uint32_t)(i % a->workers));
+}
+
+/* Does this worker read source i, or some of it, by itself? */
+static inline bool
+automaton_reads(const struct automaton *a, size_t i)
+{
+	return (!source_listens(&a->topo->sources[i]) &&
+	    (a->topo->sources[i].kind == SOURCE_KAFKA ||
+	    automaton_writer(a, i) == a->worker));
 }
 
 /*

@@ -63,6 +63,11 @@ pack_sources(const struct worker *w, struct buf *b)
 			buf_clear(&streams);
 			streams_pack(&s->streams, &streams);
 			mp_put_bin(b, streams.data, streams.len);
+		} else if (w->topo.sources[i].kind == SOURCE_KAFKA) {
+			buf_clear(&streams);
+			if (!planted("RULE8"))
+				offsets_pack(&s->offsets, &streams);
+			mp_put_bin(b, streams.data, streams.len);
 		} else
 			mp_put_bin(b, s->rem.data,
 			    planted("RULE8") ? 0 : s->rem.len);
@@ -262,8 +267,12 @@ unpack_sources(struct worker *w, struct mp *c)
 			s = &w->a.sources[k];
 			buf_fini(&s->rem);
 			streams_fini(&s->streams);
+			offsets_fini(&s->offsets);
 			*s = in;
-			if (w->topo.sources[k].kind != SOURCE_CONNECTOR)
+			if (w->topo.sources[k].kind == SOURCE_KAFKA)
+				c->bad |= offsets_unpack(&s->offsets, rem) ==
+				    -1;
+			else if (w->topo.sources[k].kind != SOURCE_CONNECTOR)
 				buf_add(&s->rem, rem.data, rem.len);
 			else if (unpack_streams(w, &s->streams, rem) == -1)
 				c->bad = true;
@@ -482,6 +491,7 @@ begin_job(struct worker *w)
 	committer_taken(w);
 	checkpoint_pack(w, &j->automaton);
 	feeder_taken(w);
+	kafka_source_taken(w);
 	w->taking = j;
 	w->a.save_first = save_key;
 	w->a.save_arg = w;
@@ -637,6 +647,7 @@ committed(struct worker *w, const struct store_job *j)
 			outbox_committed(o);
 	sink_committed(w);
 	feeder_committed(w);
+	kafka_source_committed(w, false);
 	committer_committed(w);
 }
 
@@ -801,6 +812,7 @@ checkpoint_finish(struct worker *w)
 		worker_fatal_err(w, &err);
 	FAULT_POINT(finish_commit_after);
 	feeder_committed(w);
+	kafka_source_committed(w, true);
 	committer_committed(w);
 	feeder_finish(w);
 	store_job_free(j);

@@ -341,6 +341,7 @@ on_tick(struct ev_loop *loop, ev_timer *t, int events)
 	(void)loop;
 	(void)events;			/* a turn follows */
 	feeder_silent(t->data);
+	kafka_source_lag(t->data);
 	log_flush(0);
 #ifdef WALLAROO_PLANTED
 	peer_late(t->data);
@@ -365,6 +366,8 @@ on_checkpoint_time(struct ev_loop *loop, ev_timer *t, int events)
 	if (w->running && !w->durable) {	/* nothing will be safer */
 		feeder_taken(w);
 		feeder_committed(w);
+		kafka_source_taken(w);
+		kafka_source_committed(w, false);
 	}
 	/* A checkpoint follows the votes; but not for ever. */
 	if (w->running && committer_tick(w) && !w->asked_commit) {

@@ -143,6 +143,23 @@ of_clients(struct automaton *a, size_t s, uint64_t idle_ns, uint64_t now_ns)
 	return (r);
 }
 
+/* A source in Kafka: nobody knows what it gives before all partitions were
+ * found, and who has none is not waited for. */
+static struct reach
+of_partitions(struct automaton *a, size_t s, uint64_t idle_ns,
+    uint64_t now_ns)
+{
+	const struct offsets *t = &a->sources[s].offsets;
+	struct reach r = of_part(a, &a->sources[s].part, t->looked ?
+	    REACH_AWAY : REACH_LIVE, t->looked ? idle_ns : 0, now_ns);
+	uint32_t i;
+
+	for (i = 0; i < t->n; i++)
+		r = reach_join(r, of_part(a, &t->o[i].part, REACH_LIVE,
+		    idle_ns, now_ns));
+	return (r);
+}
+
 /* What source s still gives here. */
 static struct reach
 of_source(struct automaton *a, size_t s, uint64_t now_ns)
@@ -150,11 +167,12 @@ of_source(struct automaton *a, size_t s, uint64_t now_ns)
 	static const struct reach live = { REACH_LIVE, 0 };
 	bool listens = source_listens(&a->topo->sources[s]);
 
-	if (!listens && (automaton_writer(a, s) != a->worker ||
-	    a->sources[s].ended))
+	if (!listens && (!automaton_reads(a, s) || a->sources[s].ended))
 		return (nothing);
 	if (!a->topo->event_time)
 		return (live);
+	if (a->topo->sources[s].kind == SOURCE_KAFKA)
+		return (of_partitions(a, s, times_of(a, s)->idle_ns, now_ns));
 	return (listens ? of_clients(a, s, times_of(a, s)->idle_ns, now_ns) :
 	    of_part(a, &a->sources[s].part, REACH_LIVE, times_of(a,
 	    s)->idle_ns, now_ns));

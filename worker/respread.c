@@ -30,6 +30,7 @@ struct found_source {
 	bool		 ended;
 	struct part	 part;
 	struct buf	 rem;
+	struct offsets	 offsets;	/* in Kafka: of all old workers */
 };
 
 struct spread {
@@ -210,6 +211,17 @@ read_txns(struct spread *s, uint32_t old, struct mp *c)
 	txns_fini(&t);
 }
 
+static bool
+in_kafka(const struct spread *s, const struct found_source *f)
+{
+	size_t i;
+
+	for (i = 0; i < s->w->topo.nsources; i++)
+		if (strcmp(s->w->topo.sources[i].name, f->name) == 0)
+			return (s->w->topo.sources[i].kind == SOURCE_KAFKA);
+	return (false);
+}
+
 /* The automaton as checkpoint.c packs it: its sources are of interest. */
 static int
 on_meta(struct spread *s, uint32_t old, sqlite3_stmt *st, struct err *err)
@@ -269,6 +281,8 @@ on_meta(struct spread *s, uint32_t old, sqlite3_stmt *st, struct err *err)
 			f->part.watermark = in.part.watermark;
 		if (in.part.heard_ns > f->part.heard_ns)
 			f->part.heard_ns = in.part.heard_ns;
+		if (in_kafka(s, f) && offsets_unpack(&f->offsets, rem) == -1)
+			c.bad = true;
 		/* Only its one reader has moved it. */
 		if (in.off < f->off || (in.off == f->off && f->ended))
 			continue;
@@ -462,7 +476,18 @@ pack_progress(struct buf *b)
 }
 
 static void
-pack_automaton(struct spread *s, struct buf *b)
+pack_rem(struct spread *s, uint32_t worker, struct found_source *f,
+    struct buf *b)
+{
+	if (in_kafka(s, f)) {
+		buf_clear(&f->rem);
+		offsets_pack_of(&f->offsets, worker, s->new_n, &f->rem);
+	}
+	mp_put_bin(b, f->rem.data, f->rem.len);
+}
+
+static void
+pack_automaton(struct spread *s, uint32_t worker, struct buf *b)
 {
 	size_t i;
 
@@ -481,7 +506,7 @@ pack_automaton(struct spread *s, struct buf *b)
 		mp_put_uint(b, s->source[i].dev);
 		mp_put_uint(b, s->source[i].ino);
 		mp_put_bool(b, s->source[i].ended);
-		mp_put_bin(b, s->source[i].rem.data, s->source[i].rem.len);
+		pack_rem(s, worker, &s->source[i], b);
 		part_pack(&s->source[i].part, b);
 	}
 	mp_put_array(b, 0);
@@ -516,7 +541,7 @@ write_new(struct spread *s, uint32_t i, struct err *err)
 	clock_random(&j->lineage, sizeof(j->lineage));
 	j->lineage &= INT64_MAX;
 	j->clean = j->sync = j->remake = true;
-	pack_automaton(s, &j->automaton);
+	pack_automaton(s, i, &j->automaton);
 	r = store_commit(&st, j, err);
 	buf_fini(&m.automaton);
 	store_close(&st);
@@ -542,6 +567,7 @@ spread_fini(struct spread *s)
 	for (i = 0; i < s->nsources; i++) {
 		free(s->source[i].name);
 		buf_fini(&s->source[i].rem);
+		offsets_fini(&s->source[i].offsets);
 	}
 	buf_fini(&s->ids);
 	txns_fini(&s->txns);

@@ -595,10 +595,12 @@ source_open(struct worker *w)
 		struct source *s = &w->sources[i];
 
 		s->fd = s->in = -1;
-		s->mine = !source_listens(&w->topo.sources[i]) &&
-		    automaton_writer(&w->a, i) == w->me;
+		s->mine = automaton_reads(&w->a, i);
 		if (!s->mine)
 			continue;
+		/* What a finite run left to the next one. */
+		if (w->topo.sources[i].kind == SOURCE_KAFKA && !w->unclean)
+			s->eof = false;
 		if (w->topo.sources[i].kind == SOURCE_FILE && !s->eof)
 			open_file(w, i);
 		else if (w->topo.sources[i].kind == SOURCE_GEN &&
@@ -677,7 +679,8 @@ source_admit(struct worker *w)
 	}
 }
 
-/* Files and generators, while little is waiting; true: there may be more. */
+/* Files, generators and Kafka, while little is waiting; true: there may be
+ * more. */
 bool
 source_pump(struct worker *w)
 {
@@ -699,6 +702,7 @@ source_pump(struct worker *w)
 			break;
 		}
 		more |= kind == SOURCE_GEN ? pump_gen(w, i) :
+		    kind == SOURCE_KAFKA ? kafka_source_pump(w, i) :
 		    pump_file(w, i);
 	}
 	return (more);

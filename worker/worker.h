@@ -75,6 +75,7 @@ struct source {
 	bool		 wait;		/* for space */
 	uint64_t	 punched;	/* freed bytes of the segment */
 	ev_io		 io;
+	struct kafka_source *kafka;	/* what reads it; NULL: not yet */
 };
 
 struct peer {
@@ -361,6 +362,15 @@ void	feeder_committed(struct worker *);	/* and is committed */
 void	feeder_finish(struct worker *);		/* connect again */
 /* Write to a connector what it takes now.  -1: errno says why not all. */
 int	feeder_send(int fd, struct buf *out);
+
+/* kafka_source.c: partitions that this worker reads; kafka_none.c, where
+ * there is no librdkafka.  True: there may be more at once. */
+bool	kafka_source_pump(struct worker *, size_t source);
+void	kafka_source_lag(struct worker *);	/* to be counted now and then */
+void	kafka_source_taken(struct worker *);	/* a checkpoint begins */
+/* And is committed; the last one of this process waits a moment until the
+ * group knows. */
+void	kafka_source_committed(struct worker *, bool last);
 
 /* peer.c */
 void	peer_attach(struct worker *, uint32_t worker, int fd);

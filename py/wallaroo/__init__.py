@@ -71,6 +71,7 @@ from ._kafka import (
 )
 from ._kafka_settings import FromEnv, FromFile
 from ._kafka_sink import KafkaSink
+from ._kafka_source import KafkaRecord, KafkaSource
 from ._pipeline import Pipeline, _PipelineTree, build_application, source
 from ._timers import Timers
 from ._windows import (
@@ -131,8 +132,10 @@ __all__ = [
     "FromEnv",
     "FromFile",
     "GenSourceConfig",
+    "KafkaRecord",
     "KafkaSink",
     "KafkaSinkConfig",
+    "KafkaSource",
     "KafkaSourceConfig",
     "KeyExtractor",
     "OctetDecoder",

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Optional, Union
 
 from . import _event_time, _kafka_record, _names, _timers, _windows
 from ._errors import api_error, check_policy, user_traceback
+from ._kafka_source import KafkaRecord, RecordDecoder, kafka_key
 
 Key = bytes
 
@@ -297,31 +298,48 @@ class Executor:
         value: Any,
         time: Optional[int] = None,
         watermark: Optional[int] = None,
+        key: Optional[Key] = None,
     ) -> None:
         """One decoded message, taken in now unless a time is given.
 
         The clock does not go on by itself.
         """
         when = self._moment(source, time, watermark)
-        self._flow(source.path, value, self._source_key(source), when)
+        if key is None:
+            key = self._source_key(source)
+        self._flow(source.path, value, key, when)
         if self.by_event:
             self._look()
 
     def push_payload(
         self,
         source: Source,
-        payload: bytes,
+        payload: Any,
+        time: Optional[int] = None,
+        watermark: Optional[int] = None,
+        key: Optional[Key] = None,
+    ) -> None:
+        """One payload, through the source's decoder."""
+        shown = self._source_key(source) if key is None else key
+        decoder = source.decoder
+        value = self._call(
+            source.name, decoder, shown, payload, decoder.decode, payload
+        )
+        if value is not None:
+            self.push(source, value, time, watermark, key)
+
+    def push_record(
+        self,
+        source: Source,
+        record: KafkaRecord,
         time: Optional[int] = None,
         watermark: Optional[int] = None,
     ) -> None:
-        """One payload, through the source's decoder."""
-        key = self._source_key(source)
-        decoder = source.decoder
-        value = self._call(
-            source.name, decoder, key, payload, decoder.decode, payload
-        )
-        if value is not None:
-            self.push(source, value, time, watermark)
+        """One record of Kafka: its value, or all of it, and its key."""
+        whole = isinstance(source.decoder, RecordDecoder)
+        self.push_payload(
+            source, record if whole else record.value or b"", time,
+            watermark, kafka_key(record))
 
     def advance(self, to: int) -> None:
         """Let the clock go on; timers ring on the way."""

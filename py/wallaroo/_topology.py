@@ -8,11 +8,12 @@ worker calls them.  The wire form is described in common/topo.h.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn, Optional
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Optional
 
 from . import (
-    _event_time, _kafka_record, _kafka_sink, _names, _timers, _windows
+    _event_time, _kafka_record, _kafka_sink, _kafka_source, _names, _timers,
+    _windows
 )
 from ._errors import api_error, check_policy
 from ._mistakes import without
@@ -268,8 +269,10 @@ class _Compiler:
         key = _names.SOURCE_KEYS.get(kind)
         if kind == "source_connector":
             return self.connector_source(name, config, first)
+        if kind in _names.KAFKA:
+            return self.kafka_source(name, config, first)
         if key is None:
-            refuse_connected("Source", name, kind)
+            api_error("Unknown kind of source: %r." % (kind,))
         if kind == "gen":
             check_generator(config[2], name)
             fn = self.add_function(config[2])
@@ -321,6 +324,16 @@ class _Compiler:
             most, refill,
         ]
 
+    def kafka_source(self, name: str, config: Any, first: int) -> list[Any]:
+        """Its decoder gets values, or what _kafka_source.py unpacks."""
+        decoder, rest = _kafka_source.topology_of(
+            self.name, name, config, wallaroo_args())
+        fn = self.add_function(function(decoder, "decode"))
+        return [
+            name, "kafka", first, fn, "kafka", 4, "", LARGEST, "", 0, "", b"",
+            1,
+        ] + rest
+
     def connector_sink(self, name: str, config: Any) -> list[Any]:
         host, port, encoder, _, cookie = config[2:7]
         check_text("The host", host, name)
@@ -362,7 +375,7 @@ class _Compiler:
                 result.append(self.kafka_sink(name, config))
                 continue
             else:
-                refuse_connected("Sink", name, kind)
+                api_error("Unknown kind of sink: %r." % (kind,))
             fn = self.add_function(function(encoder, "encode"))
             result.append(
                 [name, kind, fn, host, port, path, own, policy(encoder)]
@@ -374,19 +387,16 @@ class _Compiler:
         return result
 
 
+def wallaroo_args() -> Sequence[str]:
+    """All arguments of the program, where options of sources may be."""
+    import wallaroo
+
+    return wallaroo._ARGS
+
+
 def check_cookie(cookie: Any, part: str) -> None:
     if not isinstance(cookie, str) or "\0" in cookie:
         api_error("The cookie of %s must be a text." % part)
-
-
-def refuse_connected(what: str, name: Any, kind: Any) -> NoReturn:
-    """What can be built and tested, but not run by this version."""
-    if kind in _names.KAFKA:
-        api_error(
-            "%s %r is in Kafka, which this version cannot run yet: it can "
-            "only be tested with wallaroo.testing." % (what, name)
-        )
-    api_error("Unknown kind of %s: %r." % (what.lower(), kind))
 
 
 def is_used(source: Any) -> bool:

@@ -24,9 +24,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any, NamedTuple, Optional, Union, cast
 
-from . import _simulate
+from . import _names, _simulate
 from ._errors import WallarooParameterError
 from ._framing import Cutter
+from ._kafka_source import KafkaRecord
 from ._machine import Machine
 from ._reference import (
     DeadLetter,
@@ -79,7 +80,8 @@ def run(
 
     - a list: an item of bytes is a payload for the decoder (not a header;
       a line without its end), any other item is a decoded message, and so
-      is Decoded(item);
+      is Decoded(item); for a source in Kafka bytes are a record's value,
+      and a KafkaRecord is a record;
     - bytes: the whole stream, headers and ends of lines included;
     - for a generator a number: so many of its values; None: all of them.
 
@@ -236,6 +238,8 @@ def _push(executor: Executor, source: Source, item: Any) -> None:
         executor.advance(time)
     if isinstance(item, Decoded):
         executor.push(source, item.value, time, watermark)
+    elif isinstance(item, KafkaRecord) and source.config[0] in _names.KAFKA:
+        executor.push_record(source, item, time, watermark)
     elif isinstance(item, (bytes, bytearray)) and source.decoder is not None:
         executor.push_payload(source, bytes(item), time, watermark)
     elif item is not None:

@@ -80,8 +80,9 @@ def test_all_pages_are_there():
         "cluster.conf.5", "cluster_shrinker.1", "cluster_shutdown.1",
         "data_receiver.1", "external_sender.1", "machida3.1", "sender.1",
         "wallaroo-connectors.7", "wallaroo-kafka.7", "wallaroo-metrics.7",
-        "wallaroo-ops.7", "wallaroo-protocol.7", "wallaroo-recovery.7",
-        "wallaroo-replay.7", "wallaroo-supervisord.8", "wallaroo.7", "wallarooctl.8"]
+        "wallaroo-ops.7",
+        "wallaroo-protocol.7", "wallaroo-recovery.7", "wallaroo-replay.7",
+        "wallaroo-supervisord.8", "wallaroo.7", "wallarooctl.8"]
 
 
 @needs_mandoc

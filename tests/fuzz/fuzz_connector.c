@@ -1,6 +1,7 @@
 /*
  * Target for the connector protocol: what a connector may send to a source,
- * each frame by itself, and streams as a checkpoint has them.
+ * each frame by itself, and streams as a checkpoint has them.  Also what
+ * journal and checkpoint have of a source in Kafka.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,7 @@
 #include "worker/committer.h"
 #include "worker/connector.h"
 #include "worker/connector_wire.h"
+#include "worker/offsets.h"
 
 static struct topo_source source[] = {
 	{ .name = "feed", .kind = SOURCE_CONNECTOR,
@@ -72,6 +74,29 @@ saved(struct slice s)
 	}
 	streams_fini(&t);
 	streams_fini(&u);
+	buf_fini(&b);
+	buf_fini(&c);
+}
+
+/* Positions in Kafka, and a record as the journal has it. */
+static void
+positions(struct slice s)
+{
+	struct offsets t = { 0 }, u = { 0 };
+	struct buf b = { 0 }, c = { 0 };
+	struct kafka_record r;
+
+	if (s.len > 0 && offsets_unpack(&t, s) == 0) {
+		offsets_pack(&t, &b);
+		fuzz_check(offsets_unpack(&u, buf_slice(&b)) == 0);
+		offsets_pack(&u, &c);
+		fuzz_check(b.len == c.len &&
+		    memcmp(b.data, c.data, b.len) == 0);
+	}
+	if (kafka_record_get(&r, s))
+		(void)offsets_take(&t, &r, 0);
+	offsets_fini(&t);
+	offsets_fini(&u);
 	buf_fini(&b);
 	buf_fini(&c);
 }
@@ -180,6 +205,10 @@ fuzz_connector(const uint8_t *data, size_t n)
 	}
 	if (flags & 8) {
 		transactions(slice_of(in.p, in.n));
+		return;
+	}
+	if (flags & 16) {
+		positions(slice_of(in.p, in.n));
 		return;
 	}
 	if (in.n > 400)

@@ -16,6 +16,8 @@ sys.path[:0] = [HERE, os.path.join(TESTS, "system"),
 import harness
 import specialbuild
 
+import harness
+
 
 @pytest.fixture(scope="session")
 def broker():

@@ -268,6 +268,83 @@ START_TEST(test_connector)
 }
 END_TEST
 
+static int
+parse_kafka(const struct value *row, const char *from, uint32_t topics,
+    const char *group, struct topo *t, struct err *err)
+{
+	struct buf b = { 0 };
+	uint32_t i;
+	int r;
+
+	mp_put_array(&b, 6);
+	put_value(&b, &good.magic);
+	put_value(&b, &good.version);
+	put_value(&b, &good.application);
+	mp_put_array(&b, 1);
+	mp_put_array(&b, 19);
+	for (i = 0; i < 13; i++)
+		put_value(&b, &row[i]);
+	mp_put_str(&b, "one:9092,two:9092");
+	mp_put_array(&b, 2);
+	for (i = 0; i < 2; i++) {
+		mp_put_array(&b, 3);
+		mp_put_str(&b, i == 0 ? "sasl.username" : "sasl.password");
+		mp_put_str(&b, i == 0 ? "value" : from);
+		mp_put_str(&b, i == 0 ? "me" : "/etc/password");
+	}
+	mp_put_array(&b, topics);
+	for (i = 0; i < topics; i++)
+		mp_put_str(&b, i == 0 ? "orders" : "^more-");
+	mp_put_str(&b, group);
+	mp_put_str(&b, "latest");
+	mp_put_bool(&b, true);
+	put_rows(&b, &good.stage[0][0], good.nstages, 8);
+	put_rows(&b, &good.sink[0][0], good.nsinks, 8);
+	r = topo_parse(t, buf_slice(&b), err);
+	buf_fini(&b);
+	return (r);
+}
+
+START_TEST(test_kafka)
+{
+	static const struct value row[13] = { S("in"), S("kafka"), I(0),
+	    I(0), S("kafka"), I(4), S(""), I(1000), S(""), I(0), S(""),
+	    K(""), I(1) };
+	struct value other[13];
+	struct buf b = { 0 };
+	struct topo t;
+	struct err err;
+
+	ck_assert_int_eq(parse_kafka(row, "file", 2, "g", &t, &err), 0);
+	ck_assert_int_eq(t.sources[0].kind, SOURCE_KAFKA);
+	ck_assert_str_eq(t.sources[0].kafka.brokers, "one:9092,two:9092");
+	ck_assert_uint_eq(t.sources[0].kafka.nsettings, 2);
+	ck_assert_int_eq(t.sources[0].kafka.settings[0].from, SETTING_VALUE);
+	ck_assert_int_eq(t.sources[0].kafka.settings[1].from, SETTING_FILE);
+	ck_assert_str_eq(t.sources[0].kafka.settings[1].text,
+	    "/etc/password");
+	ck_assert_uint_eq(t.sources[0].ntopics, 2);
+	ck_assert_str_eq(t.sources[0].topics[1], "^more-");
+	ck_assert_str_eq(t.sources[0].group, "g");
+	ck_assert_str_eq(t.sources[0].start, "latest");
+	ck_assert(t.sources[0].whole && t.sources[0].header_big);
+	ck_assert(!source_listens(&t.sources[0]));
+	topo_print(&t, &b);
+	ck_assert_ptr_nonnull(strstr(buf_str(&b), "kafka orders ^more- ->"));
+	buf_fini(&b);
+	topo_fini(&t);
+	ck_assert_int_eq(parse_kafka(row, "mind", 2, "g", &t, &err), -1);
+	ck_assert_int_eq(parse_kafka(row, "env", 0, "g", &t, &err), -1);
+	ck_assert_ptr_nonnull(strstr(err.text, "has no topic"));
+	ck_assert_int_eq(parse_kafka(row, "env", 1, "", &t, &err), -1);
+	ck_assert_ptr_nonnull(strstr(err.text, "has no group"));
+	memcpy(other, row, sizeof(row));
+	other[SRC_FRAMING] = (struct value)S("lines");
+	ck_assert_int_eq(parse_kafka(other, "env", 1, "g", &t, &err), -1);
+	ck_assert_ptr_nonnull(strstr(err.text, "framing of its own"));
+}
+END_TEST
+
 /* And a sink has its cookie. */
 START_TEST(test_connector_sink)
 {
@@ -751,6 +828,6 @@ START_TEST(test_noise)
 }
 END_TEST
 
-UNIT_MAIN("topo", test_good, test_connector, test_connector_sink,
+UNIT_MAIN("topo", test_good, test_connector, test_kafka, test_connector_sink,
     test_truncated, test_wrong_type, test_wrong, test_counts, test_formats,
     test_event_time, test_timers, test_application_version, test_noise)
