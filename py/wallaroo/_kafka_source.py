@@ -100,19 +100,17 @@ def start_text(start: Any) -> str:
 class KafkaSource(SourceConfig[Out]):
     """Reads topics of Kafka, exactly once.
 
-    topic    a name, or a list of them; one that begins with ^ is a regular
-             expression
-    brokers  "HOST:PORT,..." or a list
-    group    is told how far we are, so that Kafka's tools show it; default:
-             the application's name and the source's
-    value    a decoder, or a function, of a record's value (b"" if it has
-             none)
-    record   in its place: a function of a KafkaRecord
-    start    where partitions are read from that are there at the first start:
-             "earliest", "latest", an offset, a negative number of records
-             before the end, or a datetime; others are read from their first
-             record
-    config   any settings of librdkafka; secrets as FromFile or FromEnv
+    topic is a name, or a list of them; one that begins with ^ is a regular
+    expression.  brokers is "HOST:PORT,..." or a list.  value is a decoder, or
+    a function, of a record's value (b"" if it has none); in its place record
+    is a function of a KafkaRecord.
+
+    group is told how far we are, so that Kafka's tools show it; without it
+    its name is made of the application's and the source's.  start says where
+    partitions are read from that are there at the first start: "earliest",
+    "latest", an offset, a negative number of records before the end, or a
+    datetime; others are read from their first record.  config: any settings of
+    librdkafka; secrets are given as FromFile(path) or FromEnv(variable).
     """
 
     def __init__(

@@ -513,15 +513,15 @@ plan_conf(struct conf_app *c)
 	static char empty[] = "", name[] = "sim", module[] = "sim",
 	    state[] = "/state", dead[] = "/state/dead", run[] = "/run";
 
-	/* What a file that says nothing gives, but lists and times. */
+	/* What is not set below is empty, or the least that is allowed. */
 	memset(c, 0, sizeof(*c));
-#define EMPTY_str(field)	c->field = empty;
-#define EMPTY_list(field)
-#define EMPTY_num(field)
-#define EMPTY_size(field)
-#define EMPTY_ms(field)
-#define EMPTY_choice(field)
-#define EMPTY(type, field, key, def, min, max, text)	EMPTY_##type(field)
+#define EMPTY_str(field, min)	c->field = empty;
+#define EMPTY_list(field, min)
+#define EMPTY_num(field, min)	c->field = min;
+#define EMPTY_size(field, min)	c->field = min;
+#define EMPTY_ms(field, min)	c->field = min;
+#define EMPTY_choice(field, min)
+#define EMPTY(type, field, key, def, min, max, text)	EMPTY_##type(field, min)
 	CONF_TABLE(EMPTY)
 	c->name = name;
 	c->file = name;
