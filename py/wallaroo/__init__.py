@@ -79,6 +79,8 @@ from ._windows import (
     CountWindowsBuilder,
     RangeWindows,
     RangeWindowsBuilder,
+    SessionWindows,
+    SessionWindowsBuilder,
     count_windows,
     hours,
     microseconds,
@@ -87,6 +89,7 @@ from ._windows import (
     nanoseconds,
     range_windows,
     seconds,
+    session_windows,
 )
 from ._wrapped import (
     _C,
@@ -143,6 +146,8 @@ __all__ = [
     "Pipeline",
     "RangeWindows",
     "RangeWindowsBuilder",
+    "SessionWindows",
+    "SessionWindowsBuilder",
     "SinkConfig",
     "SourceConfig",
     "StateComputation",
@@ -176,6 +181,7 @@ __all__ = [
     "run",
     "seconds",
     "serialize",
+    "session_windows",
     "source",
     "state_computation",
     "state_computation_multi",

@@ -30,6 +30,10 @@ LONG_AGO = -LATEST
 # in it, number among those made of one record.
 Order = tuple[int, int, int, int]
 
+# What a window holds: a message with its time, place, and the watermark with
+# which it came.
+Row = tuple[int, Order, int, Any]
+
 
 class EventTime:
     """Where the times of messages come from: a stage of a pipeline."""
@@ -116,6 +120,12 @@ def uses(vertices: list[Any]) -> bool:
 def check(vertices: list[Any]) -> None:
     """Refuse pipelines in which only some messages have such times."""
     if not uses(vertices):
+        if any(stage[0] == _windows.SESSION
+               for stages in vertices for stage in stages):
+            api_error(
+                "session_windows() are made by event times: say where "
+                "messages have theirs from, with event_time() of each source."
+            )
         return
     for stages in vertices:
         if stages and stages[0][0] == "source" and not any(
@@ -145,56 +155,45 @@ class EventState:
     """The windows of one key."""
 
     def __init__(self) -> None:
-        # By pane: (time, order, watermark with which it came, message).
-        self.held: dict[int, list[tuple[int, Order, int, Any]]] = {}
+        # By pane.
+        self.held: dict[int, list[Row]] = {}
         # The first of them.
         self.low = LATEST
         # Windows that begin before here have been fired.
         self.next = LONG_AGO
 
 
-class EventRange:
-    """The rules of range windows of event times.
+class SessionState:
+    """The sessions of one key."""
 
-    They begin at multiples of the slide.  A message is in each of its windows
-    that was not complete for its own source when it came; since that was
-    decided there, all of them hold the same on every number of workers.
-    """
+    def __init__(self) -> None:
+        self.held: list[Row] = []
+        # The first session does not end before this.
+        self.due = _windows.ENDLESS
 
-    state = EventState
+
+class EventWindows:
+    """What the rules of all windows of event times have in common."""
+
     interval: Optional[int] = None
     patience = 0
 
-    def __init__(self, windows: _windows.RangeWindows[Any, Any]) -> None:
-        self.aggregation = windows.aggregation
-        self.range = windows.range
-        self.slide = windows.slide
-        self.late_data_policy = windows.late_data_policy
-        self.pane = math.gcd(self.range, self.slide)
+    def __init__(self, aggregation: Any, late_data_policy: str) -> None:
+        self.aggregation = aggregation
+        self.late_data_policy = late_data_policy
 
-    def call(
-        self, s: EventState, key: str, value: Any, time: int, watermark: int,
-        order: Optional[Order] = None,
-    ) -> Union[Fired, bool, None]:
-        """What the worker calls: a message, at the watermark for which it is
-        late, or None, at the one that fires.  Returns False for one that is
-        late and not wanted, None where nothing has changed."""
-        if value is None:
-            return self.timeout(s, key, watermark)
-        assert order is not None
-        if time // self.slide * self.slide + self.range <= watermark:
-            return self.late(s, key, value, time)
-        pane = time // self.pane * self.pane
-        row = (time, order, watermark, value)
-        if pane >= s.low:
-            s.held.setdefault(pane, []).append(row)
-            return None
-        s.low = pane
-        s.held[pane] = [row]
-        return self._result(s, Fired([], 0, [], 0, True))
+    def _result(self, s: Any, fired: Fired) -> Fired:
+        # Of a key that holds nothing there is nothing to know.
+        if not s.held:
+            return fired._replace(due=0, open=_windows.GONE)
+        return fired._replace(due=max(0, self._due(s)), open=_windows.OPEN)
+
+    def _due(self, s: Any) -> int:
+        """The watermark at which there may be something to fire."""
+        raise NotImplementedError
 
     def late(
-        self, s: EventState, key: str, value: Any, time: int
+        self, s: Any, key: str, value: Any, time: int
     ) -> Union[Fired, bool]:
         if self.late_data_policy != _windows.FIRE_PER_MESSAGE:
             return False
@@ -203,48 +202,8 @@ class EventRange:
         self._output(key, [row], time, fired)
         return self._result(s, fired)
 
-    def timeout(self, s: EventState, key: str, watermark: int) -> Fired:
-        """Fire what is complete, each window once."""
-        fired = Fired([], 0, [], 0, True)
-        while s.held and self._due(s) <= watermark:
-            end = self._due(s)
-            s.next = end - self.range + self.slide
-            rows = self._rows(s, end)
-            # They are gone before user code runs.
-            for pane in [pane for pane in s.held if pane < s.next]:
-                del s.held[pane]
-            s.low = min(s.held, default=LATEST)
-            if rows:
-                self._output(key, rows, end - 1, fired)
-        return self._result(s, fired)
-
-    def _rows(
-        self, s: EventState, end: int
-    ) -> list[tuple[int, Order, int, Any]]:
-        """What the window with this end holds, in order."""
-        rows = [
-            row
-            for pane in range(end - self.range, end, self.pane)
-            for row in s.held.get(pane, ())
-            if row[2] < end
-        ]
-        rows.sort(key=_place)
-        return rows
-
-    def _due(self, s: EventState) -> int:
-        """The end of the first window that may hold something."""
-        begin = -((self.range - self.pane - s.low) // self.slide) * self.slide
-        return max(begin, s.next) + self.range
-
-    def _result(self, s: EventState, fired: Fired) -> Fired:
-        # Of a key that holds nothing there is nothing to know.
-        if not s.held:
-            return fired._replace(due=0, open=_windows.GONE)
-        return fired._replace(due=max(0, self._due(s)), open=_windows.OPEN)
-
     def _output(
-        self, key: str, rows: list[tuple[int, Order, int, Any]], time: int,
-        fired: Fired,
+        self, key: str, rows: list[Row], time: int, fired: Fired
     ) -> None:
         errors: list[Any] = fired.errors
         try:
@@ -270,7 +229,157 @@ class EventRange:
             fired.outputs.append((output, time))
 
 
-def _place(row: tuple[int, Order, int, Any]) -> tuple[int, Order]:
+class EventRange(EventWindows):
+    """The rules of range windows of event times.
+
+    They begin at multiples of the slide.  A message is in each of its windows
+    that was not complete for its own source when it came; since that was
+    decided there, all of them hold the same on every number of workers.
+    """
+
+    state = EventState
+
+    def __init__(self, windows: _windows.RangeWindows[Any, Any]) -> None:
+        super().__init__(windows.aggregation, windows.late_data_policy)
+        self.range = windows.range
+        self.slide = windows.slide
+        self.pane = math.gcd(self.range, self.slide)
+
+    def call(
+        self, s: EventState, key: str, value: Any, time: int, watermark: int,
+        order: Optional[Order] = None,
+    ) -> Union[Fired, bool, None]:
+        """What the worker calls: a message, at the watermark for which it is
+        late, or None, at the one that fires.  Returns False for one that is
+        late and not wanted, None where nothing has changed."""
+        if value is None:
+            return self.timeout(s, key, watermark)
+        assert order is not None
+        if time // self.slide * self.slide + self.range <= watermark:
+            return self.late(s, key, value, time)
+        pane = time // self.pane * self.pane
+        row = (time, order, watermark, value)
+        if pane >= s.low:
+            s.held.setdefault(pane, []).append(row)
+            return None
+        s.low = pane
+        s.held[pane] = [row]
+        return self._result(s, Fired([], 0, [], 0, True))
+
+    def timeout(self, s: EventState, key: str, watermark: int) -> Fired:
+        """Fire what is complete, each window once."""
+        fired = Fired([], 0, [], 0, True)
+        while s.held and self._due(s) <= watermark:
+            end = self._due(s)
+            s.next = end - self.range + self.slide
+            rows = self._rows(s, end)
+            # They are gone before user code runs.
+            for pane in [pane for pane in s.held if pane < s.next]:
+                del s.held[pane]
+            s.low = min(s.held, default=LATEST)
+            if rows:
+                self._output(key, rows, end - 1, fired)
+        return self._result(s, fired)
+
+    def _rows(self, s: EventState, end: int) -> list[Row]:
+        """What the window with this end holds, in order."""
+        rows = [
+            row
+            for pane in range(end - self.range, end, self.pane)
+            for row in s.held.get(pane, ())
+            if row[2] < end
+        ]
+        rows.sort(key=_place)
+        return rows
+
+    def _due(self, s: EventState) -> int:
+        """The end of the first window that may hold something."""
+        begin = -((self.range - self.pane - s.low) // self.slide) * self.slide
+        return max(begin, s.next) + self.range
+
+
+class EventSessions(EventWindows):
+    """The rules of sessions.
+
+    A message would by itself be a session from its time to gap after it; it is
+    too late if that was complete for its own source when it came.  A session
+    begins with the first message there is.  The next one joins it if it is
+    less than gap behind the last, and came when the session, as long as it
+    gets, was not complete for its own source.  A watermark at the end of a
+    session therefore knows all that it will ever hold.
+    """
+
+    state = SessionState
+
+    def __init__(self, windows: _windows.SessionWindows[Any, Any]) -> None:
+        super().__init__(windows.aggregation, windows.late_data_policy)
+        self.gap = windows.gap
+
+    def call(
+        self, s: SessionState, key: str, value: Any, time: int,
+        watermark: int, order: Optional[Order] = None,
+    ) -> Union[Fired, bool, None]:
+        """As of EventRange."""
+        if value is None:
+            return self.timeout(s, key, watermark)
+        assert order is not None
+        end = time + self.gap
+        if end <= watermark:
+            return self.late(s, key, value, time)
+        s.held.append((time, order, watermark, value))
+        if end >= s.due:
+            return None
+        s.due = end
+        return self._result(s, Fired([], 0, [], 0, True))
+
+    def timeout(self, s: SessionState, key: str, watermark: int) -> Fired:
+        """Fire what has ended, each session once.  One that has become longer
+        since it was looked at only says when it ends now."""
+        fired = Fired([], 0, [], 0, True)
+        s.held.sort(key=_place)
+        while s.held and s.due <= watermark:
+            rows, others, s.due = self._first(s.held)
+            if s.due > watermark:
+                break
+            # They are gone before user code runs.
+            end, s.held = s.due, others
+            s.due = (
+                others[0][0] + self.gap if others else _windows.ENDLESS)
+            self._output(key, rows, end - 1, fired)
+        return self._result(s, fired)
+
+    def _first(self, held: list[Row]) -> tuple[list[Row], list[Row], int]:
+        """The first session of what is held, in order; what is not in it; its
+        end."""
+        end = held[0][0] + self.gap
+        n = 0
+        for row in held:
+            if row[0] >= end:
+                break
+            n += 1
+            if row[2] < end:
+                end = row[0] + self.gap
+        rows = [row for row in held[:n] if row[2] < end]
+        others = [row for row in held[:n] if row[2] >= end]
+        return rows, others + held[n:], end
+
+    def _due(self, s: SessionState) -> int:
+        return s.due
+
+
+def rules_of(stage: tuple[Any, ...]) -> Union[EventRange, EventSessions]:
+    """The rules of a stage of an application tuple."""
+    if stage[0] == _windows.SESSION:
+        return EventSessions(_windows.SessionWindows(*stage[1:]))
+    return EventRange(_windows.RangeWindows(*stage[1:]))
+
+
+def is_by_event(stage: tuple[Any, ...], events: bool) -> bool:
+    """Whether a stage of windows goes by event times."""
+    return events and stage[0] in (_windows.RANGE, _windows.SESSION)
+
+
+def _place(row: Row) -> tuple[int, Order]:
     return row[:2]
 
 

@@ -14,6 +14,8 @@ from ._windows import (
     CountWindowsBuilder,
     RangeWindows,
     RangeWindowsBuilder,
+    SessionWindows,
+    SessionWindowsBuilder,
     stage_of,
 )
 from ._wrapped import Computation, KeyExtractor, StateComputation
@@ -100,7 +102,9 @@ class Pipeline(Generic[T]):
     def to(self, computation: Computation[T, U]) -> Pipeline[U]: ...
     @overload
     def to(
-        self, computation: RangeWindows[T, U] | CountWindows[T, U]
+        self,
+        computation: RangeWindows[T, U] | CountWindows[T, U]
+        | SessionWindows[T, U],
     ) -> Pipeline[U]: ...
     def to(self, computation: Any) -> Pipeline[Any]:
         """Add a computation, or windows (the result of .over()).
@@ -108,9 +112,13 @@ class Pipeline(Generic[T]):
         Computations are what wallaroo.computation and the other decorators
         make, and the functions of wallaroo.helpers.
         """
-        if isinstance(computation, (RangeWindows, CountWindows)):
+        if isinstance(
+            computation, (RangeWindows, CountWindows, SessionWindows)
+        ):
             return self._with_tuple(stage_of(computation))
-        if isinstance(computation, (RangeWindowsBuilder, CountWindowsBuilder)):
+        if isinstance(computation, (
+            RangeWindowsBuilder, CountWindowsBuilder, SessionWindowsBuilder,
+        )):
             api_error(
                 "Windows need an aggregation: call .over() before .to()."
             )

@@ -137,14 +137,13 @@ class Windowing:
     ) -> None:
         self.name = name
         self.timed = stage[0] == "to_state"
-        self.by_event = events and stage[0] == "to_range_windows"
+        self.by_event = _event_time.is_by_event(stage, events)
         self.arithmetic: Any
         if self.timed:
             self.by_event = _timers.is_by_event(stage[1], events)
             self.arithmetic = _timers.TimedRules(stage[1], self.by_event)
         elif self.by_event:
-            self.arithmetic = _event_time.EventRange(
-                _windows.RangeWindows(*stage[1:]))
+            self.arithmetic = _event_time.rules_of(stage)
         else:
             self.arithmetic = _windows.arithmetic_of(stage)
         self.aggregation = (

@@ -26,7 +26,9 @@ LARGEST = 1 << 30  # of max_size and parallelism
 # Kinds whose name in the application tuple differs from the wire's.
 _STEPS = {"to": "step", "to_state": "state"}
 _WINDOWS = {
-    "to_range_windows": "range_windows", "to_count_windows": "count_windows",
+    _windows.RANGE: "range_windows", _windows.COUNT: "count_windows",
+    # The worker sees no difference.
+    _windows.SESSION: "range_windows",
 }
 # What has a state for each key.
 _STATEFUL = ("state", _timers.KIND, "range_windows", "count_windows")
@@ -210,10 +212,9 @@ class _Compiler:
         stage = _Stage(_WINDOWS[described[0]], name, nxt)
         stage.policy = policy(_windows.aggregation_of(described))
         stage.version = 1
-        if self.by_event and stage.kind == "range_windows":
-            events = _event_time.EventRange(
-                _windows.RangeWindows(*described[1:]))
-            stage.version = 2
+        if _event_time.is_by_event(described, self.by_event):
+            events = _event_time.rules_of(described)
+            stage.version = 3 if described[0] == _windows.SESSION else 2
             stage.timing = [0, 0]
             stage.fn = self.add_function(events.call, events.state)
             return stage

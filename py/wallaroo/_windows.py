@@ -113,6 +113,17 @@ class CountWindows(Generic[In, Out]):
         self.timeout = timeout
 
 
+class SessionWindows(Generic[In, Out]):
+    """Windows that a silence ends; SessionWindowsBuilder.over()."""
+
+    def __init__(
+        self, gap: int, aggregation: Any, late_data_policy: str
+    ) -> None:
+        self.gap = gap
+        self.aggregation = aggregation
+        self.late_data_policy = late_data_policy
+
+
 class RangeWindowsBuilder:
     """Describes windows of a length in time, step by step."""
 
@@ -221,6 +232,42 @@ class CountWindowsBuilder:
         )
 
 
+class SessionWindowsBuilder:
+    """Describes windows that a silence ends."""
+
+    def __init__(self, gap: Number) -> None:
+        self.gap = _duration("session_windows", gap, 1)
+        self.late_data_policy = ""
+
+    def with_late_data_policy(self, policy: str) -> SessionWindowsBuilder:
+        """What happens to a message that comes too late even for a session of
+        its own: "drop", as without this call, or "fire-per-message", a window
+        for it alone."""
+        _once("with_late_data_policy", not self.late_data_policy)
+        if policy not in (DROP, FIRE_PER_MESSAGE):
+            api_error(
+                "Invalid value for late_data_policy: %r. Of sessions it must "
+                "be %r or %r." % (policy, DROP, FIRE_PER_MESSAGE)
+            )
+        self.late_data_policy = policy
+        return self
+
+    @overload
+    def over(
+        self, aggregation: Callable[[], Aggregation[In, Any, Out]]
+    ) -> SessionWindows[In, Out]: ...
+    @overload
+    def over(
+        self, aggregation: Aggregation[In, Any, Out]
+    ) -> SessionWindows[In, Out]: ...
+    def over(self, aggregation: Any) -> SessionWindows[Any, Any]:
+        """Aggregate with this class; the result is for Pipeline.to()."""
+        return SessionWindows(
+            self.gap, _aggregation(aggregation),
+            self.late_data_policy or DROP,
+        )
+
+
 def range_windows(range: Number) -> RangeWindowsBuilder:
     """Begin to describe windows of a length in time.
 
@@ -249,6 +296,15 @@ def count_windows(count: int) -> CountWindowsBuilder:
     with_timeout() says.
     """
     return CountWindowsBuilder(count)
+
+
+def session_windows(gap: Number) -> SessionWindowsBuilder:
+    """Begin to describe windows that a silence of `gap` nanoseconds ends.
+
+    A key's messages whose event times are less than gap apart, one from the
+    next, are one session.  All sources need event_time().
+    """
+    return SessionWindowsBuilder(gap)
 
 
 def _once(method: str, first: bool) -> None:
@@ -594,11 +650,21 @@ class CountArithmetic:
 
 Arithmetic = Union[RangeArithmetic, CountArithmetic]
 
-KINDS = ("to_range_windows", "to_count_windows")
+RANGE, COUNT, SESSION = (
+    "to_range_windows", "to_count_windows", "to_session_windows")
+KINDS = (RANGE, COUNT, SESSION)
+
+Windows = Union[
+    RangeWindows[Any, Any], CountWindows[Any, Any], SessionWindows[Any, Any]]
 
 
-def stage_of(windows: Union[RangeWindows[Any, Any], CountWindows[Any, Any]]) -> tuple[Any, ...]:
+def stage_of(windows: Windows) -> tuple[Any, ...]:
     """The stage of an application tuple."""
+    if isinstance(windows, SessionWindows):
+        return (
+            SESSION, windows.gap, windows.aggregation,
+            windows.late_data_policy,
+        )
     if isinstance(windows, RangeWindows):
         return (
             "to_range_windows", windows.range, windows.slide, windows.delay,
@@ -684,6 +750,7 @@ def end_caller(
 
 # What the bytes of an application's own serialize() begin with.
 _OTHER, _RANGE, _COUNT, _EVENT, _TIMED = b"o", b"r", b"c", b"e", b"t"
+_SESSION = b"s"
 
 Serialize = Callable[[Any], bytes]
 Deserialize = Callable[[bytes], Any]
@@ -693,7 +760,7 @@ def hooks(
     serialize: Serialize, deserialize: Deserialize
 ) -> tuple[Serialize, Deserialize]:
     """An application's own, which see accumulators and not our states."""
-    from ._event_time import EventState
+    from ._event_time import EventState, SessionState
     from ._timers import TimedState
 
     def save(o: Any) -> bytes:
@@ -708,6 +775,9 @@ def hooks(
                 for pane, rows in o.held.items() for row in rows
             ]
             return _EVENT + pickle.dumps((o.low, o.next, rows))
+        if type(o) is SessionState:
+            held = [(row[:3], serialize(row[3])) for row in o.held]
+            return _SESSION + pickle.dumps((o.due, held))
         if type(o) is RangeState:
             panes = {start: serialize(a) for start, a in o.panes.items()}
             return _RANGE + pickle.dumps((o.first, o.count, o.high, panes))
@@ -735,6 +805,12 @@ def hooks(
                 state.held.setdefault(pane, []).append(
                     (time, order, watermark, deserialize(value)))
             return state
+        if kind == _SESSION:
+            session = SessionState()
+            session.due, held = members
+            session.held = [
+                row + (deserialize(value),) for row, value in held]
+            return session
         if kind == _RANGE:
             windows = RangeState()
             windows.first, windows.count, windows.high, panes = members

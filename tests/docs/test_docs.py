@@ -524,4 +524,5 @@ def test_python_names():
     for name in re.findall(r"^\.It Fn \.(\w+)", section, re.M):
         assert any(hasattr(cls, name) for cls in (
             wallaroo.Pipeline, wallaroo.RangeWindowsBuilder,
-            wallaroo.CountWindowsBuilder)), name
+            wallaroo.CountWindowsBuilder,
+            wallaroo.SessionWindowsBuilder)), name

@@ -74,6 +74,10 @@ def tumbling(length, **more):
     return wallaroo.range_windows(length).over(Collect)
 
 
+def sessions(gap):
+    return wallaroo.session_windows(gap).over(Collect)
+
+
 # -- times ------------------------------------------------------------------
 
 UTC = datetime.timezone.utc
@@ -127,6 +131,15 @@ def plain(name):
     (lambda: application(source("a").key_by(key).to(
         wallaroo.range_windows(9).with_late_data_policy(
             "place-in-oldest-window").over(Collect))), "not possible"),
+    (lambda: application(plain("a").key_by(key).to(sessions(9))),
+     "are made by event times"),
+    (lambda: wallaroo.session_windows(0), "session_windows"),
+    (lambda: wallaroo.session_windows(9).with_late_data_policy(
+        "place-in-oldest-window"), "Of sessions it must"),
+    (lambda: wallaroo.session_windows(9).with_late_data_policy(
+        "drop").with_late_data_policy("drop"), "once"),
+    (lambda: source("a").key_by(key).to(wallaroo.session_windows(9)),
+     "call .over"),
 ])
 def test_mistakes(wrong, text):
     with pytest.raises(wallaroo.WallarooParameterError, match=text):
@@ -268,6 +281,147 @@ def test_windows_behind_windows_however_sources_come():
         found = [by_key(ran(pipeline, interleaved(
             rng, "xy", inputs)).values) for _ in range(4)]
         assert found[0] and found.count(found[0]) == 4, seed
+
+
+# -- sessions ---------------------------------------------------------------
+
+def test_a_silence_ends_a_session():
+    result = ran(source("in", 50).key_by(key).to(sessions(10)), {"in": [
+        ("a", 21, 1), ("a", 3, 2), ("b", 9, 3), ("a", 40, 4), ("a", 12, 5),
+        ("a", 50, 6), ("a", 33, 7), ("a", 999, 8)]})
+    # A message 10 behind another one is of the next session.
+    assert result.values == [
+        ("b", (3,)), ("a", (2, 5, 1)), ("a", (7, 4)), ("a", (6,)),
+        ("a", (8,))]
+    assert not result.late
+
+
+def test_late_for_sessions():
+    items = [("a", 30, 1), ("a", 21, 2), ("a", 20, 3), ("a", 45, 4),
+             ("a", 36, 5), ("a", 35, 6)]
+    pipeline = source("in").key_by(key)
+    result = ran(pipeline.clone().to(sessions(10)), {"in": items})
+    # 36 would join 30 and 45, were the session of 30 not over at 45.
+    assert result.values == [("a", (2, 1)), ("a", (5, 4))]
+    assert result.late == [
+        Late("Collect", "a", items[2]), Late("Collect", "a", items[5])]
+    alone = wallaroo.session_windows(10).with_late_data_policy(
+        "fire-per-message").over(Collect)
+    result = ran(pipeline.to(alone), {"in": items})
+    assert result.values == [
+        ("a", (3,)), ("a", (2, 1)), ("a", (6,)), ("a", (5, 4))]
+    assert not result.late
+
+
+def test_a_watermark_fires_sessions_that_are_complete():
+    result = ran(source("in").key_by(key).to(sessions(10)), {"in": [
+        ("a", 3, 1), ("b", 9, 2), ("a", 8, 3), ("a", 18, 4), ("b", 27, 5)]},
+        until=0)
+    assert result.values == [("a", (1, 3)), ("b", (2,))]
+
+
+def test_sessions_give_what_user_code_raises():
+    items = [("a", 1, 1), ("a", 2, "raise"), ("a", 3, 3), ("b", 4, "raise")]
+    result = ran(source("in").key_by(key).to(sessions(10)), {"in": items},
+                 on_error="dead-letter")
+    assert result.values == [("a", (1, 3))]
+    assert [(letter.key, letter.value) for letter in result.dead_letters] == [
+        ("a", items[1]), ("b", items[3])]
+
+
+def model_of_sessions(inputs, gap, lateness):
+    """By key, in order: sessions that know everything."""
+    rows = collections.defaultdict(list)
+    for number, items in enumerate(inputs):
+        newest = 0
+        for position, item in enumerate(items):
+            seen = newest - lateness
+            if item[1] + gap > seen:
+                rows[item[0]].append(
+                    (item[1], number, position, seen, item[2]))
+            newest = max(newest, item[1])
+    found = {}
+    for name, left in rows.items():
+        while left:
+            inside = [min(left)]
+            while True:
+                end = max(inside)[0] + gap
+                more = [row for row in left if row not in inside
+                        and row[0] < end and row[3] < end]
+                if not more:
+                    break
+                inside.append(min(more))
+            left = [row for row in left if row not in inside]
+            found.setdefault(name, []).append(
+                (name, tuple(row[4] for row in sorted(inside))))
+    return found
+
+
+@pytest.mark.parametrize("gap,lateness", [
+    (1, 0), (5, 0), (9, 3), (20, 0), (14, 25), (60, 10)])
+def test_sessions_are_the_models_however_sources_come(gap, lateness):
+    for seed in range(20):
+        rng = random.Random(seed)
+        inputs = [random_items(rng, 40, spread, tag)
+                  for spread, tag in ((30, "x"), (9, "y"))]
+        pipeline = source("x", lateness).merge(source("y", lateness)) \
+            .key_by(key).to(sessions(gap))
+        expected = model_of_sessions(inputs, gap, lateness)
+        for _ in range(4):
+            result = ran(pipeline, interleaved(rng, "xy", inputs))
+            assert by_key(result.values) == expected, seed
+
+
+def test_sessions_behind_sessions_however_sources_come():
+    for seed in range(20):
+        rng = random.Random(seed)
+        inputs = [[(rng.choice("pq") + item[0],) + item[1:]
+                   for item in random_items(rng, 40, 20, tag)]
+                  for tag in "xy"]
+        pipeline = (
+            source("x", 5).merge(source("y", 15)).key_by(key)
+            .to(sessions(7)).key_by(first_letter)
+            .to(wallaroo.session_windows(9).over(Outer)))
+        found = [by_key(ran(pipeline, interleaved(
+            rng, "xy", inputs)).values) for _ in range(4)]
+        assert found[0] and found.count(found[0]) == 4, seed
+
+
+def test_what_the_worker_calls_for_sessions():
+    compiled = _topology.compile_application(application(
+        source("in").key_by(key).to(sessions(1 << 62))))
+    [stage] = [s for s in compiled.topology[4] if s[0] == "Collect"]
+    assert stage[1] == "range_windows" and stage[8:] == [0, 0]
+    rules = _event_time.EventSessions(
+        _windows.SessionWindows(1 << 62, Collect(), "drop"))
+    state = rules.state()
+    last = (1 << 62) - 1
+    fired = rules.call(state, "k", ("k", last, "m"), last, 0, (0, 0, 1, 0))
+    assert (fired.due, fired.open) == (last + (1 << 62), _windows.OPEN)
+    fired = rules.timeout(state, "k", fired.due)
+    assert fired.outputs == [(("k", ("m",)), last + (1 << 62) - 1)]
+    assert (fired.due, fired.open) == (0, _windows.GONE)
+
+
+def test_sessions_are_saved_by_the_applications_own_functions():
+    rules = _event_time.EventSessions(
+        _windows.SessionWindows(10, Collect(), "drop"))
+    state = rules.state()
+    for n, at in enumerate((5, 14, 40)):
+        rules.call(state, "k", ("k", at, n), at, 0, (0, 0, n, 0))
+    assert rules.call(state, "k", ("k", 1, 9), 1, 25, (0, 0, 2, 0)) is False
+    save, load = _windows.hooks(lambda o: b"own" + pickle.dumps(o),
+                                lambda bs: pickle.loads(bs[3:]))
+    for copy in (load(save(state)), pickle.loads(pickle.dumps(state))):
+        fired = rules.timeout(copy, "k", 15)	# it has become longer
+        assert (fired.outputs, fired.due) == ([], 24)
+        fired = rules.timeout(copy, "k", 24)
+        assert fired.outputs == [(("k", (0, 1)), 23)]
+        assert (fired.due, fired.open) == (50, _windows.OPEN)
+        fired = rules.timeout(copy, "k", 50)
+        assert fired.outputs == [(("k", (2,)), 49)]
+        assert (fired.due, fired.open) == (0, _windows.GONE)
+    assert len(state.held) == 3 and b"own" in save(state)
 
 
 @wallaroo.computation_multi("several")

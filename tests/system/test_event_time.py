@@ -178,10 +178,10 @@ def application_setup(args):
     return wallaroo.build_application("readings", (
         readings("slow", args[1]).merge(readings("fast", args[2]))
         .key_by(by_sensor)
-        .to(wallaroo.range_windows(100)
+        .to(wallaroo.WINDOWS
             .with_late_data_policy("POLICY").over(Seen))
         .key_by(by_letter)
-        .to(wallaroo.range_windows(400).with_slide(100).over(All))
+        .to(wallaroo.BEHIND.over(All))
         .to_sink(wallaroo.FileSinkConfig(args[3], encode))))
 '''
 
@@ -221,7 +221,27 @@ def reference(source, args, inputs):
 def test_windows_are_the_references_at_any_speed(cluster, rng, workers,
                                                  policy, report):
     """Each key's outputs, in order, with kills."""
-    source = READINGS.replace("POLICY", policy)
+    check_readings(cluster, rng, workers, policy, report, READINGS
+                   .replace("WINDOWS", "range_windows(100)")
+                   .replace("BEHIND",
+                            "range_windows(400).with_slide(100)"))
+
+
+@pytest.mark.parametrize("workers,policy", [
+    (2, "drop"),
+    pytest.param(1, "fire-per-message", marks=pytest.mark.level("all")),
+    pytest.param(3, "drop", marks=pytest.mark.level("all"))])
+def test_sessions_are_the_references_at_any_speed(cluster, rng, workers,
+                                                  policy, report):
+    """With sessions of other keys behind them, and kills."""
+    check_readings(cluster, rng, workers, policy, report, READINGS
+                   .replace("WINDOWS", "session_windows(20)")
+                   .replace("BEHIND", "session_windows(12)"
+                            ".with_late_data_policy('POLICY')"))
+
+
+def check_readings(cluster, rng, workers, policy, report, source):
+    source = source.replace("POLICY", policy)
     app = cluster(source.replace("SLEEP", "0.0005"), workers=workers)
     lines = {name: lines_of_readings(rng, name, count)
              for name, count in (("slow", 1200), ("fast", 1500))}

@@ -118,6 +118,10 @@ def application_setup(args: list[str]) -> tuple[Any, ...]:
     clicks.key_by(user).to(
         wallaroo.count_windows(10).with_timeout(None).over(Users)
     ).to_sink(wallaroo.StdoutSinkConfig(codecs.json_encoder))
+    clicks.key_by(user).to(
+        wallaroo.session_windows(wallaroo.minutes(30))
+        .with_late_data_policy("fire-per-message").over(Users)
+    ).to_sink(wallaroo.StdoutSinkConfig(codecs.json_encoder))
     wallaroo.build_application("sliding", clicks.collect().to(
         wallaroo.range_windows(wallaroo.minutes(5))
         .with_slide(wallaroo.minutes(1)).over(Users)

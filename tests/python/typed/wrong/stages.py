@@ -80,6 +80,7 @@ orders = wallaroo.source("orders", wallaroo.StdinSourceConfig(
 text_file = wallaroo.FileSinkConfig("out", codecs.lines_encoder)
 order_file = wallaroo.FileSinkConfig("out", encode_order)
 windows = wallaroo.range_windows(wallaroo.seconds(1)).over(Sum)
+sessions = wallaroo.session_windows(wallaroo.seconds(1)).over(Sum)
 
 lines.to(half)  # wrong
 lines.to(helpers.count()).to(length)  # wrong
@@ -92,6 +93,7 @@ lines.to(seen).to(length)  # wrong
 lines.key_by(symbol)  # wrong
 numbers.to(half).key_by(symbol)  # wrong
 lines.to(windows)  # wrong
+lines.to(sessions)  # wrong
 numbers.to(windows).to(length)  # wrong
 lines.to_sink(order_file)  # wrong
 lines.to_sinks([text_file, order_file])  # wrong
