@@ -223,11 +223,15 @@ get_stage(struct topo_stage *s, struct mp *c)
 	else if (s->kind == STAGE_TIMED && n == 9)
 		s->by_event = mp_get_bool(c);
 	else if (n != (stage_has_windows(s) || s->kind == STAGE_EVENT_TIME ?
-	    10 : 8) || s->kind == STAGE_TIMED)
+	    10 : 8) && (n != 11 || s->kind != STAGE_RANGE))
+		c->bad = true;
+	else if (s->kind == STAGE_TIMED)
 		c->bad = true;
 	if (stage_has_windows(s)) {
 		s->timeout_ns = mp_get_uint(c, INT64_MAX);
 		s->patience_ns = mp_get_uint(c, INT64_MAX);
+		if (n == 11)
+			s->late = get_index(c) + 1;
 	} else if (s->kind == STAGE_EVENT_TIME) {
 		s->lateness_ns = mp_get_uint(c, INT64_MAX);
 		s->idle_ns = mp_get_uint(c, INT64_MAX);
@@ -522,6 +526,39 @@ check_event_time(struct topo *t, struct err *err)
 	return (0);
 }
 
+/* The sinks of late messages, and only these, stand together behind those that
+ * get all outputs, before the dead letters. */
+static int
+check_late(const struct topo *t, struct err *err)
+{
+	int last = (int)t->nsinks - 1, first = last;
+	const struct topo_stage *s;
+	size_t i;
+
+	for (i = 0; i < t->nstages; i++) {
+		s = &t->stages[i];
+		if (s->late == 0)
+			continue;
+		if (!t->event_time)
+			return (bad(err, "stage", s->name, "messages without "
+			    "event times are not late"));
+		if (s->late - 1 < 1 || s->late - 1 >= last)
+			return (bad(err, "stage", s->name,
+			    "there is no such sink for its late messages"));
+		if (s->late - 1 < first)
+			first = s->late - 1;
+	}
+	for (; first < last; first++) {
+		for (i = 0; i < t->nstages; i++)
+			if (t->stages[i].late == first + 1)
+				break;
+		if (i == t->nstages)
+			return (bad(err, "sink", t->sinks[first].name,
+			    "is behind those of late messages"));
+	}
+	return (0);
+}
+
 static int
 check_names(const struct topo *t, struct err *err)
 {
@@ -608,7 +645,8 @@ check_all(struct topo *t, struct err *err)
 	for (size_t i = 0; i < t->nsources; i++)
 		if (check_way(t, &t->sources[i], err) == -1)
 			return (-1);
-	if (check_event_time(t, err) == -1 || check_names(t, err) == -1)
+	if (check_event_time(t, err) == -1 || check_late(t, err) == -1 ||
+	    check_names(t, err) == -1)
 		return (-1);
 	return (number_exchanges(t, err));
 }
@@ -712,6 +750,8 @@ topo_print(const struct topo *t, struct buf *b)
 			    1e9);
 		if (s->idle_ns != 0)
 			buf_addf(b, " idle %gs", (double)s->idle_ns / 1e9);
+		if (s->late != 0)
+			buf_addf(b, " late to sink %d", s->late - 1);
 		if (s->policy != POLICY_DEFAULT)
 			buf_addf(b, " on-error %s", policies[s->policy]);
 		if (s->version != 0)

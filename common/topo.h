@@ -16,7 +16,8 @@
  *         connector: cookie, max_credits, refill_credits; for Kafka: brokers,
  *         settings, [topic...], group, start, whole
  * stage:  [name, kind, next, fn, exchange, multi, policy, version], and for
- *         range_windows and count_windows: timeout_ns, patience_ns; for
+ *         range_windows and count_windows: timeout_ns, patience_ns, and for
+ *         one whose late messages have a sink: its number; for
  *         event_time: lateness_ns, idle_ns; for a state that has a function
  *         for the end: its number; for timed_state: whether by event time
  * sink:   [name, kind, fn, host, port, path, exchange, policy], and for a
@@ -158,6 +159,9 @@ struct topo_stage {
 	uint64_t		 lateness_ns;	/* how far times may go back */
 	uint64_t		 idle_ns;	/* 0 = all wait for it */
 	bool			 by_event;	/* RANGE, TIMED: event times */
+	int			 late;		/* RANGE: the sink that late
+						   messages go to, plus 1; 0:
+						   they are dropped */
 };
 struct topo_sink {
 	char			*name;		/* unique */

@@ -92,6 +92,10 @@ automaton_init(struct automaton *a, struct err *err)
 			a->dead_sink = (int)i;
 			a->live_sinks = i;	/* it is the last */
 		}
+	for (i = 0; i < a->topo->nstages; i++)
+		if (a->topo->stages[i].late != 0 &&
+		    (size_t)a->topo->stages[i].late <= a->live_sinks)
+			a->live_sinks = (size_t)a->topo->stages[i].late - 1;
 	a->sources = xcalloc(a->topo->nsources + 1, sizeof(*a->sources));
 	a->source_hash = xcalloc(a->topo->nsources + 1,
 	    sizeof(*a->source_hash));
@@ -1162,7 +1166,7 @@ run_sinks(struct automaton *a, const struct op *op, host_val v,
 	int r = 0;
 
 	host_where.key = f->key;
-	/* The dead letters' is the last one. */
+	/* Those of late messages and of dead letters are behind these. */
 	for (i = 0; i < a->live_sinks && r == 0; i++)
 		r = run_sink(a, i, op, v, f);
 	a->host->val_free(a->app, v);
@@ -1481,6 +1485,20 @@ time_for(const struct automaton *a, const struct topo_stage *st,
 	return (by_event ? o->event_ns : o->time_ns);
 }
 
+/* A message is too late for all its windows. */
+static int
+run_late(struct automaton *a, int stage, struct kent *e, host_val v,
+    struct flow *f)
+{
+	int sink = a->topo->stages[stage].late - 1;
+
+	STAT_ADD(a->stats, late, 1);
+	if (e->window == NULL)			/* it was made for this */
+		expire(a, stage, e);
+	return (sink < 0 ? 0 : run_sink(a, (size_t)sink, &a->ops[stage], v,
+	    f));
+}
+
 /* Give the windows of a key a message, or NULL for a timeout. */
 static int
 fire(struct automaton *a, int stage, struct kent *e, host_val v,
@@ -1505,12 +1523,8 @@ fire(struct automaton *a, int stage, struct kent *e, host_val v,
 		free_outputs(a, out, 0);
 		return (-1);
 	}
-	if (win->late) {
-		STAT_ADD(a->stats, late, 1);
-		if (e->window == NULL)		/* it was made for this */
-			expire(a, stage, e);
-		return (0);
-	}
+	if (win->late)
+		return (run_late(a, stage, e, v, f));
 	if (win->same && st->kind == STAGE_TIMED)
 		return (0);
 	if (win->same) {

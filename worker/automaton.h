@@ -194,7 +194,8 @@ struct automaton {
 	struct turn		*to_sink;	/* [nsinks] */
 	size_t			 turn_bytes;
 	int			 dead_sink;	/* the dead letters, or -1 */
-	size_t			 live_sinks;	/* all the others */
+	size_t			 live_sinks;	/* those of all outputs, which
+						   come first */
 	struct buf		 garbage;	/* u64 ids of connections that
 						   turned bad */
 	struct buf		 talk;		/* u64 ids of connections that

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any, Optional, Union
 
-from . import _windows
+from . import _names, _windows
 from ._errors import api_error, check_policy
 from ._windows import Fired
 
@@ -126,7 +126,18 @@ def check(vertices: list[Any]) -> None:
                 "session_windows() are made by event times: say where "
                 "messages have theirs from, with event_time() of each source."
             )
+        if any(_windows.late_to(stage) is not None
+               for stages in vertices for stage in stages):
+            api_error(
+                "with_late_to() needs event times: without event_time() of "
+                "each source it is not known what is late."
+            )
         return
+    sinks = [
+        config for stages in vertices for stage in stages
+        if stage[0] in ("to_sink", "to_sinks")
+        for config in _names.sinks_of(stage)
+    ]
     for stages in vertices:
         if stages and stages[0][0] == "source" and not any(
             stage[0] == KIND for stage in stages
@@ -135,12 +146,18 @@ def check(vertices: list[Any]) -> None:
                 "Source %r has no event_time(), but another one has: either "
                 "all sources have it or none." % (stages[0][1],))
         for stage in stages:
-            if stage[0] == "to_range_windows":
+            if stage[0] == _windows.RANGE:
                 check_windows(stage)
+            late_to = _windows.late_to(stage)
+            if late_to is not None and late_to in sinks:
+                api_error(
+                    "The sink of with_late_to() gets all outputs, too: it "
+                    "must be one of its own."
+                )
 
 
 def check_windows(stage: tuple[Any, ...]) -> None:
-    _, _, _, delay, _, policy = stage
+    _, _, _, delay, _, policy = stage[:6]
     if delay:
         api_error(
             "With event_time(), how long windows wait is its lateness=: "

@@ -189,6 +189,17 @@ def unique(
     return result
 
 
+def late_sinks(vertices: list[Any]) -> list[Any]:
+    """The config tuples of sinks that only get what is late, each once."""
+    found: list[Any] = []
+    for stages in vertices:
+        for stage in stages:
+            config = _windows.late_to(stage)
+            if config is not None and config not in found:
+                found.append(config)
+    return found
+
+
 def sinks_of(stage: Any) -> list[Any]:
     """The config tuples of a "to_sink" or "to_sinks" stage."""
     return [stage[1]] if stage[0] == "to_sink" else list(stage[1])

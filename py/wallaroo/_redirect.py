@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Optional
 
 import wallaroo
 
-from . import _names
+from . import _names, _windows
 from ._pipeline import Application
 from ._reference import encoded, encoded_for_kafka
 from ._wrapped import OctetDecoder, OctetEncoder
@@ -109,12 +109,15 @@ def decoder_of(config: Any) -> Any:
 def redirected(application: Any, plan: Plan) -> Any:
     name, root, vertices, edges = application
     version = getattr(application, "version", "")
-    ports, outputs = iter(plan.ports), iter(plan.outputs)
-
-    def sink(config: Any) -> Any:
-        encoder = Observed(
-            _names.encoder_of(config), config[0] in _names.KAFKA)
-        return ("file", "", next(outputs), encoder)
+    ports = iter(plan.ports)
+    configs = _names.sinks_of(vertices[root][-1])
+    live = len(configs)
+    configs += _names.late_sinks(vertices)
+    sinks = [
+        ("file", "", path, Observed(
+            _names.encoder_of(config), config[0] in _names.KAFKA))
+        for config, path in zip(configs, plan.outputs)
+    ]
 
     def stage(one: Any) -> Any:
         if one[0] == "source":
@@ -122,9 +125,13 @@ def redirected(application: Any, plan: Plan) -> Any:
                 "tcp", one[2][1], HOST, next(ports), Fed(decoder_of(one[2])),
                 True, 10, MOST, 50))
         if one[0] == "to_sink":
-            return ("to_sink", sink(one[1]))
+            return ("to_sink", sinks[0])
         if one[0] == "to_sinks":
-            return ("to_sinks", [sink(config) for config in one[1]])
+            return ("to_sinks", sinks[:live])
+        late_to = _windows.late_to(one)
+        if late_to is not None:
+            late_sink = sinks[live + configs[live:].index(late_to)]
+            return _windows.with_late_to(one, late_sink)
         return one
 
     made = Application((

@@ -270,7 +270,10 @@ class Executor:
         self.ended: set[_names.Position] = set()
         # By source: its watermark.
         self.reached = [0] * len(self.sources)
+        # Those of late messages are behind those of all outputs.
         self.sink_configs = _names.sinks_of(self.vertices[self.root][-1])
+        self.live_sinks = len(self.sink_configs)
+        self.sink_configs += _names.late_sinks(self.vertices)
         self.sink_names = _names.sink_names(self.sink_configs)
         # By stateful step and key: the state.
         self.states: dict[str, dict[Key, Any]] = {}
@@ -289,6 +292,7 @@ class Executor:
         # By sink: what its encoder made; the messages that came to all.
         self.outputs: list[list[bytes]] = [[] for _ in self.sink_configs]
         self.values: list[Any] = []
+        self.writing: Any = None  # a sink's encoder has this
         self.dead_letters: list[DeadLetter] = []
 
     def push(
@@ -756,6 +760,10 @@ class Executor:
                 Late(self.window_names[path[0]], show_key(key), value))
             if key not in windowing.due:  # its state was made for this
                 del windowing.states[key]
+            branch, place = path[0]
+            config = _windows.late_to(self.vertices[branch][place])
+            if config is not None:
+                self._write_to(self.sink_configs.index(config), value, key)
         elif fired is not None:
             self._from_windows(path, key, value, fired, event)
 
@@ -839,17 +847,22 @@ class Executor:
 
     def _write(self, value: Any, key: Key) -> None:
         self.values.append(value)
-        for number, config in enumerate(self.sink_configs):
-            encoder = _names.encoder_of(config)
-            data = self._call(
-                self.sink_names[number], encoder, key, value,
-                encoded_for_kafka if config[0] in _names.KAFKA else encoded,
-                encoder, value,
-            )
-            if data is not None:
-                self.outputs[number].append(data)
-                if self.on_output is not None:
-                    self.on_output(number, data)
+        for number in range(self.live_sinks):
+            self._write_to(number, value, key)
+
+    def _write_to(self, number: int, value: Any, key: Key) -> None:
+        config = self.sink_configs[number]
+        self.writing = value
+        encoder = _names.encoder_of(config)
+        data = self._call(
+            self.sink_names[number], encoder, key, value,
+            encoded_for_kafka if config[0] in _names.KAFKA else encoded,
+            encoder, value,
+        )
+        if data is not None:
+            self.outputs[number].append(data)
+            if self.on_output is not None:
+                self.on_output(number, data)
 
     def _call(
         self,

@@ -98,7 +98,9 @@ class _Compiler:
         self.by_event = _event_time.uses(self.vertices)
         _event_time.check(self.vertices)
         _timers.check(self.vertices, self.by_event)
-        self.sink_configs: list[Any] = []
+        # Those of late messages are behind those of all outputs.
+        self.sink_configs = _names.sinks_of(self.vertices[self.root][-1])
+        self.sink_configs += _names.late_sinks(self.vertices)
         # Successors stand before their predecessors here.
         self.backwards: list[_Stage] = []
         self.sources: list[tuple[Any, _Stage]] = []
@@ -166,7 +168,6 @@ class _Compiler:
     ) -> _Stage:
         kind, what = described[0], described[1]
         if kind in ("to_sink", "to_sinks"):
-            self.sink_configs = _names.sinks_of(described)
             return _Stage("sinks", "sinks", None)
         if kind == "collect":
             return _Stage(kind, self.collect_keys[position], nxt)
@@ -216,6 +217,9 @@ class _Compiler:
             events = _event_time.rules_of(described)
             stage.version = 3 if described[0] == _windows.SESSION else 2
             stage.timing = [0, 0]
+            late_to = _windows.late_to(described)
+            if late_to is not None:
+                stage.timing.append(self.sink_configs.index(late_to))
             stage.fn = self.add_function(events.call, events.state)
             return stage
         arithmetic = _windows.arithmetic_of(described)

@@ -14,6 +14,7 @@ import math
 import pickle
 from collections.abc import Callable
 from typing import (
+    TYPE_CHECKING,
     Any,
     Generic,
     NamedTuple,
@@ -23,8 +24,12 @@ from typing import (
     overload,
 )
 
+from . import _mistakes
 from ._errors import api_error
 from ._wrapped import Aggregation, _validate_aggregation
+
+if TYPE_CHECKING:
+    from ._configs import SinkConfig
 
 In = TypeVar("In", contravariant=True)
 Out = TypeVar("Out", covariant=True)
@@ -91,12 +96,14 @@ class RangeWindows(Generic[In, Out]):
         delay: int,
         aggregation: Any,
         late_data_policy: str,
+        late_to: Optional[tuple[Any, ...]] = None,
     ) -> None:
         self.range = range
         self.slide = slide
         self.delay = delay
         self.aggregation = aggregation
         self.late_data_policy = late_data_policy
+        self.late_to = late_to
 
 
 class CountWindows(Generic[In, Out]):
@@ -117,11 +124,13 @@ class SessionWindows(Generic[In, Out]):
     """Windows that a silence ends; SessionWindowsBuilder.over()."""
 
     def __init__(
-        self, gap: int, aggregation: Any, late_data_policy: str
+        self, gap: int, aggregation: Any, late_data_policy: str,
+        late_to: Optional[tuple[Any, ...]] = None,
     ) -> None:
         self.gap = gap
         self.aggregation = aggregation
         self.late_data_policy = late_data_policy
+        self.late_to = late_to
 
 
 class RangeWindowsBuilder:
@@ -134,6 +143,7 @@ class RangeWindowsBuilder:
         self.default_slide = self.range
         self.default_delay = 0
         self.late_data_policy = ""
+        self.late_to: Optional[tuple[Any, ...]] = None
 
     def with_slide(self, slide: Number) -> RangeWindowsBuilder:
         """A window begins every `slide` nanoseconds, which is at most the
@@ -168,6 +178,13 @@ class RangeWindowsBuilder:
         self.late_data_policy = policy
         return self
 
+    def with_late_to(self, sink: SinkConfig[Any]) -> RangeWindowsBuilder:
+        """Send messages that are too late for all their windows to a sink,
+        which gets nothing else; only with event_time()."""
+        _once("with_late_to", self.late_to is None)
+        self.late_to = _late_sink(sink)
+        return self
+
     @overload
     def over(
         self, aggregation: Callable[[], Aggregation[In, Any, Out]]
@@ -188,7 +205,7 @@ class RangeWindowsBuilder:
             )
         return RangeWindows(
             self.range, slide, delay, _aggregation(aggregation),
-            self.late_data_policy or DROP,
+            _late_policy(self.late_data_policy, self.late_to), self.late_to,
         )
 
 
@@ -238,6 +255,7 @@ class SessionWindowsBuilder:
     def __init__(self, gap: Number) -> None:
         self.gap = _duration("session_windows", gap, 1)
         self.late_data_policy = ""
+        self.late_to: Optional[tuple[Any, ...]] = None
 
     def with_late_data_policy(self, policy: str) -> SessionWindowsBuilder:
         """What happens to a message that comes too late even for a session of
@@ -252,6 +270,13 @@ class SessionWindowsBuilder:
         self.late_data_policy = policy
         return self
 
+    def with_late_to(self, sink: SinkConfig[Any]) -> SessionWindowsBuilder:
+        """Send messages that are too late to a sink, which gets nothing
+        else."""
+        _once("with_late_to", self.late_to is None)
+        self.late_to = _late_sink(sink)
+        return self
+
     @overload
     def over(
         self, aggregation: Callable[[], Aggregation[In, Any, Out]]
@@ -264,7 +289,7 @@ class SessionWindowsBuilder:
         """Aggregate with this class; the result is for Pipeline.to()."""
         return SessionWindows(
             self.gap, _aggregation(aggregation),
-            self.late_data_policy or DROP,
+            _late_policy(self.late_data_policy, self.late_to), self.late_to,
         )
 
 
@@ -312,6 +337,22 @@ def _once(method: str, first: bool) -> None:
         api_error(
             "Only call `%s()` once per window specification." % method
         )
+
+
+def _late_sink(sink: Any) -> tuple[Any, ...]:
+    _mistakes.check_config("with_late_to()", "sink", sink)
+    config: tuple[Any, ...] = sink.to_tuple()
+    return config
+
+
+def _late_policy(policy: str, late_to: Any) -> str:
+    if late_to is not None and policy not in ("", DROP):
+        api_error(
+            "What is late goes to a sink by with_late_to(), or "
+            "with_late_data_policy(%r) keeps it: leave out one of the two."
+            % policy
+        )
+    return policy or DROP
 
 
 def _duration(method: str, value: Any, least: int) -> int:
@@ -664,18 +705,42 @@ def stage_of(windows: Windows) -> tuple[Any, ...]:
         return (
             SESSION, windows.gap, windows.aggregation,
             windows.late_data_policy,
-        )
+        ) + _of_late(windows.late_to)
     if isinstance(windows, RangeWindows):
         return (
             "to_range_windows", windows.range, windows.slide, windows.delay,
             windows.aggregation, windows.late_data_policy,
-        )
+        ) + _of_late(windows.late_to)
     stage: tuple[Any, ...] = (
         "to_count_windows", windows.count, windows.aggregation,
     )
     if windows.timeout == COUNT_TIMEOUT:
         return stage
     return stage + (windows.timeout,)
+
+
+def _of_late(config: Optional[tuple[Any, ...]]) -> tuple[Any, ...]:
+    return () if config is None else (config,)
+
+
+# By kind: where its stage has the configuration of the sink for what is late.
+_LATE_TO = {RANGE: 6, SESSION: 4}
+
+
+def late_to(stage: tuple[Any, ...]) -> Optional[tuple[Any, ...]]:
+    """The config tuple of the sink for what is late; None: there is none."""
+    at = _LATE_TO.get(stage[0])
+    if at is None or len(stage) <= at:
+        return None
+    config: tuple[Any, ...] = stage[at]
+    return config
+
+
+def with_late_to(
+    stage: tuple[Any, ...], config: tuple[Any, ...]
+) -> tuple[Any, ...]:
+    """The same stage with another sink."""
+    return stage[:_LATE_TO[stage[0]]] + (config,)
 
 
 def arithmetic_of(stage: tuple[Any, ...]) -> Arithmetic:

@@ -89,8 +89,8 @@ class Application:
     def outputs(self, sink: int = 0) -> list[bytes]:
         """What was written to a sink, call by call, when all is processed.
 
-        Sinks are counted in the pipeline's order.  On several workers only
-        what a key gave is in order.
+        Sinks are counted in the pipeline's order, then come those of
+        with_late_to().  On several workers only what a key gave is in order.
         """
         raise NotImplementedError
 
@@ -136,7 +136,7 @@ class InProcess(Application):
         self.load = load or pickle.loads
 
     def _written(self, sink: int, data: bytes) -> None:
-        self.reached.append((sink, self.executor.values[-1]))
+        self.reached.append((sink, self.executor.writing))
         self.written.append((sink, data))
 
     def feed(self, source: str, *items: Any) -> None:

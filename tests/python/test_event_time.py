@@ -9,7 +9,7 @@ import pytest
 
 import wallaroo
 import wallaroo.testing
-from wallaroo import _event_time, _topology, _windows
+from wallaroo import _event_time, _redirect, _topology, _windows
 from wallaroo.codecs import lines_decoder
 from wallaroo.testing import Late
 
@@ -78,6 +78,18 @@ def sessions(gap):
     return wallaroo.session_windows(gap).over(Collect)
 
 
+@wallaroo.encoder
+def encode_late(data):
+    if data[2] == "raise":
+        raise ValueError(data)
+    return None if data[2] == "none" else "%s %d" % data[:2]
+
+
+def late_file(path="/late"):
+    return wallaroo.FileSinkConfig(
+        path, encode if path == "/none" else encode_late)
+
+
 # -- times ------------------------------------------------------------------
 
 UTC = datetime.timezone.utc
@@ -140,6 +152,22 @@ def plain(name):
         "drop").with_late_data_policy("drop"), "once"),
     (lambda: source("a").key_by(key).to(wallaroo.session_windows(9)),
      "call .over"),
+    (lambda: wallaroo.range_windows(9).with_late_to("file"),
+     "with_late_to.. takes the configuration of a sink"),
+    (lambda: wallaroo.range_windows(9).with_late_to(late_file())
+     .with_late_to(late_file()), "once"),
+    (lambda: wallaroo.session_windows(9).with_late_to(late_file())
+     .with_late_to(late_file()), "once"),
+    (lambda: wallaroo.range_windows(9).with_late_to(late_file())
+     .with_late_data_policy("fire-per-message").over(Collect), "leave out"),
+    (lambda: wallaroo.session_windows(9).with_late_to(late_file())
+     .with_late_data_policy("fire-per-message").over(Collect), "leave out"),
+    (lambda: application(plain("a").key_by(key).to(
+        wallaroo.range_windows(9).with_late_to(late_file()).over(Collect))),
+     "needs event times"),
+    (lambda: application(source("a").key_by(key).to(
+        wallaroo.range_windows(9).with_late_to(
+            late_file("/none")).over(Collect))), "one of its own"),
 ])
 def test_mistakes(wrong, text):
     with pytest.raises(wallaroo.WallarooParameterError, match=text):
@@ -281,6 +309,56 @@ def test_windows_behind_windows_however_sources_come():
         found = [by_key(ran(pipeline, interleaved(
             rng, "xy", inputs)).values) for _ in range(4)]
         assert found[0] and found.count(found[0]) == 4, seed
+
+
+# -- what is late -----------------------------------------------------------
+
+@pytest.mark.parametrize("windows", [
+    wallaroo.range_windows(10), wallaroo.session_windows(1)])
+def test_late_to_a_sink(windows):
+    items = [("a", 30, 1), ("a", 3, 2), ("b", 4, "none"), ("b", 5, "raise"),
+             ("b", 6, 6), ("a", 40, 7)]
+    result = ran(
+        source("in").key_by(key).to(
+            windows.with_late_to(late_file()).over(Collect)),
+        {"in": items}, on_error="dead-letter")
+    assert result.outputs == {
+        "/none": [b"('a', (1,))", b"('a', (7,))"], "/late": [b"a 3", b"b 6"]}
+    assert result.values == [("a", (1,)), ("a", (7,))]
+    assert [late.value for late in result.late] == items[1:5]
+    assert [letter[:2] for letter in result.dead_letters] == [("/late", "b")]
+
+
+def test_several_windows_have_one_sink_for_what_is_late():
+    def part(name, windows):
+        return source(name).key_by(key).to(windows.over(Collect))
+
+    pipeline = part("x", wallaroo.range_windows(9).with_late_to(
+        late_file())).merge(part("y", wallaroo.session_windows(9).with_late_to(
+            late_file())).merge(part("z", wallaroo.range_windows(
+                9).with_late_to(late_file("/other")))))
+    built = wallaroo.build_application("app", pipeline.to_sinks([
+        wallaroo.FileSinkConfig("/a", encode),
+        wallaroo.FileSinkConfig("/b", encode)]))
+    topology = _topology.compile_application(built).topology
+    assert [sink[0] for sink in topology[5]] == [
+        "/a", "/b", "/late", "/other", "dead-letters"]
+    assert [sink[6] for sink in topology[5]] == [3, 4, 5, 6, 7]
+    windows = [s for s in topology[4] if s[1] == "range_windows"]
+    assert sorted(stage[8:] for stage in windows) == [
+        [0, 0, 2], [0, 0, 2], [0, 0, 3]]
+    plan = _redirect.Plan("", "", [], [], [1, 2, 3], list("ABCD"))
+    again = _topology.compile_application(
+        _redirect.redirected(built, plan)).topology
+    assert [sink[0] for sink in again[5][:4]] == ["A", "B", "C", "D"]
+    assert [stage[8:] for stage in again[4]] == [
+        stage[8:] for stage in topology[4]]
+    result = wallaroo.testing.run(built, {
+        "x": [("a", 50, 1), ("a", 1, 2)], "y": [("a", 50, 1), ("a", 3, 2)],
+        "z": [("a", 50, 1), ("a", 4, 2)]})
+    assert result.outputs["/late"] == [b"a 1", b"a 3"]
+    assert result.outputs["/other"] == [b"a 4"]
+    assert len(result.outputs["/a"]) == len(result.outputs["/b"]) == 3
 
 
 # -- sessions ---------------------------------------------------------------

@@ -168,6 +168,11 @@ def encode(row):
     return "%s %s\\n" % row
 
 
+@wallaroo.encoder
+def encode_late(reading):
+    return "%s %d %s\\n" % reading
+
+
 def readings(name, path):
     return (wallaroo.source(name, wallaroo.FileSourceConfig(
                 name, path, lines_decoder))
@@ -179,7 +184,7 @@ def application_setup(args):
         readings("slow", args[1]).merge(readings("fast", args[2]))
         .key_by(by_sensor)
         .to(wallaroo.WINDOWS
-            .with_late_data_policy("POLICY").over(Seen))
+            .LATE.over(Seen))
         .key_by(by_letter)
         .to(wallaroo.BEHIND.over(All))
         .to_sink(wallaroo.FileSinkConfig(args[3], encode))))
@@ -204,20 +209,24 @@ def by_key(lines):
 
 
 def reference(source, args, inputs):
-    """By key what the reference executor makes of an application."""
+    """By key what the reference executor makes of an application; what was
+    late, and what of it is in a file."""
     module = types.ModuleType("reference")
     exec(source, module.__dict__)
     result = wallaroo.testing.run(
         module.application_setup(["app"] + args), inputs)
-    [lines] = result.outputs.values()
-    return by_key(line.rstrip(b"\n") for line in lines), result.late
+    lines = result.outputs[args[2]]
+    late_lines = [line.rstrip(b"\n")
+                  for line in result.outputs.get(args[3], ())]
+    return (by_key(line.rstrip(b"\n") for line in lines), result.late,
+            sorted(late_lines))
 
 
 @pytest.mark.parametrize("workers,policy", [
     (2, "drop"),
     pytest.param(1, "drop", marks=pytest.mark.level("all")),
     pytest.param(3, "fire-per-message", marks=pytest.mark.level("all")),
-    pytest.param(5, "drop", marks=pytest.mark.level("all"))])
+    pytest.param(5, "to a sink", marks=pytest.mark.level("all"))])
 def test_windows_are_the_references_at_any_speed(cluster, rng, workers,
                                                  policy, report):
     """Each key's outputs, in order, with kills."""
@@ -228,28 +237,34 @@ def test_windows_are_the_references_at_any_speed(cluster, rng, workers,
 
 
 @pytest.mark.parametrize("workers,policy", [
-    (2, "drop"),
+    (2, "to a sink"),
     pytest.param(1, "fire-per-message", marks=pytest.mark.level("all")),
-    pytest.param(3, "drop", marks=pytest.mark.level("all"))])
+    pytest.param(3, "to a sink", marks=pytest.mark.level("all"))])
 def test_sessions_are_the_references_at_any_speed(cluster, rng, workers,
                                                   policy, report):
     """With sessions of other keys behind them, and kills."""
     check_readings(cluster, rng, workers, policy, report, READINGS
                    .replace("WINDOWS", "session_windows(20)")
                    .replace("BEHIND", "session_windows(12)"
-                            ".with_late_data_policy('POLICY')"))
+                            ".LATE"))
 
 
 def check_readings(cluster, rng, workers, policy, report, source):
-    source = source.replace("POLICY", policy)
+    source = source.replace(
+        "LATE", "with_late_to(wallaroo.FileSinkConfig(args[4], encode_late))"
+        if policy == "to a sink" else "with_late_data_policy(%r)" % policy, 1)
+    source = source.replace(
+        "LATE", "with_late_data_policy(%r)" % policy.replace(
+            "to a sink", "drop"))
     app = cluster(source.replace("SLEEP", "0.0005"), workers=workers)
     lines = {name: lines_of_readings(rng, name, count)
              for name, count in (("slow", 1200), ("fast", 1500))}
     paths = [app.write(name, "\n".join(lines[name]) + "\n")
              for name in ("slow", "fast")]
-    app.write_conf(args=paths + [app.out("output")])
-    expected, late = reference(source.replace("SLEEP", "0"), paths + ["/o"], {
-        name: [line.encode() for line in lines[name]] for name in lines})
+    app.write_conf(args=paths + [app.out("output"), app.out("late")])
+    expected, late, late_lines = reference(
+        source.replace("SLEEP", "0"), paths + ["/o", "/late"], {
+            name: [line.encode() for line in lines[name]] for name in lines})
     count = sum(map(len, expected.values()))
     app.start()
     killing = killer.Killer(app, rng.random())
@@ -261,14 +276,21 @@ def check_readings(cluster, rng, workers, policy, report, source):
         time.sleep(rng.random() * 0.2)
         killing.kill_random(rng.randrange(1, workers + 1))
     harness.wait_for(lambda: written() >= count, "all windows")
+    if late_lines:
+        harness.wait_for(
+            lambda: app.read_out("late").count(b"\n") >= len(late_lines),
+            "what is late")
     app.wait_workers()
     app.stop()
     actual = by_key(app.read_out("output").splitlines())
-    if policy != "drop":	# what is late waits for nothing
+    if policy == "fire-per-message":	# what is late waits for nothing
         for lines_by_key in (actual, expected):
             for found in lines_by_key.values():
                 found.sort()
     assert actual == expected
-    assert bool(late) == (policy == "drop")
+    assert bool(late) == (policy != "fire-per-message")
+    if policy == "to a sink":
+        assert sorted(app.read_out("late").splitlines()) == late_lines
+        assert late_lines
     report("%d late, %d windows, %d kills" % (
         len(late), count, killing.kills))

@@ -1507,6 +1507,39 @@ START_TEST(test_event_time_of_clients)
 }
 END_TEST
 
+/* What is late goes to a sink that gets nothing else. */
+START_TEST(test_late_to_a_sink)
+{
+	static struct topo_sink three[] = {
+		{ .name = "tcp", .kind = SINK_TCP, .exchange = -1 },
+		{ .name = "late", .kind = SINK_TCP, .exchange = -1 },
+		{ .name = "dead-letters", .kind = SINK_DEAD, .exchange = 1 },
+	};
+	static int enters[] = { -1, 2 };
+	struct err err;
+	struct topo t;
+	struct bench b;
+
+	event_stages[3].late = 2;
+	begin_events(&b, &t, 0, 1);
+	automaton_fini(&b.a);
+	t.sinks = three;
+	t.nsinks = 3;
+	t.exchange_sink = enters;
+	b.a.nwindows = 0;
+	ck_assert_int_eq(automaton_init(&b.a, &err), 0);
+	open_conn(&b, 1, 0);
+	bytes(&b, 1, "a3 b8 x17\nx9 y4 x1\n", 20);
+	run(&b);
+	ck_assert_uint_eq(STAT_GET(b.stats, late), 3);
+	look(&b);
+	sent(&b, 1, "x9\ny4\nx1\n");
+	sent(&b, 0, "a:1@10\nb:1@10\n");
+	event_stages[3].late = 0;
+	end(&b);
+}
+END_TEST
+
 START_TEST(test_idle_clients)
 {
 	struct topo t;
@@ -2411,7 +2444,8 @@ UNIT_MAIN("automaton", table_grows, table_shrinks, test_counts_words,
     test_windows_close_at_the_end, test_the_end_goes_round,
     test_keys_have_an_end, test_marks_that_are_joined, test_timers,
     test_expired_keys, test_timers_at_the_end,
-    test_event_time_of_clients, test_idle_clients, test_event_time_of_workers,
+    test_event_time_of_clients, test_late_to_a_sink, test_idle_clients,
+    test_event_time_of_workers,
     test_set_aside_in_a_timeout, test_replay_of_windows, test_custom_framing,
     test_set_aside_in_framing, test_garbage_in_files, test_negative_length,
     test_connections_of_nowhere, test_errors_of_each_call,

@@ -634,6 +634,9 @@ put_source(struct buf *b, const char *name, int next)
 /* The kind of the stage with state, and of its timers. */
 static const char *state_kind = "state";
 static bool timed_by_event;
+/* Of late messages; 0: there is none. */
+static int late_sink;
+static uint32_t files;
 
 static void
 put_stage(struct buf *b, const char *kind, int next, int exchange)
@@ -644,7 +647,8 @@ put_stage(struct buf *b, const char *kind, int next, int exchange)
 	bool state = strcmp(kind, "state") == 0 || timed;
 	bool fn = strcmp(kind, "exchange") != 0 && strcmp(kind, "sinks") != 0;
 
-	mp_put_array(b, event || windows ? 10 : state ? 9 : 8);
+	mp_put_array(b, windows && late_sink != 0 ? 11 : event || windows ?
+	    10 : state ? 9 : 8);
 	mp_put_str(b, kind);
 	mp_put_str(b, kind);
 	mp_put_int(b, next);
@@ -656,10 +660,27 @@ put_stage(struct buf *b, const char *kind, int next, int exchange)
 	if (event || windows) {
 		mp_put_uint(b, event ? 7 : 0);
 		mp_put_uint(b, event ? 2000000000 : 0);
+		if (windows && late_sink != 0)
+			mp_put_int(b, late_sink);
 	} else if (timed)
 		mp_put_bool(b, timed_by_event);
 	else if (state)
 		mp_put_int(b, 3);
+}
+
+static void
+put_sink(struct buf *b, const char *name, const char *kind, int fn,
+    const char *path, int exchange)
+{
+	mp_put_array(b, 8);
+	mp_put_str(b, name);
+	mp_put_str(b, kind);
+	mp_put_int(b, fn);
+	mp_put_str(b, "");
+	mp_put_uint(b, 0);
+	mp_put_str(b, path);
+	mp_put_int(b, exchange);
+	mp_put_str(b, "fail");
 }
 
 /* Two sources, the first at stage 0, the second at `second`; the kinds of
@@ -689,16 +710,13 @@ parse_events(struct topo *t, int second, const char *const *kinds,
 	put_stage(&b, "range_windows", n + 2, -1);
 	put_stage(&b, state_kind, n + 3, -1);
 	put_stage(&b, "sinks", -1, -1);
-	mp_put_array(&b, 1);
-	mp_put_array(&b, 8);
-	mp_put_str(&b, "dead-letters");
-	mp_put_str(&b, "dead-letter");
-	mp_put_int(&b, -1);
-	mp_put_str(&b, "");
-	mp_put_uint(&b, 0);
-	mp_put_str(&b, "");
-	mp_put_int(&b, 1);
-	mp_put_str(&b, "fail");
+	mp_put_array(&b, files + 1);
+	for (i = 0; i < (int)files; i++) {
+		char name[] = { (char)('a' + i), '\0' };
+
+		put_sink(&b, name, "file", 1, name, i + 1);
+	}
+	put_sink(&b, "dead-letters", "dead-letter", -1, "", (int)files + 1);
 	if (app_version != NULL)
 		mp_put_str(&b, app_version);
 	err->text[0] = '\0';
@@ -772,6 +790,38 @@ START_TEST(test_event_time)
 }
 END_TEST
 
+START_TEST(test_late)
+{
+	static const char *const kinds[] = { "event_time", NULL },
+	    *const none[] = { "step", NULL };
+	struct topo t;
+	struct err err;
+	struct buf b = { 0 };
+
+	files = 2;
+	late_sink = 1;
+	ck_assert_msg(parse_events(&t, 0, kinds, &err) == 0, "%s", err.text);
+	ck_assert_int_eq(t.stages[2].late, 2);
+	topo_print(&t, &b);
+	ck_assert_ptr_nonnull(strstr(buf_str(&b), " late to sink 1"));
+	buf_fini(&b);
+	topo_fini(&t);
+	refused(0, none, "without event times are not late");
+	late_sink = -1;
+	ck_assert_msg(parse_events(&t, 0, kinds, &err) == 0, "%s", err.text);
+	ck_assert_int_eq(t.stages[2].late, 0);
+	topo_fini(&t);
+	late_sink = 2;
+	refused(0, kinds, "no such sink");
+	files = 3;
+	late_sink = 1;
+	refused(0, kinds, "is behind those of late messages");
+	files = 0;
+	refused(0, kinds, "no such sink");
+	late_sink = 0;
+}
+END_TEST
+
 START_TEST(test_timers)
 {
 	static const char *const kinds[] = { "event_time", NULL },
@@ -830,4 +880,4 @@ END_TEST
 
 UNIT_MAIN("topo", test_good, test_connector, test_kafka, test_connector_sink,
     test_truncated, test_wrong_type, test_wrong, test_counts, test_formats,
-    test_event_time, test_timers, test_application_version, test_noise)
+    test_event_time, test_late, test_timers, test_application_version, test_noise)
