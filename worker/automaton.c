@@ -1555,6 +1555,10 @@ run_windows(struct automaton *a, int stage, host_val v, struct flow *f)
 	else
 		watermark = windows_hear(w, f->o.via, f->o.watermark,
 		    a->now_ns);
+	/* Its source may have been silent again when that was looked at, and
+	 * say nothing more: what waits goes on with the next tick. */
+	if (w->in.status == REACH_IDLE)
+		a->progress.dirty = true;
 	if ((e = enter_windows(a, stage, f)) == NULL)
 		return (stage_error(a, stage, v, f));
 	return (fire(a, stage, e, v, watermark, f));

@@ -1337,6 +1337,7 @@ pass_on(struct bench *from, struct bench *to)
 
 	deliver(from, to, 0, true);
 	t->data.len = t->nframes = 0;
+	t->last = NULL;
 	t->undo_stamp = 0;
 	run(to);
 	return (n);
@@ -1598,6 +1599,54 @@ START_TEST(test_event_time_of_workers)
 	}
 	ck_assert_uint_eq(all.len, 8 * strlen("a:1@10\n"));
 	buf_fini(&all);
+}
+END_TEST
+
+/* Marks go both ways, and ticks are where they are wanted. */
+static void
+settle(struct bench *b)
+{
+	int i;
+
+	for (i = 0; i < 8; i++) {
+		if (automaton_tick(&b[i % 2].a) <= b[i % 2].journal.clock_ns)
+			look(&b[i % 2]);
+		(void)pass_on(&b[i % 2], &b[1 - i % 2]);
+	}
+}
+
+/* When somebody looks, the one who sent it is silent again: no mark says that
+ * it was not. */
+START_TEST(test_message_while_all_is_idle)
+{
+	char first[] = "a95\n", second[] = "a93\n", out[] = "a:1@100\n";
+	struct bench b[2];
+	struct topo t;
+	uint32_t i;
+
+	for (i = 0; i < 2; i++)
+		begin_events(&b[i], &t, i, 2);
+	while (automaton_owner(&b[0].a, slice_of(first, 1)) != 0)
+		first[0]++;
+	while (automaton_owner(&b[0].a, slice_of(second, 1)) != 1)
+		second[0]++;
+	out[0] = second[0];
+	open_conn(&b[0], 1, 0);
+	bytes(&b[0], 1, first, 4);
+	run(&b[0]);
+	settle(b);
+	for (i = 0; i < 2; i++)
+		b[i].journal.clock_ns += 1001;
+	settle(b);
+	b[0].off = 4;
+	bytes(&b[0], 1, second, 4);
+	run(&b[0]);
+	for (i = 0; i < 2; i++)
+		b[i].journal.clock_ns += 1001;
+	settle(b);
+	sent(&b[1], 0, out);
+	for (i = 0; i < 2; i++)
+		end(&b[i]);
 }
 END_TEST
 
@@ -2445,7 +2494,7 @@ UNIT_MAIN("automaton", table_grows, table_shrinks, test_counts_words,
     test_keys_have_an_end, test_marks_that_are_joined, test_timers,
     test_expired_keys, test_timers_at_the_end,
     test_event_time_of_clients, test_late_to_a_sink, test_idle_clients,
-    test_event_time_of_workers,
+    test_event_time_of_workers, test_message_while_all_is_idle,
     test_set_aside_in_a_timeout, test_replay_of_windows, test_custom_framing,
     test_set_aside_in_framing, test_garbage_in_files, test_negative_length,
     test_connections_of_nowhere, test_errors_of_each_call,
