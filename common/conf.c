@@ -24,6 +24,8 @@
 #define CONF_MAX_FILE	(1024 * 1024)
 #define CONF_MAX_NAME	64
 #define CONF_SECTION	"application"
+#define CONF_CONNECTOR	"connector"
+#define CONF_CONNECTORS	64		/* in a file */
 #define CONF_SENTINEL	"end-of-file"
 
 const char *const conf_durability[] = { "none", "process", "machine",
@@ -41,11 +43,14 @@ enum conf_type { TYPE_STR, TYPE_LIST, TYPE_NUM, TYPE_SIZE, TYPE_MS,
 
 #define CONF_INDEX(type, field, key, def, min, max, text)	CONF_I_##field,
 enum conf_index { CONF_TABLE(CONF_INDEX) CONF_N };
+#undef CONF_INDEX
+#define CONF_INDEX(type, field, key, def, min, max, text)	OWN_I_##field,
+enum own_index { CONF_CONNECTOR_TABLE(CONF_INDEX) OWN_N };
 
 struct conf_setting {
 	const char		*key;
 	enum conf_type		 type;
-	size_t			 offset;	/* in struct conf_app */
+	size_t			 offset;	/* in the section's struct */
 	const char		*str;		/* default of a str */
 	int64_t			 num;		/* of the others */
 	int64_t			 min;
@@ -69,9 +74,22 @@ struct conf_setting {
 #define CONF_ROW(type, field, key, def, min, max, text)			\
 	{ key, TYPE_##type, offsetof(struct conf_app, field),		\
 	    ROW_##type(def, min, max), text },
+#define OWN_ROW(type, field, key, def, min, max, text)			\
+	{ key, TYPE_##type, offsetof(struct conf_connector, field),	\
+	    ROW_##type(def, min, max), text },
 
 static const struct conf_setting settings[CONF_N] = {
 	CONF_TABLE(CONF_ROW)
+};
+/* Those of a connector. */
+static const struct conf_setting own[OWN_N] = {
+	CONF_CONNECTOR_TABLE(OWN_ROW)
+};
+
+/* Where a connector's section is, and what is set there. */
+struct own_lines {
+	int	begin;
+	int	line[OWN_N];		/* 0 = it was not */
 };
 
 /* One run of conf_read. */
@@ -85,38 +103,40 @@ struct conf_parse {
 	int		 sections;
 	int		 end;		/* line where the section ends */
 	int		 line[CONF_N];	/* where it was set, 0 = it was not */
+	struct own_lines connector[CONF_CONNECTORS];
+	size_t		 nconnectors;
 };
 
 /* libconfuse's callbacks have no argument of ours. */
 static _Thread_local struct conf_parse *parsing;
 
 static char **
-as_str(const struct conf_app *app, const struct conf_setting *s)
+as_str(const void *of, const struct conf_setting *s)
 {
-	return ((char **)((uintptr_t)app + s->offset));
+	return ((char **)((uintptr_t)of + s->offset));
 }
 
 static struct conf_list *
-as_list(const struct conf_app *app, const struct conf_setting *s)
+as_list(const void *of, const struct conf_setting *s)
 {
-	return ((struct conf_list *)((uintptr_t)app + s->offset));
+	return ((struct conf_list *)((uintptr_t)of + s->offset));
 }
 
 static int64_t
-get_num(const struct conf_app *app, const struct conf_setting *s)
+get_num(const void *of, const struct conf_setting *s)
 {
 	if (s->type == TYPE_CHOICE)
-		return (*(int *)((uintptr_t)app + s->offset));
-	return (*(int64_t *)((uintptr_t)app + s->offset));
+		return (*(int *)((uintptr_t)of + s->offset));
+	return (*(int64_t *)((uintptr_t)of + s->offset));
 }
 
 static void
-set_num(struct conf_app *app, const struct conf_setting *s, int64_t v)
+set_num(void *of, const struct conf_setting *s, int64_t v)
 {
 	if (s->type == TYPE_CHOICE)
-		*(int *)((uintptr_t)app + s->offset) = (int)v;
+		*(int *)((uintptr_t)of + s->offset) = (int)v;
 	else
-		*(int64_t *)((uintptr_t)app + s->offset) = v;
+		*(int64_t *)((uintptr_t)of + s->offset) = v;
 }
 
 static void
@@ -144,15 +164,32 @@ list_add(struct conf_list *l, const char *v)
 }
 
 static void
+init_settings(void *of, const struct conf_setting *s, size_t n)
+{
+	for (; n > 0; s++, n--) {
+		if (s->type == TYPE_STR)
+			*as_str(of, s) = xstrdup(s->str);
+		else if (s->type != TYPE_LIST)
+			set_num(of, s, s->num);
+	}
+}
+
+static void
+free_settings(void *of, const struct conf_setting *s, size_t n)
+{
+	for (; n > 0; s++, n--) {
+		if (s->type == TYPE_STR)
+			free(*as_str(of, s));
+		else if (s->type == TYPE_LIST)
+			list_clear(as_list(of, s));
+	}
+}
+
+static void
 conf_init(struct conf_app *app)
 {
 	memset(app, 0, sizeof(*app));
-	for (size_t i = 0; i < CONF_N; i++) {
-		if (settings[i].type == TYPE_STR)
-			*as_str(app, &settings[i]) = xstrdup(settings[i].str);
-		else if (settings[i].type != TYPE_LIST)
-			set_num(app, &settings[i], settings[i].num);
-	}
+	init_settings(app, settings, CONF_N);
 }
 
 void
@@ -160,12 +197,12 @@ conf_fini(struct conf_app *app)
 {
 	free(app->name);
 	free(app->file);
-	for (size_t i = 0; i < CONF_N; i++) {
-		if (settings[i].type == TYPE_STR)
-			free(*as_str(app, &settings[i]));
-		else if (settings[i].type == TYPE_LIST)
-			list_clear(as_list(app, &settings[i]));
+	free_settings(app, settings, CONF_N);
+	for (size_t i = 0; i < app->nconnectors; i++) {
+		free(app->connectors[i].name);
+		free_settings(&app->connectors[i], own, OWN_N);
 	}
+	free(app->connectors);
 	memset(app, 0, sizeof(*app));
 }
 
@@ -389,14 +426,15 @@ complain_value(struct conf_parse *p, int line, const struct conf_setting *s,
 }
 
 static int
-complain_unknown(struct conf_parse *p, int line, const char *name)
+complain_unknown(struct conf_parse *p, int line, const char *name,
+    const struct conf_setting *s, size_t n)
 {
 	struct buf keys;
 	int r;
 
 	buf_init(&keys);
-	for (size_t i = 0; i < CONF_N; i++)
-		buf_addf(&keys, "%s%s", i == 0 ? "" : ", ", settings[i].key);
+	for (size_t i = 0; i < n; i++)
+		buf_addf(&keys, "%s%s", i == 0 ? "" : ", ", s[i].key);
 	r = complain(p, line, "there is no setting \"%s\"; there are: %s",
 	    name, buf_str(&keys));
 	buf_fini(&keys);
@@ -416,7 +454,11 @@ on_error(cfg_t *cfg, const char *fmt, va_list ap)
 		if ((end = strrchr(name, '\'')) != NULL)
 			*end = '\0';
 		if (strcmp(cfg_name(cfg), CONF_SECTION) == 0)
-			(void)complain_unknown(p, cfg->line, name);
+			(void)complain_unknown(p, cfg->line, name, settings,
+			    CONF_N);
+		else if (strcmp(cfg_name(cfg), CONF_CONNECTOR) == 0)
+			(void)complain_unknown(p, cfg->line, name, own,
+			    OWN_N);
 		else
 			(void)complain(p, cfg->line, "\"%s\" is not allowed "
 			    "here: only an \"" CONF_SECTION "\" section is",
@@ -439,28 +481,47 @@ setting_of(const char *key)
 	return (NULL);
 }
 
+/* A list is taken over at the end of its section. */
+static int
+take_value(struct conf_parse *p, void *of, const struct conf_setting *s,
+    int line, const char *value)
+{
+	int64_t v;
+
+	if (s->type == TYPE_STR) {
+		set_str(as_str(of, s), value);
+		return (0);
+	}
+	if (parse_number(s, value, &v) == -1)
+		return (complain_value(p, line, s, value));
+	set_num(of, s, v);
+	return (0);
+}
+
 static int
 on_value(cfg_t *cfg, cfg_opt_t *opt)
 {
 	struct conf_parse *p = parsing;
 	const struct conf_setting *s = setting_of(cfg_opt_name(opt));
 	const char *value;
-	int64_t v;
 
-	/* A list is taken over at the end of the section. */
 	if (s == NULL || s->type == TYPE_LIST)
 		return (0);
 	value = cfg_opt_getnstr(opt, 0);
 	if (value == NULL || cfg->line >= p->last_line)
 		return (complain(p, cfg->line, "no value"));
-	if (s->type == TYPE_STR) {
-		set_str(as_str(p->app, s), value);
-		return (0);
+	return (take_value(p, p->app, s, cfg->line, value));
+}
+
+static void
+take_lists(void *of, const struct conf_setting *s, size_t n, cfg_t *sec)
+{
+	for (; n > 0; s++, n--) {
+		if (s->type != TYPE_LIST)
+			continue;
+		for (unsigned int k = 0; k < cfg_size(sec, s->key); k++)
+			list_add(as_list(of, s), cfg_getnstr(sec, s->key, k));
 	}
-	if (parse_number(s, value, &v) == -1)
-		return (complain_value(p, cfg->line, s, value));
-	set_num(p->app, s, v);
-	return (0);
 }
 
 static bool
@@ -482,8 +543,6 @@ on_section(cfg_t *cfg, cfg_opt_t *opt)
 {
 	struct conf_parse *p = parsing;
 	cfg_t *sec = cfg_opt_getnsec(opt, cfg_opt_size(opt) - 1);
-	struct conf_list *l;
-	const char *value;
 
 	if (++p->sections > 1)
 		return (complain(p, cfg->line,
@@ -495,17 +554,65 @@ on_section(cfg_t *cfg, cfg_opt_t *opt)
 		    "\"_\" and \"-\", the first a letter, a digit or \"_\"",
 		    cfg_title(sec), CONF_MAX_NAME));
 	p->app->name = xstrdup(cfg_title(sec));
-	for (size_t i = 0; i < CONF_N; i++) {
-		if (settings[i].type != TYPE_LIST)
-			continue;
-		l = as_list(p->app, &settings[i]);
-		for (unsigned int k = 0; k < cfg_size(sec, settings[i].key);
-		    k++) {
-			value = cfg_getnstr(sec, settings[i].key, k);
-			list_add(l, value);
-		}
-	}
+	take_lists(p->app, settings, CONF_N, sec);
 	return (0);
+}
+
+/* A number is a worker's name, for who restarts one. */
+static bool
+connector_name_ok(const char *name)
+{
+	return (name_ok(name) && name[strspn(name, "0123456789")] != '\0');
+}
+
+static int
+check_connector(struct conf_parse *p, const struct conf_connector *c,
+    const struct own_lines *at)
+{
+	if (!connector_name_ok(c->name))
+		return (complain(p, at->begin, "\"%s\" is not allowed as a "
+		    "connector's name: up to %d letters, digits, \".\", "
+		    "\"_\" and \"-\", the first a letter, a digit or "
+		    "\"_\", and not digits only", c->name, CONF_MAX_NAME));
+	if (c->command.n == 0 || c->command.item[0][0] == '\0')
+		return (complain(p, at->begin, "connector \"%s\": \"command\" "
+		    "is missing: the program and its arguments", c->name));
+	if ((c->source[0] == '\0') == (c->sink[0] == '\0'))
+		return (complain(p, at->begin, "connector \"%s\" needs "
+		    "\"source\" or \"sink\", and not both: the name of what "
+		    "it feeds or takes", c->name));
+	return (0);
+}
+
+/* The end of one; they come in the order in which they were scanned. */
+static int
+on_connector(cfg_t *cfg, cfg_opt_t *opt)
+{
+	struct conf_parse *p = parsing;
+	struct conf_app *a = p->app;
+	cfg_t *sec = cfg_opt_getnsec(opt, cfg_opt_size(opt) - 1);
+	const struct own_lines *at = &p->connector[a->nconnectors];
+	struct conf_connector *c;
+	const char *value;
+
+	if (a->nconnectors >= p->nconnectors || cfg->line >= p->last_line)
+		return (complain(p, cfg->line, "this is no connector"));
+	a->connectors = xreallocarray(a->connectors, a->nconnectors + 1,
+	    sizeof(*c));
+	c = &a->connectors[a->nconnectors++];
+	memset(c, 0, sizeof(*c));
+	c->name = xstrdup(cfg_title(sec));
+	init_settings(c, own, OWN_N);
+	for (size_t i = 0; i < OWN_N; i++) {
+		if (own[i].type == TYPE_LIST || cfg_size(sec, own[i].key) == 0)
+			continue;
+		if ((value = cfg_getstr(sec, own[i].key)) == NULL)
+			return (complain(p, at->line[i], "no value"));
+		if (take_value(p, c, &own[i], at->line[i], value) == -1)
+			return (-1);
+	}
+	take_lists(c, own, OWN_N, sec);
+	return (check_connector(p, c, at));
 }
 
 static int
@@ -639,19 +746,65 @@ scan_opaque(struct conf_parse *p, struct scan *sc)
 }
 
 static int
-scan_key(struct conf_parse *p, const char *word, size_t n, int line)
+scan_key(struct conf_parse *p, const struct conf_setting *s, size_t nsettings,
+    int *lines, const char *word, size_t n, int line)
 {
-	for (size_t i = 0; i < CONF_N; i++) {
-		if (strlen(settings[i].key) != n ||
-		    memcmp(settings[i].key, word, n) != 0)
+	for (size_t i = 0; i < nsettings; i++) {
+		if (strlen(s[i].key) != n || memcmp(s[i].key, word, n) != 0)
 			continue;
-		if (p->line[i] != 0)
+		if (lines[i] != 0)
 			return (complain(p, line, "\"%s\" is set a second "
-			    "time, the first is in line %d", settings[i].key,
-			    p->line[i]));
-		p->line[i] = line;
+			    "time, the first is in line %d", s[i].key,
+			    lines[i]));
+		lines[i] = line;
 	}
 	return (0);
+}
+
+static int
+scan_connector(struct conf_parse *p, int line)
+{
+	if (p->nconnectors == CONF_CONNECTORS)
+		return (complain(p, line, "more than %d connectors are not "
+		    "allowed", CONF_CONNECTORS));
+	p->connector[p->nconnectors++].begin = line;
+	return (0);
+}
+
+/* What the scan is in the middle of. */
+struct place {
+	const char	*word;		/* the last one */
+	size_t		 n;
+	int		 depth;		/* of braces */
+	int		 nsections;
+	bool		 is_value;	/* behind a = */
+	bool		 inside;	/* a connector */
+};
+
+/* A brace or an equals sign. */
+static int
+scan_mark(struct conf_parse *p, const struct scan *sc, struct place *at)
+{
+	int r = 0;
+
+	if (*sc->p == '{') {
+		at->nsections += at->depth == 0;
+		if (at->depth++ == 1 && !at->is_value && at->nsections == 1) {
+			at->inside = true;
+			r = scan_connector(p, sc->line);
+		}
+	} else if (*sc->p == '}') {
+		if (--at->depth == 1)
+			at->inside = false;
+	} else if (at->depth == 1 && at->nsections == 1)
+		r = scan_key(p, settings, CONF_N, p->line, at->word, at->n,
+		    sc->line);
+	else if (at->depth == 2 && at->inside)
+		r = scan_key(p, own, OWN_N,
+		    p->connector[p->nconnectors - 1].line, at->word, at->n,
+		    sc->line);
+	at->is_value = *sc->p == '=';
+	return (r);
 }
 
 static int
@@ -659,9 +812,8 @@ scan_text(struct conf_parse *p, struct buf *text)
 {
 	struct scan sc = { (char *)text->data,
 	    (char *)text->data + text->len, 1 };
-	const char *word = sc.p;
-	size_t n = 0;
-	int depth = 0, nsections = 0, r;
+	struct place at = { .word = sc.p };
+	int r;
 
 	while (sc.p < sc.end) {
 		if ((r = scan_opaque(p, &sc)) == -1)
@@ -669,20 +821,17 @@ scan_text(struct conf_parse *p, struct buf *text)
 		if (r == 1)
 			continue;
 		if (strchr("{}=+, \t\r\n", *sc.p) == NULL) {
-			for (word = sc.p; sc.p < sc.end &&
+			for (at.word = sc.p; sc.p < sc.end &&
 			    strchr("{}=+, \t\r\n#\"'", *sc.p) == NULL; )
 				sc.p++;
-			n = (size_t)(sc.p - word);
+			at.n = (size_t)(sc.p - at.word);
+			at.is_value = false;
 			continue;
 		}
-		if (*sc.p == '{')
-			nsections += depth++ == 0;
-		else if (*sc.p == '}')
-			depth--;
-		else if (*sc.p == '=' && depth == 1 && nsections == 1 &&
-		    scan_key(p, word, n, sc.line) == -1)
-			return (-1);
-		else if (*sc.p == '\n')
+		if (strchr("{}=", *sc.p) != NULL) {
+			if (scan_mark(p, &sc, &at) == -1)
+				return (-1);
+		} else if (*sc.p == '\n')
 			sc.line++;
 		sc.p++;
 	}
@@ -739,10 +888,23 @@ read_file(struct conf_parse *p, struct buf *b)
 	return (0);
 }
 
+static void
+make_options(cfg_opt_t *opts, const struct conf_setting *s, size_t n)
+{
+	for (; n > 0; s++, n--, opts++)
+		if (s->type == TYPE_LIST)
+			*opts = (cfg_opt_t)CFG_STR_LIST(s->key, NULL,
+			    CFGF_NODEFAULT);
+		else
+			*opts = (cfg_opt_t)CFG_STR(s->key, NULL,
+			    CFGF_NODEFAULT);
+	*opts = (cfg_opt_t)CFG_END();
+}
+
 static int
 parse_text(struct conf_parse *p, struct buf *text)
 {
-	cfg_opt_t opts[CONF_N + 1];
+	cfg_opt_t owns[OWN_N + 1], opts[CONF_N + 2];
 	cfg_opt_t top[] = {
 		CFG_SEC(CONF_SECTION, opts, CFGF_MULTI | CFGF_TITLE),
 		CFG_STR(CONF_SENTINEL, NULL, CFGF_NODEFAULT),
@@ -753,20 +915,17 @@ parse_text(struct conf_parse *p, struct buf *text)
 	FILE *f;
 	int r;
 
-	for (size_t i = 0; i < CONF_N; i++) {
-		if (settings[i].type == TYPE_LIST)
-			opts[i] = (cfg_opt_t)CFG_STR_LIST(settings[i].key,
-			    NULL, CFGF_NODEFAULT);
-		else
-			opts[i] = (cfg_opt_t)CFG_STR(settings[i].key, NULL,
-			    CFGF_NODEFAULT);
-	}
-	opts[CONF_N] = (cfg_opt_t)CFG_END();
+	make_options(owns, own, OWN_N);
+	make_options(opts + 1, settings, CONF_N);
+	opts[0] = (cfg_opt_t)CFG_SEC(CONF_CONNECTOR, owns, CFGF_MULTI |
+	    CFGF_TITLE | CFGF_NO_TITLE_DUPES);
 	cfg = cfg_init(top, CFGF_NONE);
 	if (cfg == NULL || (f = fmemopen(text->data, text->len, "r")) == NULL)
 		abort();
 	(void)cfg_set_error_function(cfg, on_error);
 	(void)cfg_set_validate_func(cfg, CONF_SECTION, on_section);
+	(void)cfg_set_validate_func(cfg, CONF_SECTION "|" CONF_CONNECTOR,
+	    on_connector);
 	(void)cfg_set_validate_func(cfg, CONF_SENTINEL, on_sentinel);
 	for (size_t i = 0; i < CONF_N; i++) {
 		(void)snprintf(path, sizeof(path), CONF_SECTION "|%s",
@@ -858,6 +1017,15 @@ absolute(char **path, const char *dir)
 	*path = joined;
 }
 
+/* A name without a slash is looked for in PATH. */
+static void
+resolve_connector(struct conf_connector *c, const char *dir)
+{
+	absolute(&c->python, dir);
+	if (c->python[0] == '\0' && strchr(c->command.item[0], '/') != NULL)
+		absolute(&c->command.item[0], dir);
+}
+
 /* Paths are relative to the file; defaults that follow from other settings. */
 static int
 resolve(struct conf_parse *p)
@@ -881,6 +1049,8 @@ resolve(struct conf_parse *p)
 	absolute(&a->python, real);
 	absolute(&a->dead_letter_file, real);
 	absolute(&a->cgroup, real);
+	for (size_t i = 0; i < a->nconnectors; i++)
+		resolve_connector(&a->connectors[i], real);
 	for (size_t i = 0; i < a->python_path.n; i++)
 		absolute(&a->python_path.item[i], real);
 	if (a->python_path.n == 0)
@@ -932,17 +1102,16 @@ conf_read(struct conf_app *app, const char *file, struct err *err)
  */
 
 static void
-add_value(struct buf *b, const struct conf_app *app,
-    const struct conf_setting *s)
+add_value(struct buf *b, const void *of, const struct conf_setting *s)
 {
 	const struct conf_list *l;
 
 	switch (s->type) {
 	case TYPE_STR:
-		add_quoted(b, *as_str(app, s));
+		add_quoted(b, *as_str(of, s));
 		break;
 	case TYPE_LIST:
-		l = as_list(app, s);
+		l = as_list(of, s);
 		buf_addf(b, "{");
 		for (size_t i = 0; i < l->n; i++) {
 			buf_addf(b, "%s", i == 0 ? "" : ", ");
@@ -951,8 +1120,19 @@ add_value(struct buf *b, const struct conf_app *app,
 		buf_addf(b, "}");
 		break;
 	default:
-		add_number(b, s, get_num(app, s));
+		add_number(b, s, get_num(of, s));
 		break;
+	}
+}
+
+static void
+add_settings(struct buf *b, const void *of, const struct conf_setting *s,
+    size_t n, const char *indent)
+{
+	for (; n > 0; s++, n--) {
+		buf_addf(b, "%s%s = ", indent, s->key);
+		add_value(b, of, s);
+		buf_addf(b, "\n");
 	}
 }
 
@@ -965,10 +1145,13 @@ conf_print(const struct conf_app *app, FILE *f)
 	buf_addf(&b, CONF_SECTION " ");
 	add_quoted(&b, app->name);
 	buf_addf(&b, " {\n");
-	for (size_t i = 0; i < CONF_N; i++) {
-		buf_addf(&b, "\t%s = ", settings[i].key);
-		add_value(&b, app, &settings[i]);
-		buf_addf(&b, "\n");
+	add_settings(&b, app, settings, CONF_N, "\t");
+	for (size_t i = 0; i < app->nconnectors; i++) {
+		buf_addf(&b, "\t" CONF_CONNECTOR " ");
+		add_quoted(&b, app->connectors[i].name);
+		buf_addf(&b, " {\n");
+		add_settings(&b, &app->connectors[i], own, OWN_N, "\t\t");
+		buf_addf(&b, "\t}\n");
 	}
 	buf_addf(&b, "}\n");
 	(void)fwrite(b.data, 1, b.len, f);
@@ -976,19 +1159,20 @@ conf_print(const struct conf_app *app, FILE *f)
 }
 
 void
-conf_manual(FILE *f)
+conf_manual(FILE *f, bool connector)
 {
 	static const char *const arg[] = {
 		[TYPE_STR] = "string", [TYPE_LIST] = "list",
 		[TYPE_NUM] = "number", [TYPE_SIZE] = "bytes",
 		[TYPE_MS] = "seconds", [TYPE_CHOICE] = "word"
 	};
-	const struct conf_setting *s;
+	const struct conf_setting *s = connector ? own : settings;
+	size_t n = connector ? OWN_N : CONF_N;
 	struct buf b;
 
 	buf_init(&b);
 	buf_addf(&b, ".Bl -tag -width Ds\n");
-	for (s = settings; s < settings + CONF_N; s++) {
+	for (; n > 0; s++, n--) {
 		buf_addf(&b, ".It Ic %s No = Ar %s\n%c%s.\n", s->key,
 		    arg[s->type], toupper((unsigned char)s->text[0]),
 		    s->text + 1);

@@ -1,10 +1,12 @@
 /*
- * cluster.conf: one `application "name" { ... }` section, read by libconfuse.
+ * cluster.conf: one `application "name" { ... }` section, read by libconfuse,
+ * which may have `connector "name" { ... }` sections inside.
  * conf.def declares the settings.
  */
 #ifndef COMMON_CONF_H
 #define COMMON_CONF_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 
@@ -37,10 +39,16 @@ struct conf_list {
 #define CONF_C_choice	int
 #define CONF_MEMBER(type, field, key, def, min, max, text)	\
 	CONF_C_##type field;
+struct conf_connector {
+	char	*name;			/* title of its section, owned */
+	CONF_CONNECTOR_TABLE(CONF_MEMBER)
+};
 struct conf_app {
 	char	*name;			/* title of the section, owned */
 	char	*file;			/* path of the configuration, owned */
 	CONF_TABLE(CONF_MEMBER)
+	struct conf_connector	*connectors;	/* not for workers; owned */
+	size_t			 nconnectors;
 };
 #undef CONF_MEMBER
 
@@ -56,9 +64,9 @@ int	conf_read(struct conf_app *, const char *file, struct err *);
 void	conf_fini(struct conf_app *);
 /* Print the effective configuration as a file that conf_read accepts. */
 void	conf_print(const struct conf_app *, FILE *);
-/* The manual's list of settings as mdoc. */
-void	conf_manual(FILE *);
-/* For the worker, which never reads the file. */
+/* The manual's list of settings as mdoc, of either kind of section. */
+void	conf_manual(FILE *, bool connector);
+/* For the worker, which never reads the file and knows no connectors. */
 void	conf_pack(const struct conf_app *, struct buf *);
 int	conf_unpack(struct conf_app *, struct slice, struct err *);
 

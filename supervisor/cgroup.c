@@ -1,7 +1,7 @@
 /*
- * A cgroup for each worker, where the operator has prepared a place for them:
- * it limits the worker's memory, and its counter tells a kill for want of
- * memory from one by somebody else.  Versions 1 and 2 are alike here.
+ * A cgroup for each worker and connector, where the operator has prepared a
+ * place for them: it limits the memory, and its counter tells a kill for want
+ * of memory from one by somebody else.  Versions 1 and 2 are alike here.
  */
 #include <sys/stat.h>
 
@@ -23,65 +23,87 @@ static const char *const limit_files[] = { "memory.max",
 static const char *const count_files[] = { "memory.events",
     "memory.oom_control" };
 
-static char *
-path_of(const struct child *c, const char *file)
+/* One of them. */
+struct group {
+	const struct supervisor	*s;
+	char			 name[96];	/* behind the application's */
+	int64_t			 limit;
+	const char		*setting;	/* that says so */
+};
+
+/* false: there is none. */
+static bool
+of_child(const struct child *c, struct group *g)
 {
-	return (xasprintf("%s/%s-worker-%u%s%s", c->s->conf.cgroup,
-	    c->s->conf.name, c->number, file[0] == '\0' ? "" : "/", file));
+	if (c->role != CHILD_WORKER || c->s->conf.cgroup[0] == '\0')
+		return (false);
+	g->s = c->s;
+	g->limit = c->s->conf.worker_memory;
+	g->setting = "worker-memory";
+	(void)snprintf(g->name, sizeof(g->name), "worker-%u", c->number);
+	return (true);
+}
+
+static bool
+of_connector(const struct supervisor *s, const struct conf_connector *c,
+    struct group *g)
+{
+	if (s->conf.cgroup[0] == '\0')
+		return (false);
+	g->s = s;
+	g->limit = c->memory_limit;
+	g->setting = "memory-limit";
+	(void)snprintf(g->name, sizeof(g->name), "connector-%s", c->name);
+	return (true);
+}
+
+static char *
+path_of(const struct group *g, const char *file)
+{
+	return (xasprintf("%s/%s-%s%s%s", g->s->conf.cgroup, g->s->conf.name,
+	    g->name, file[0] == '\0' ? "" : "/", file));
 }
 
 static int
-open_file(const struct child *c, const char *file, int flags)
+open_file(const struct group *g, const char *file, int flags)
 {
-	char *path = path_of(c, file);
+	char *path = path_of(g, file);
 	int fd = open(path, flags | O_CLOEXEC);
 
 	free(path);
 	return (fd);
 }
 
-static bool
-wanted(const struct child *c)
-{
-	return (c->role == CHILD_WORKER && c->s->conf.cgroup[0] != '\0');
-}
-
 static int
-set_limit(const struct child *c, struct err *err)
+set_limit(const struct group *g, struct err *err)
 {
 	char text[32];
 	size_t i;
 	int fd = -1, n;
 	bool ok;
 
-	if (c->s->conf.worker_memory == 0)
+	if (g->limit == 0)
 		return (0);
 	for (i = 0; i < 2 && fd == -1; i++)
-		fd = open_file(c, limit_files[i], O_WRONLY);
+		fd = open_file(g, limit_files[i], O_WRONLY);
 	if (fd == -1)
-		return (err_sys(err, ERR_CONFIG, "worker-memory: the cgroup "
-		    "%s has no memory controller", c->s->conf.cgroup));
-	n = snprintf(text, sizeof(text), "%" PRId64,
-	    c->s->conf.worker_memory);
+		return (err_sys(err, ERR_CONFIG, "%s: the cgroup %s has no "
+		    "memory controller", g->setting, g->s->conf.cgroup));
+	n = snprintf(text, sizeof(text), "%" PRId64, g->limit);
 	ok = write(fd, text, (size_t)n) == n;
 	if (!ok)
-		(void)err_sys(err, ERR_CONFIG, "worker-memory: cannot set it "
-		    "in the cgroup %s", c->s->conf.cgroup);
+		(void)err_sys(err, ERR_CONFIG, "%s: cannot set it in the "
+		    "cgroup %s", g->setting, g->s->conf.cgroup);
 	close(fd);
 	return (ok ? 0 : -1);
 }
 
-/* A descriptor whose writer joins, -1 with err ERR_NONE: none is wanted. */
-int
-cgroup_open(struct child *c, struct err *err)
+static int
+open_group(const struct group *g, struct err *err)
 {
-	char *path;
+	char *path = path_of(g, "");
 	int fd;
 
-	err->code = ERR_NONE;
-	if (!wanted(c))
-		return (-1);
-	path = path_of(c, "");
 	if (mkdir(path, 0755) == -1 && errno != EEXIST) {
 		(void)err_sys(err, ERR_CONFIG, "cannot make the cgroup %s",
 		    path);
@@ -89,12 +111,32 @@ cgroup_open(struct child *c, struct err *err)
 		return (-1);
 	}
 	free(path);
-	if (set_limit(c, err) == -1)
+	if (set_limit(g, err) == -1)
 		return (-1);
-	if ((fd = open_file(c, "cgroup.procs", O_WRONLY)) == -1)
+	if ((fd = open_file(g, "cgroup.procs", O_WRONLY)) == -1)
 		(void)err_sys(err, ERR_CONFIG, "%s is no place for cgroups",
-		    c->s->conf.cgroup);
+		    g->s->conf.cgroup);
 	return (fd);
+}
+
+/* A descriptor whose writer joins, -1 with err ERR_NONE: none is wanted. */
+int
+cgroup_open(struct child *c, struct err *err)
+{
+	struct group g;
+
+	err->code = ERR_NONE;
+	return (of_child(c, &g) ? open_group(&g, err) : -1);
+}
+
+int
+cgroup_connector(const struct supervisor *s, const struct conf_connector *c,
+    struct err *err)
+{
+	struct group g;
+
+	err->code = ERR_NONE;
+	return (of_connector(s, c, &g) ? open_group(&g, err) : -1);
 }
 
 int
@@ -128,13 +170,13 @@ cgroup_count(const char *text)
 }
 
 static int
-open_counter(const struct child *c)
+open_counter(const struct group *g)
 {
 	size_t i;
 	int fd = -1;
 
 	for (i = 0; i < 2 && fd == -1; i++)
-		fd = open_file(c, count_files[i], O_RDONLY);
+		fd = open_file(g, count_files[i], O_RDONLY);
 	return (fd);
 }
 
@@ -142,31 +184,31 @@ open_counter(const struct child *c)
 void
 cgroup_check(const struct child *c)
 {
+	struct group g;
 	char *path;
 	int fd;
 
-	if (!wanted(c))
+	if (!of_child(c, &g))
 		return;
-	if ((fd = open_counter(c)) != -1) {
+	if ((fd = open_counter(&g)) != -1) {
 		close(fd);
 		return;
 	}
-	path = path_of(c, "");
+	path = path_of(&g, "");
 	log_warn("the cgroup counts no kills for want of memory cgroup=%s: "
 	    "enable the memory controller in cgroup.subtree_control above "
 	    "it, or no record that takes all memory is set aside", path);
 	free(path);
 }
 
-/* How many processes of this worker were killed for want of memory, ever. */
-uint64_t
-cgroup_oom_kills(const struct child *c)
+static uint64_t
+read_counter(const struct group *g)
 {
 	char text[1024];
 	ssize_t n;
 	int fd;
 
-	if (!wanted(c) || (fd = open_counter(c)) == -1)
+	if ((fd = open_counter(g)) == -1)
 		return (0);
 	n = read(fd, text, sizeof(text) - 1);
 	close(fd);
@@ -176,14 +218,48 @@ cgroup_oom_kills(const struct child *c)
 	return (cgroup_count(text));
 }
 
+/* How many processes of this worker were killed for want of memory, ever. */
+uint64_t
+cgroup_oom_kills(const struct child *c)
+{
+	struct group g;
+
+	return (of_child(c, &g) ? read_counter(&g) : 0);
+}
+
+uint64_t
+cgroup_connector_kills(const struct supervisor *s,
+    const struct conf_connector *c)
+{
+	struct group g;
+
+	return (of_connector(s, c, &g) ? read_counter(&g) : 0);
+}
+
+static void
+remove_group(const struct group *g)
+{
+	char *path = path_of(g, "");
+
+	(void)rmdir(path);
+	free(path);
+}
+
 void
 cgroup_close(struct child *c)
 {
-	char *path;
+	struct group g;
 
-	if (!wanted(c))
-		return;
-	path = path_of(c, "");
-	(void)rmdir(path);
-	free(path);
+	if (of_child(c, &g))
+		remove_group(&g);
+}
+
+void
+cgroup_connector_close(const struct supervisor *s,
+    const struct conf_connector *c)
+{
+	struct group g;
+
+	if (of_connector(s, c, &g))
+		remove_group(&g);
 }

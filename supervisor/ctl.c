@@ -222,6 +222,8 @@ ctl_status(struct supervisor *s, struct buf *b)
 	status_sources(b, s);
 	buf_addf(b, "], \"sinks\": [");
 	status_sinks(b, s);
+	buf_addf(b, "], \"connectors\": [");
+	connectors_status(s, b);
 	buf_addf(b, "], \"losses\": [");
 	if (catalog_losses(&s->catalog, status_loss, b, &err) == -1)
 		log_warn("%s", err.text);
@@ -528,6 +530,24 @@ do_checkpoint(struct ctl_conn *c, const struct msg_ctl *m)
 }
 
 static void
+restart_connector(struct ctl_conn *c, const struct msg_ctl *m)
+{
+	struct buf b = { 0 };
+	struct err err;
+	pid_t pid;
+
+	if (connector_restart(c->s, m->a, &pid, &err) == -1) {
+		replyf(c, CODE_FAILED, "%s", err.text);
+		return;
+	}
+	buf_addf(&b, "{\"connector\": ");
+	ctl_json_str(&b, m->a);
+	buf_addf(&b, ", \"pid\": %d}", (int)pid);
+	reply(c, 0, buf_slice(&b));
+	buf_fini(&b);
+}
+
+static void
 do_restart(struct ctl_conn *c, const struct msg_ctl *m)
 {
 	struct supervisor *s = c->s;
@@ -540,7 +560,7 @@ do_restart(struct ctl_conn *c, const struct msg_ctl *m)
 		w = w * 10 + (uint64_t)(m->a.data[i] - '0');
 	}
 	if (m->a.len == 0 || i < m->a.len || w >= s->n) {
-		replyf(c, CODE_FAILED, "there is no such worker");
+		restart_connector(c, m);
 		return;
 	}
 	if (!child_alive(&s->child[w])) {

@@ -26,7 +26,7 @@ usage(FILE *f)
 	(void)fprintf(f, "usage: wallaroo-supervisord -c file [-n] "
 	    "[--accept-loss]\n"
 	    "           [--drop-state step] [--rename-state old=new]\n"
-	    "       wallaroo-supervisord -x conf | protocol\n"
+	    "       wallaroo-supervisord -x conf | connector | protocol\n"
 	    "       wallaroo-supervisord -V | -h\n");
 }
 
@@ -52,7 +52,9 @@ static int
 print_part(const char *what)
 {
 	if (strcmp(what, "conf") == 0)
-		conf_manual(stdout);
+		conf_manual(stdout, false);
+	else if (strcmp(what, "connector") == 0)
+		conf_manual(stdout, true);
 	else if (strcmp(what, "protocol") == 0)
 		print_protocol();
 	else {

@@ -2,9 +2,11 @@
  * Where and as whom: the user to run as, the state directory and its lock,
  * the runtime directory on a tmpfs, and limits of the process.
  */
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/syscall.h>
 
 #include <ctype.h>
 #include <dirent.h>
@@ -12,6 +14,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <inttypes.h>
+#include <linux/capability.h>
 #include <linux/magic.h>
 #include <pwd.h>
 #include <stdio.h>
@@ -27,6 +30,7 @@
 
 #define FDS_BASE	96	/* loop, log, catalog, control, spare */
 #define FDS_WORKER	4	/* channel, stats page, start of a new one */
+#define FDS_CONNECTOR	1	/* what it writes */
 
 /* --- limits -------------------------------------------------------------- */
 
@@ -70,6 +74,7 @@ place_check_fds(struct supervisor *s, struct err *err)
 	need = place_fds(s->n, sources, sinks,
 	    (uint64_t)s->conf.connections);
 	need += (uint64_t)s->conf.spares * FDS_WORKER;
+	need += s->conf.nconnectors * FDS_CONNECTOR;
 	if (s->conf.external_address[0] != '\0')
 		need += EXTERNAL_FDS;
 	if (getrlimit(RLIMIT_NOFILE, &files) == -1)
@@ -188,21 +193,119 @@ find_user(const struct conf_app *conf, struct passwd **pw, struct err *err)
 	return (0);
 }
 
+/* Bits of capabilities(7). */
+#define RIGHT(name)	(1U << (name))
+#define RIGHTS_KILL	RIGHT(CAP_KILL)
+#define RIGHTS_ALL	(RIGHT(CAP_KILL) | RIGHT(CAP_SETGID) |		\
+	RIGHT(CAP_SETUID))
+
+static int
+set_rights(uint32_t permitted, uint32_t effective)
+{
+	struct __user_cap_header_struct head = {
+		.version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2] = { { 0 } };
+
+	data[0].permitted = permitted;
+	data[0].effective = effective;
+	return ((int)syscall(SYS_capset, &head, data));
+}
+
+/* Whether some connector runs as another user than we do. */
+static bool
+others_wanted(const struct conf_app *conf)
+{
+	size_t i;
+
+	for (i = 0; i < conf->nconnectors; i++)
+		if (conf->connectors[i].user[0] != '\0' &&
+		    strcmp(conf->connectors[i].user, conf->user) != 0)
+			return (true);
+	return (false);
+}
+
+/*
+ * Not root any more, but for who starts connectors as other users what that
+ * needs: to end them always, to become one of them when it is asked for.
+ * None of that outlives an exec.
+ */
 static int
 become(struct supervisor *s, const struct passwd *pw, struct err *err)
 {
+	bool others = others_wanted(&s->conf);
+
 	if (initgroups(pw->pw_name, pw->pw_gid) == -1 ||
-	    setgid(pw->pw_gid) == -1 || setuid(pw->pw_uid) == -1)
+	    setgid(pw->pw_gid) == -1 ||
+	    (others && prctl(PR_SET_KEEPCAPS, 1) == -1) ||
+	    setuid(pw->pw_uid) == -1)
 		return (err_sys(err, ERR_SYSTEM, "cannot become user \"%s\"",
 		    pw->pw_name));
 	if (pw->pw_uid != 0 && setuid(0) != -1)
 		return (err_set(err, ERR_SYSTEM, "root could not be dropped"));
+	if (others && (prctl(PR_SET_KEEPCAPS, 0) == -1 ||
+	    set_rights(RIGHTS_ALL, RIGHTS_KILL) == -1))
+		return (err_sys(err, ERR_SYSTEM, "cannot keep the rights to "
+		    "start connectors as other users"));
+	s->may_become = others;
 	s->dropped_root = true;
 	/* The user's modules find their home, not root's. */
 	(void)setenv("HOME", pw->pw_dir, 1);
 	(void)setenv("USER", pw->pw_name, 1);
 	(void)setenv("LOGNAME", pw->pw_name, 1);
 	return (0);
+}
+
+int
+place_user(const struct supervisor *s, const struct conf_connector *c,
+    struct user *u, struct err *err)
+{
+	const struct passwd *pw;
+
+	errno = 0;
+	if ((pw = getpwnam(c->user)) == NULL)
+		return (err_set(err, ERR_CONFIG, "connector \"%s\": user "
+		    "\"%s\" does not exist", c->name, c->user));
+	if (pw->pw_uid == geteuid())
+		return (0);
+	if (pw->pw_uid == 0)
+		return (err_set(err, ERR_CONFIG, "connector \"%s\": user "
+		    "\"%s\" is root, which nothing runs as", c->name,
+		    c->user));
+	if (!s->may_become)
+		return (err_set(err, ERR_CONFIG, "connector \"%s\": only a "
+		    "supervisor that is started by root can run it as user "
+		    "\"%s\"", c->name, c->user));
+	u->uid = pw->pw_uid;
+	u->gid = pw->pw_gid;
+	u->name = xstrdup(pw->pw_name);
+	u->home = xstrdup(pw->pw_dir);
+	u->ngroups = 0;
+	(void)getgrouplist(u->name, u->gid, NULL, &u->ngroups);
+	u->groups = xcalloc((size_t)u->ngroups + 1, sizeof(*u->groups));
+	if (getgrouplist(u->name, u->gid, u->groups, &u->ngroups) == -1)
+		return (err_set(err, ERR_SYSTEM, "connector \"%s\": cannot "
+		    "find the groups of user \"%s\"", c->name, c->user));
+	return (0);
+}
+
+void
+place_user_free(struct user *u)
+{
+	free(u->name);
+	free(u->home);
+	free(u->groups);
+	memset(u, 0, sizeof(*u));
+}
+
+int
+place_become(const struct user *u)
+{
+	if (set_rights(RIGHTS_ALL, RIGHTS_ALL) == -1 ||
+	    setgroups((size_t)u->ngroups, u->groups) == -1 ||
+	    setresgid(u->gid, u->gid, u->gid) == -1 ||
+	    setresuid(u->uid, u->uid, u->uid) == -1)
+		return (-1);
+	return (set_rights(0, 0));
 }
 
 int

@@ -7,6 +7,7 @@
  * left the group is known by its session or by a mark in its environment.
  */
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
@@ -82,20 +83,38 @@ spawn_stack_forget(const struct child *c)
 
 /* --- fork and exec ------------------------------------------------------- */
 
-/* Our environment with the mark; the strings stay where they are. */
-static char **
-make_environment(const struct child *c)
+char *
+spawn_mark(const struct supervisor *s, uint64_t serial)
+{
+	return (xasprintf(MARK "%s.%" PRIu64 ".%" PRIu64, s->instance,
+	    s->catalog.epoch, serial));
+}
+
+static bool
+is_among(const char *line, char *const *variables, size_t n)
+{
+	size_t len = strcspn(line, "=") + 1, i;
+
+	for (i = 0; i < n; i++)
+		if (strncmp(line, variables[i], len) == 0)
+			return (true);
+	return (false);
+}
+
+char **
+spawn_environment(char *const *variables, size_t n)
 {
 	char **env;
-	size_t i, n = 0;
+	size_t i, k = 0;
 
 	for (i = 0; environ[i] != NULL; i++)
 		;
-	env = xcalloc(i + 2, sizeof(*env));
+	env = xcalloc(i + n + 1, sizeof(*env));
 	for (i = 0; environ[i] != NULL; i++)
-		if (strncmp(environ[i], MARK, sizeof(MARK) - 1) != 0)
-			env[n++] = environ[i];
-	env[n] = c->mark;
+		if (!is_among(environ[i], variables, n))
+			env[k++] = environ[i];
+	for (i = 0; i < n; i++)
+		env[k++] = variables[i];
 	return (env);
 }
 
@@ -160,9 +179,8 @@ spawn_worker(struct child *c, struct err *err)
 	}
 	free(c->mark);
 	c->serial = ++s->serial;
-	c->mark = xasprintf(MARK "%s.%" PRIu64 ".%" PRIu64, s->instance,
-	    s->catalog.epoch, c->serial);
-	env = make_environment(c);
+	c->mark = spawn_mark(s, c->serial);
+	env = spawn_environment(&c->mark, 1);
 	FAULT_POINT(spawn_before);
 	pid = fork();
 	if (pid == 0)
@@ -181,6 +199,52 @@ spawn_worker(struct child *c, struct err *err)
 	(void)fcntl(fd[0], F_SETFL, O_NONBLOCK);
 	channel_open(c, fd[0]);
 	return (0);
+}
+
+/* --- other programs: connectors ------------------------------------------ */
+
+/* In the child, as above.  The user's rights first: they take the signal at
+ * our death away. */
+static void __attribute__((noreturn))
+become_process(const struct process *p, int null, pid_t parent)
+{
+	static const char text[] = " cannot be executed\n";
+	sigset_t none;
+
+	(void)setsid();
+	if (dup2(null, STDIN_FILENO) == -1 ||
+	    dup2(p->output, STDOUT_FILENO) == -1 ||
+	    dup2(p->output, STDERR_FILENO) == -1 ||
+	    (p->cgroup != -1 && write(p->cgroup, "0", 1) != 1) ||
+	    (p->user != NULL && place_become(p->user) == -1) ||
+	    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == -1 ||
+	    prctl(PR_SET_PDEATHSIG, SIGKILL) == -1 || getppid() != parent)
+		_exit(EXIT_TEMPORARY);
+	(void)signal(SIGPIPE, SIG_DFL);
+	sigemptyset(&none);
+	(void)sigprocmask(SIG_SETMASK, &none, NULL);
+	(void)close_range(STDERR_FILENO + 1, UINT_MAX, 0);
+	(void)execvpe(p->argv[0], p->argv, p->env);
+	(void)!write(STDERR_FILENO, p->argv[0], strlen(p->argv[0]));
+	(void)!write(STDERR_FILENO, text, sizeof(text) - 1);
+	_exit(127);
+}
+
+pid_t
+spawn_process(const struct process *p, struct err *err)
+{
+	pid_t parent = getpid(), pid;
+	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+
+	if (null == -1)
+		return (err_sys(err, ERR_SYSTEM, "cannot open /dev/null"));
+	pid = fork();
+	if (pid == 0)
+		become_process(p, null, parent);
+	if (pid == -1)
+		(void)err_sys(err, ERR_SYSTEM, "fork");
+	close(null);
+	return (pid);
 }
 
 /* --- what /proc knows ---------------------------------------------------- */
@@ -281,12 +345,13 @@ is_ours(const struct supervisor *s, pid_t pid)
 	for (i = 0; i < s->nspares; i++)
 		if (s->spare[i].pid == pid)
 			return (true);
-	return (false);
+	return (connector_is(s, pid));
 }
 
-/* Orphans that became our children: true while there is one of c's. */
+/* Orphans that became our children: true while there is one of this session
+ * or with this mark. */
 static bool
-kill_strays(const struct child *c)
+kill_strays(const struct supervisor *s, pid_t session, const char *mark)
 {
 	struct buf b = { 0 };
 	struct proc_stat st;
@@ -301,10 +366,10 @@ kill_strays(const struct child *c)
 		return (false);			/* an old kernel */
 	}
 	for (p = buf_str(&b); (pid = strtol(p, &end, 10)) > 0; p = end) {
-		if (is_ours(c->s, (pid_t)pid) ||
+		if (is_ours(s, (pid_t)pid) ||
 		    read_stat((pid_t)pid, &st) == -1 || st.state == 'Z')
 			continue;
-		if (st.session != c->pid && !is_marked((pid_t)pid, c->mark,
+		if (st.session != session && !is_marked((pid_t)pid, mark,
 		    true))
 			continue;
 		(void)kill((pid_t)pid, SIGKILL);
@@ -315,14 +380,20 @@ kill_strays(const struct child *c)
 }
 
 bool
-spawn_gone(struct child *c)
+spawn_group_gone(const struct supervisor *s, pid_t pid, const char *mark)
 {
 	bool left;
 
-	left = kill(-c->pid, SIGKILL) == 0 || errno != ESRCH;
-	if (kill_strays(c))
+	left = kill(-pid, SIGKILL) == 0 || errno != ESRCH;
+	if (kill_strays(s, pid, mark))
 		left = true;
 	return (!left);
+}
+
+bool
+spawn_gone(struct child *c)
+{
+	return (spawn_group_gone(c->s, c->pid, c->mark));
 }
 
 /* --- over the death of the supervisor ------------------------------------ */
@@ -334,12 +405,12 @@ record_path(const struct supervisor *s)
 }
 
 static void
-record(FILE *f, const struct child *c)
+record(FILE *f, pid_t pid)
 {
 	struct proc_stat st;
 
-	if (c->pid != 0 && read_stat(c->pid, &st) == 0)
-		(void)fprintf(f, "%d %" PRIu64 "\n", (int)c->pid, st.start);
+	if (pid != 0 && read_stat(pid, &st) == 0)
+		(void)fprintf(f, "%d %" PRIu64 "\n", (int)pid, st.start);
 }
 
 void
@@ -352,9 +423,11 @@ spawn_record(struct supervisor *s)
 	FAULT_POINT(pids_write_before);
 	if ((f = fopen(tmp, "we")) != NULL) {
 		for (i = 0; i < s->n; i++)
-			record(f, &s->child[i]);
+			record(f, s->child[i].pid);
 		for (i = 0; i < s->nspares; i++)
-			record(f, &s->spare[i]);
+			record(f, s->spare[i].pid);
+		for (i = 0; i < s->nconnectors; i++)
+			record(f, s->connector[i].pid);
 		if (fclose(f) == 0)
 			(void)rename(tmp, path);
 	}

@@ -100,8 +100,17 @@ check_killed(struct supervisor *s)
 	for (i = 0; i < s->n; i++)
 		if (s->child[i].pid != 0)
 			return;
-	if (!spare_left(s))
+	if (!spare_left(s) && !connectors_left(s))
 		app_ended(s);
+}
+
+void
+app_connectors_gone(struct supervisor *s)
+{
+	if (s->finished && s->state == APP_FINISHING)
+		app_ended(s);
+	else
+		check_killed(s);
 }
 
 static void
@@ -113,6 +122,7 @@ kill_all(struct supervisor *s)
 		child_end(&s->tool, CHILD_NONE);
 	child_kill(&s->tool);
 	spare_kill(s);
+	connectors_stop(s);
 	for (i = 0; i < s->n; i++) {
 		if (s->child[i].state == CHILD_WAITING)
 			child_end(&s->child[i], CHILD_NONE);
@@ -385,7 +395,7 @@ described(struct supervisor *s)
 	if (s->recovered)
 		machida_say(s, "Recovering from recovery files!\n"
 		    "Attempting to recover...");
-	if (listen_open(s, &err) == -1) {
+	if (connectors_init(s, &err) == -1 || listen_open(s, &err) == -1) {
 		fail_err(s, &err);
 		return;
 	}
@@ -523,6 +533,7 @@ all_opened(struct supervisor *s)
 	app_move(s, APP_RECOVERING);
 	for (i = 0; i < s->n; i++)
 		child_run(&s->child[i]);
+	connectors_start(s);
 	if (s->stopping)
 		begin_drain(s);
 }
@@ -770,7 +781,11 @@ all_finished(struct supervisor *s)
 		s->exit_code = EXIT_TEMPORARY;
 	} else
 		log_info("application has stopped app=%s", s->conf.name);
-	app_ended(s);
+	/* Sinks have needed theirs up to here. */
+	connectors_stop(s);
+	s->finished = true;
+	if (!connectors_left(s))
+		app_ended(s);
 }
 
 static void
@@ -1045,6 +1060,7 @@ supervisor_run(struct supervisor *s)
 	external_close(s);
 	metrics_close(s);
 	ctl_close(s);
+	connectors_fini(s);
 	notify_flush(s);
 	catalog_close(&s->catalog);
 	if (machida_is(s) && (s->discarded || !is_durable(s)))

@@ -9,7 +9,7 @@
  * (sockets between workers), listen (clients and receivers), hold (duplicates
  * of their connections), drain (the stop), finite (the end by itself), ctl
  * (the operator), external and extquery (operators' programs, over TCP),
- * notify (systemd).
+ * notify (systemd), connector (programs beside sources and sinks).
  */
 #ifndef SUPERVISOR_SUPERVISOR_H
 #define SUPERVISOR_SUPERVISOR_H
@@ -231,6 +231,75 @@ void	spare_died(struct child *);		/* nothing of it is left */
 /* One takes this worker's place; false: there is none. */
 bool	spare_adopt(struct child *);
 
+/* --- connector.c: programs that feed sources and take from sinks --------- */
+
+enum connector_state {
+	CONNECTOR_NONE,
+	CONNECTOR_RUNNING,
+	CONNECTOR_STOPPING,	/* it got SIGTERM */
+	CONNECTOR_DYING,	/* reaped; descendants are being killed */
+	CONNECTOR_WAITING,	/* the next start is put off */
+	CONNECTOR_ENDED,	/* by itself, it has nothing more to do */
+	CONNECTOR_FAILED,	/* it is not started again by itself */
+	CONNECTOR_STOPPED	/* with the application */
+};
+
+struct user {			/* name NULL: ours */
+	char	*name;
+	char	*home;
+	uid_t	 uid;
+	gid_t	 gid;
+	gid_t	*groups;
+	int	 ngroups;
+};
+
+/* In its environment: mark, name, address, cookie; and of another user. */
+#define CONNECTOR_VARIABLES	4
+#define USER_VARIABLES		3
+
+struct connector {
+	struct supervisor	*s;
+	const struct conf_connector *conf;
+	enum connector_state	 state;
+	pid_t			 pid;		/* 0: no process */
+	int			 status;	/* of the last death */
+	char			*mark;		/* in its environment */
+	char			*variable[CONNECTOR_VARIABLES +
+				    USER_VARIABLES];
+	char			*python;	/* NULL: none of its own */
+	char			*address;
+	const char		*cookie;	/* of the topology */
+	struct user		 user;
+
+	struct crash_loop	 crash;
+	uint32_t		 lives;
+	uint64_t		 started_ns;
+	uint64_t		 oom_kills;	/* of its cgroup, before it */
+	bool			 again;		/* the operator said restart */
+	char			*why;		/* it has failed */
+	ev_child		 reaper;
+	ev_timer		 timer;	/* STOPPING, DYING, WAITING */
+
+	int			 out;		/* what it writes, -1 */
+	ev_io			 io;
+	struct buf		 text;		/* of an unfinished line */
+	char			*last;		/* line */
+	uint64_t		 second;	/* whose lines are counted */
+	uint32_t		 lines;
+};
+
+/* Find out what they serve; the topology is known. */
+int	connectors_init(struct supervisor *, struct err *);
+void	connectors_fini(struct supervisor *);
+void	connectors_start(struct supervisor *);	/* who was not yet */
+void	connectors_stop(struct supervisor *);	/* for good */
+bool	connectors_left(const struct supervisor *);	/* a process of one */
+void	connectors_status(const struct supervisor *, struct buf *);
+/* pid: the process that is ended, 0: there was none. */
+int	connector_restart(struct supervisor *, struct slice name, pid_t *pid,
+	    struct err *);
+bool	connector_is(const struct supervisor *, pid_t);
+
 /* --- spawn.c ------------------------------------------------------------- */
 
 /* Path of the worker's program, owned by the caller. */
@@ -238,10 +307,26 @@ char	*spawn_program(bool trust_environment);
 /* fork, own session, exec; channel, pid and mark are set in the child. */
 int	spawn_worker(struct child *, struct err *);
 int	spawn_stats(struct child *, struct err *);
+/* Another program: own session, standard output and error are `output`, no
+ * other descriptor, it dies with us.  -1: err says why. */
+struct process {
+	char		**argv;
+	char		**env;
+	const struct user *user;		/* NULL: ours */
+	int		 output;
+	int		 cgroup;		/* -1: none */
+};
+pid_t	spawn_process(const struct process *, struct err *);
+/* What marks a process of this serial number; owned by the caller. */
+char	*spawn_mark(const struct supervisor *, uint64_t serial);
+/* Our environment with these; the strings stay where they are. */
+char	**spawn_environment(char *const *variables, size_t n);
 /* Kill what is left of a reaped child's process group and session, and what
  * escaped from it; false while something is still there. */
 bool	spawn_gone(struct child *);
 bool	spawn_stopped(pid_t);		/* by a signal or a debugger */
+bool	spawn_group_gone(const struct supervisor *, pid_t leader,
+	    const char *mark);
 void	spawn_record(struct supervisor *);	/* workers.pids */
 /* A process's line in /proc, -1: it is none.  A line of workers.pids.  Pure. */
 struct proc_stat {
@@ -258,7 +343,7 @@ void	spawn_stack_forget(const struct child *);
 /* Kill what an earlier supervisor of this state directory left. */
 int	spawn_leftovers(struct supervisor *, struct err *);
 
-/* --- cgroup.c: a worker's own, if the operator gave a place --------------- */
+/* --- cgroup.c: one for each, if the operator gave a place ----------------- */
 
 int	cgroup_open(struct child *, struct err *);
 /* A process that runs already joins; -1: it does not. */
@@ -267,6 +352,12 @@ void	cgroup_check(const struct child *);
 uint64_t cgroup_oom_kills(const struct child *);
 uint64_t cgroup_count(const char *text);	/* what its file says.  Pure */
 void	cgroup_close(struct child *);
+int	cgroup_connector(const struct supervisor *,
+	    const struct conf_connector *, struct err *);
+uint64_t cgroup_connector_kills(const struct supervisor *,
+	    const struct conf_connector *);
+void	cgroup_connector_close(const struct supervisor *,
+	    const struct conf_connector *);
 
 /* --- channel.c: messages to a worker ------------------------------------- */
 
@@ -576,6 +667,11 @@ void	notify_close_rest(struct supervisor *);
 
 int	place_limits(const struct conf_app *, struct err *);
 int	place_state(struct supervisor *, struct err *);	/* and drops root */
+/* Whom a connector runs as; name stays NULL if as we do. */
+int	place_user(const struct supervisor *, const struct conf_connector *,
+	    struct user *, struct err *);
+void	place_user_free(struct user *);
+int	place_become(const struct user *);	/* between fork and exec */
 int	place_lock(struct supervisor *, struct err *);
 int	place_runtime(struct supervisor *, struct err *);
 /* Descriptors that this configuration may need.  Pure. */
@@ -625,6 +721,7 @@ struct supervisor {
 	char			*run_dir;
 	char			*program;	/* of workers */
 	bool			 dropped_root;
+	bool			 may_become;	/* users of connectors */
 
 	struct topo		 topo;
 	struct buf		 topo_bytes;
@@ -640,6 +737,10 @@ struct supervisor {
 	struct child		 tool;		/* describes or spreads */
 	struct child		*spare;		/* [nspares] */
 	uint32_t		 nspares;
+	struct connector	*connector;	/* [nconnectors] */
+	size_t			 nconnectors;
+	bool			 connectors_end; /* they were told to */
+	bool			 finished;	/* only they are left */
 	bool			 described;	/* the topology is here */
 	uint64_t		 serial;
 
@@ -698,5 +799,6 @@ void	app_child_ready(struct child *);
 void	app_child_drained(struct child *, const struct msg_drained *);
 void	app_child_died(struct child *);		/* nothing of it is left */
 void	app_topology(struct child *, struct slice);
+void	app_connectors_gone(struct supervisor *);	/* the last of them */
 
 #endif

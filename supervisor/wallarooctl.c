@@ -87,6 +87,12 @@ print_status(const struct json *j)
 		{ "CONNS", "connected", true },
 		{ "ADDRESS", "address", false },
 	};
+	static const struct column connectors[] = {
+		{ "CONNECTOR", "name", false }, { "PID", "pid", true },
+		{ "STATE", "state", false }, { "RESTARTS", "restarts", true },
+		{ "UP", "uptime_s", true }, { "KIND", "kind", false },
+		{ "SERVES", "serves", false }, { "TEXT", "text", false },
+	};
 	static const struct column losses[] = {
 		{ "LOSS ACCEPTED", "time", false },
 		{ "WORKER", "worker", true }, { "TEXT", "text", false },
@@ -101,6 +107,7 @@ print_status(const struct json *j)
 	PRINT_TABLE(json_member(j, "workers"), workers);
 	PRINT_TABLE(json_member(j, "sources"), sources);
 	PRINT_TABLE(json_member(j, "sinks"), sinks);
+	PRINT_TABLE(json_member(j, "connectors"), connectors);
 	PRINT_TABLE(json_member(j, "losses"), losses);
 }
 
@@ -120,6 +127,14 @@ print_checkpoint(const struct json *j)
 static void
 print_restart(const struct json *j)
 {
+	if (json_member(j, "connector") != NULL) {
+		printf("connector %s is started again", json_text(j,
+		    "connector"));
+		if (strcmp(json_text(j, "pid"), "0") != 0)
+			printf(", process %s is ended", json_text(j, "pid"));
+		printf("\n");
+		return;
+	}
 	printf("worker %s is replaced, process %s is killed\n",
 	    json_text(j, "worker"), json_text(j, "pid"));
 }
@@ -161,7 +176,7 @@ usage(FILE *f)
 {
 	(void)fprintf(f, "usage: wallarooctl [-c file | -s socket] [--json] "
 	    "command\n"
-	    "commands: status, stop, checkpoint, restart worker,\n"
+	    "commands: status, stop, checkpoint, restart worker | connector,\n"
 	    "          state get step key, dlq list, dlq show letter,\n"
 	    "          dlq replay letter | all, version,\n"
 	    "          copy worker directory, replay directory [options]\n");

@@ -131,9 +131,10 @@ def test_see_also(name):
 
 # -- tables in the source ----------------------------------------------------
 
-def conf_rows():
+def conf_rows(connector=False):
     """(type, key, default, min, max) of each setting."""
-    text = read("common", "conf.def").replace("\\\n", "\n")
+    text = read("common", "conf.def").replace("\\\n", "\n").split(
+        "#define CONF_CONNECTOR_TABLE(CONF)")[connector]
     rows = re.findall(
         r'^CONF\((\w+), \w+, "([^"]+)", ([^,]+), ([^,]+), ([^,]+),', text,
         re.M)
@@ -154,11 +155,21 @@ def as_written(kind, expression):
     return "%d%s" % (number, letters[0])
 
 
-@pytest.mark.parametrize("row", conf_rows(), ids=lambda row: row[1])
+def settings_of(connector):
+    """The part of the page that has them."""
+    before, after = page("cluster.conf.5").split(".Sh CONNECTORS\n")
+    own, rest = after.split("\n.Sh ", 1)
+    return own if connector else before + "\n.Sh " + rest
+
+
+@pytest.mark.parametrize(
+    "row", [(False, *row) for row in conf_rows()] +
+    [(True, *row) for row in conf_rows(True)],
+    ids=lambda row: ("connector-" if row[0] else "") + row[2])
 def test_setting(row):
     """Each setting has an item with its default and range."""
-    kind, key, default, low, high = row
-    found = [(head, body) for head, body in items(page("cluster.conf.5"))
+    connector, kind, key, default, low, high = row
+    found = [(head, body) for head, body in items(settings_of(connector))
              if re.match(r"Ic %s No = " % re.escape(key), head)]
     assert len(found) == 1, key
     head, body = found[0]
@@ -181,10 +192,11 @@ def test_setting(row):
 
 
 def test_no_setting_that_is_none():
-    known = {row[1] for row in conf_rows()}
-    for head, _ in items(page("cluster.conf.5")):
-        if " No = " in head:
-            assert head.split()[1] in known
+    for connector in (False, True):
+        known = {row[1] for row in conf_rows(connector)}
+        for head, _ in items(settings_of(connector)):
+            if " No = " in head:
+                assert head.split()[1] in known
 
 
 def stats_rows():
@@ -322,12 +334,12 @@ def test_verbs():
 
 
 @needs_build
-@pytest.mark.parametrize("what", ["conf", "protocol"])
+@pytest.mark.parametrize("what", ["conf", "connector", "protocol"])
 def test_generated_lists(what):
     done = run(os.path.join(BUILD, "wallaroo-supervisord"), "-x", what)
     assert done.returncode == 0
-    rows = [row[1] for row in conf_rows()] if what == "conf" else [
-        name for name, _, _ in messages()]
+    rows = [name for name, _, _ in messages()] if what == "protocol" else [
+        row[1] for row in conf_rows(what == "connector")]
     for row in rows:
         assert re.search(r"\b%s\b" % re.escape(row), done.stdout), row
 
@@ -379,6 +391,7 @@ def test_readme_application(opened):
     fields |= keys_of(cluster.ctl("restart", "1"))
     cluster.wait_replaced(1, pid)
     fields |= keys_of(cluster.ctl("stop"))
+    fields.add("connector")		# of a restart; there is none here
     assert fields == words_of("wallarooctl.8", ".Ss Fields of the others",
                               ".Ss Fields of status") - {
         "stop", "stopped", "checkpoint", "restart", "get"}

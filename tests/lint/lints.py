@@ -253,10 +253,12 @@ def messages_documented(root):
 
 @lint
 def settings_documented(root):
-    rows = list(table_rows(joined(root, "common/conf.def"), "CONF",
-                           "CONF_TABLE(CONF)"))
+    text = joined(root, "common/conf.def")
+    rows = list(table_rows(text, "CONF", "CONF_TABLE(CONF)"))
     if not rows:
         yield "common/conf.def:1: no rows found"
+    if "CONF_CONNECTOR_TABLE(CONF)" in text:
+        rows += table_rows(text, "CONF", "CONF_CONNECTOR_TABLE(CONF)")
     for row in rows:
         if not row[-1]:
             yield "common/conf.def:1: %s has no text" % row[2]

@@ -664,6 +664,60 @@ cgroup_close(struct child *c)
 	(void)c;
 }
 
+/* --- connectors: there are none ------------------------------------------ */
+
+int
+connectors_init(struct supervisor *s, struct err *err)
+{
+	(void)s;
+	(void)err;
+	return (0);
+}
+
+void
+connectors_fini(struct supervisor *s)
+{
+	(void)s;
+}
+
+void
+connectors_start(struct supervisor *s)
+{
+	(void)s;
+}
+
+void
+connectors_stop(struct supervisor *s)
+{
+	(void)s;
+}
+
+bool
+connectors_left(const struct supervisor *s)
+{
+	(void)s;
+	return (false);
+}
+
+void
+connectors_status(const struct supervisor *s, struct buf *b)
+{
+	(void)s;
+	(void)b;
+}
+
+int
+connector_restart(struct supervisor *s, struct slice name, pid_t *pid,
+    struct err *err)
+{
+	(void)s;
+	(void)name;
+	(void)pid;
+	return (err_set(err, ERR_REFUSED, "there is no such worker"));
+}
+
+/* --- what another start finds -------------------------------------------- */
+
 void
 spawn_record(struct supervisor *s)
 {

@@ -197,11 +197,20 @@ def conf_value(value):
     return '"%s"' % str(value).replace("\\", "\\\\").replace('"', '\\"')
 
 
-def conf_text(name, settings):
-    lines = ['application "%s" {' % name]
+def conf_lines(settings, indent):
+    """A dict is a section: 'connector "name"': {...}."""
+    lines = []
     for key, value in settings.items():
-        if value is not None:
-            lines.append("\t%s = %s" % (key, conf_value(value)))
+        if isinstance(value, dict):
+            lines += [indent + key + " {",
+                      *conf_lines(value, indent + "\t"), indent + "}"]
+        elif value is not None:
+            lines.append("%s%s = %s" % (indent, key, conf_value(value)))
+    return lines
+
+
+def conf_text(name, settings):
+    lines = ['application "%s" {' % name, *conf_lines(settings, "\t")]
     lines.append("}")
     return "\n".join(lines) + "\n"
 

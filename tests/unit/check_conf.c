@@ -195,6 +195,86 @@ START_TEST(test_full)
 }
 END_TEST
 
+START_TEST(test_connectors)
+{
+	struct conf_app a, b;
+	struct err err = { ERR_NONE, "" };
+	const struct conf_connector *c;
+	char real[PATH_MAX], path[PATH_MAX + 32], *text, *again;
+	size_t ntext, nagain;
+	FILE *f;
+
+	ck_assert_msg(conf_read(&a, DATA "good-connectors.conf", &err) == 0,
+	    "%s", err.text);
+	ck_assert_ptr_nonnull(realpath(DATA, real));
+	ck_assert_uint_eq(a.nconnectors, 3);
+	ck_assert_uint_eq(a.args.n, 2);
+	c = &a.connectors[0];
+	ck_assert_str_eq(c->name, "in");
+	ck_assert_uint_eq(c->command.n, 2);
+	ck_assert_str_eq(c->command.item[1], "shop.orders");
+	ck_assert_str_eq(c->source, "orders");
+	ck_assert_str_eq(c->sink, "");
+	(void)snprintf(path, sizeof(path), "%s/venv", real);
+	ck_assert_str_eq(c->python, path);
+	ck_assert_str_eq(c->user, "daemon");
+	ck_assert_int_eq(c->memory_limit, 256 << 20);
+	ck_assert_int_eq(c->stop_timeout, 1500);
+	c = &a.connectors[1];
+	ck_assert_str_eq(c->name, "out.1");
+	(void)snprintf(path, sizeof(path), "%s/bin/take", real);
+	ck_assert_str_eq(c->command.item[0], path);
+	ck_assert_str_eq(c->sink, "totals");
+	ck_assert_int_eq(c->memory_limit, 0);
+	ck_assert_int_eq(c->stop_timeout, 5000);
+	ck_assert_str_eq(a.connectors[2].command.item[0], "python3");
+
+	/* what -n prints is a file that says the same */
+	f = open_memstream(&text, &ntext);
+	conf_print(&a, f);
+	fclose(f);
+	scratch();
+	write_file(text, ntext);
+	ck_assert_msg(conf_read(&b, file, &err) == 0, "%s", err.text);
+	f = open_memstream(&again, &nagain);
+	conf_print(&b, f);
+	fclose(f);
+	ck_assert_str_eq(text, again);
+	free(text);
+	free(again);
+	conf_fini(&a);
+	conf_fini(&b);
+	scratch_end();
+}
+END_TEST
+
+START_TEST(test_too_many_connectors)
+{
+	struct conf_app a;
+	struct err err = { ERR_NONE, "" };
+	struct buf b = { 0 };
+
+	scratch();
+	buf_addf(&b, "application a { module = m state-directory = \"/s\"\n");
+	for (int i = 0; i < 65; i++) {
+		buf_addf(&b, "connector c%d { command = {c} sink = s }\n", i);
+		if (i == 63) {
+			write_file(b.data, b.len);
+			ck_assert_int_eq(conf_read(&a, file, &err), -1);
+			ck_assert_ptr_nonnull(strstr(err.text, "the file "
+			    "ends"));
+		}
+	}
+	buf_addf(&b, "}\n");
+	write_file(b.data, b.len);
+	ck_assert_int_eq(conf_read(&a, file, &err), -1);
+	ck_assert_ptr_nonnull(strstr(err.text, ":66: more than 64 "
+	    "connectors are not allowed"));
+	buf_fini(&b);
+	scratch_end();
+}
+END_TEST
+
 /* Every bad file, and that there are any. */
 START_TEST(test_bad)
 {
@@ -236,14 +316,14 @@ END_TEST
 START_TEST(test_truncated)
 {
 	static const char *const files[] = { DATA "good-minimal.conf",
-		DATA "good-full.conf" };
+		DATA "good-full.conf", DATA "good-connectors.conf" };
 	struct conf_app a;
 	struct err err;
 	struct buf b;
 	size_t last;
 
 	scratch();
-	for (size_t i = 0; i < 2; i++) {
+	for (size_t i = 0; i < 3; i++) {
 		b = read_whole(files[i]);
 		for (last = b.len - 1; b.data[last] != '}'; )
 			last--;
@@ -359,7 +439,7 @@ START_TEST(test_manual)
 	size_t n;
 	FILE *f = open_memstream(&text, &n);
 
-	conf_manual(f);
+	conf_manual(f, false);
 	fclose(f);
 	ck_assert_ptr_nonnull(strstr(text, ".It Ic workers No = Ar number\n"
 	    "Number of worker processes.\nDefault: 1; from 1 to 256.\n"));
@@ -367,9 +447,17 @@ START_TEST(test_manual)
 	ck_assert_ptr_nonnull(strstr(text, "Default: 64M; from 1M to 16G."));
 	ck_assert_ptr_nonnull(strstr(text, "Default: 1; from 0.01 to 3600."));
 	free(text);
+	f = open_memstream(&text, &n);
+	conf_manual(f, true);
+	fclose(f);
+	ck_assert_ptr_nonnull(strstr(text, ".It Ic memory-limit No = Ar "
+	    "bytes\nBytes of its memory"));
+	ck_assert_ptr_null(strstr(text, "workers"));
+	free(text);
 }
 END_TEST
 
-UNIT_MAIN("conf", test_minimal, test_full, test_bad, test_truncated,
+UNIT_MAIN("conf", test_minimal, test_full, test_connectors,
+    test_too_many_connectors, test_bad, test_truncated,
     test_no_file, test_print_bytes, test_relative_file, test_long_socket,
     test_manual)
