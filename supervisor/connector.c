@@ -205,17 +205,34 @@ make_arguments(const struct connector *c)
 	return (argv);
 }
 
+/* What is meant for others in our own environment. */
+static void
+drop_others(char **env, size_t n)
+{
+	static const char prefix[] = "WALLAROO_CONNECTOR_";
+	size_t i, k = 0;
+
+	for (i = 0; env[i] != NULL; i++)
+		if (i >= n || strncmp(env[i], prefix, sizeof(prefix) - 1) != 0)
+			env[k++] = env[i];
+	env[k] = NULL;
+}
+
 static void
 make_process(struct connector *c, struct process *p)
 {
 	struct supervisor *s = c->s;
+	size_t inherited, n;
 
 	free(c->mark);
 	c->mark = spawn_mark(s, ++s->serial);
 	c->variable[0] = c->mark;
 	p->argv = make_arguments(c);
-	p->env = spawn_environment(c->variable, CONNECTOR_VARIABLES +
-	    (c->user.name == NULL ? 0 : USER_VARIABLES));
+	n = CONNECTOR_VARIABLES + (c->user.name == NULL ? 0 : USER_VARIABLES);
+	p->env = spawn_environment(c->variable, n);
+	for (inherited = 0; p->env[inherited] != c->variable[0]; inherited++)
+		;
+	drop_others(p->env, inherited);
 	p->user = c->user.name == NULL ? NULL : &c->user;
 }
 

@@ -256,7 +256,8 @@ def test_what_it_is_given(app):
     user = "daemon" if os.geteuid() == 0 else None
     one = app({"show": {"command": ["-c", SHOW], "sink": "sums",
                         "python": sys.executable, "user": user}})
-    one.start()
+    one.start(env={"WALLAROO_CONNECTOR_COOKIE_FILE": "/etc/passwd",
+                   "WALLAROO_CONNECTOR_NAME": "other"})
     given = json.loads(one.wait_log(r"connector show: SHOW (.*)$").group(1))
     assert given["env"] == {
         "WALLAROO_CONNECTOR_NAME": "show",
