@@ -545,6 +545,7 @@ plan_conf(struct conf_app *c)
 	c->connections = 8;
 	c->connector_streams = 1;
 	c->connector_timeout = 1000;
+	c->kafka_look = 10000;
 	c->spares = plan.spares;
 	c->log_level = CONF_DEBUG;
 }
