@@ -291,6 +291,47 @@ def test_what_it_is_given(app):
     wait_for(lambda: not process_alive(again["pid"]), "its death")
 
 
+@pytest.mark.level("all")
+def test_memory(app):
+    """The limit is set, it joins its cgroup, and a kill for want of memory
+    is its own doing; files stand in for those of a kernel."""
+    one = app({"hungry": {"command": ["sleep", "3600"], "sink": "sums",
+                          "memory-limit": harness.Raw("64M")}},
+              {"restart-limit": 2})
+    place = one.out("cgroup")
+    group = os.path.join(place, "t-connector-hungry")
+
+    def write(name, text, directory=group):
+        path = os.path.join(directory, name)
+        with open(path + "~", "w") as file:
+            file.write(text)
+        os.chmod(path + "~", 0o666)
+        os.rename(path + "~", path)
+
+    def read(name):
+        with open(os.path.join(group, name)) as file:
+            return file.read()
+    for directory in (group, os.path.join(place, "t-worker-0")):
+        os.makedirs(directory)
+        write("cgroup.procs", "", directory)
+        write("memory.max", "max\n", directory)
+        write("memory.events", "oom_kill 7\n", directory)
+    one.write_conf(cgroup=place)
+    one.start()
+    first = wait_state(one, "hungry", "running")
+    assert read("memory.max").startswith(str(64 << 20))
+    wait_for(lambda: read("cgroup.procs") == "0", "it to join")
+    write("memory.events", "oom_kill 8\n")
+    os.kill(first["pid"], signal.SIGKILL)
+    second = wait_again(one, "hungry", first["pid"])
+    write("memory.events", "oom_kill 9\n")
+    os.kill(second["pid"], signal.SIGKILL)
+    failed = wait_state(one, "hungry", "failed")
+    assert failed["text"] == "died 2 times in a row (restart-limit), the " \
+        "last time by signal 9 (Killed) for want of memory"
+    one.stop()
+
+
 @pytest.mark.parametrize("connector, text", [
     ({"source": "number"}, 'has no source "number" for connectors; it has: '
      '"Numbers"'),
