@@ -166,6 +166,7 @@ def exact(count):
     return result
 
 
+@pytest.mark.level("all")
 def test_kills(app):
     """Both are killed again and again: each number counts once.  The source
     ends by itself, the sink with the application."""
