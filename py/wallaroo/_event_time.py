@@ -11,7 +11,7 @@ watermark has passed its end, in the order of times, sources and positions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any, Optional, Union
 
@@ -132,6 +132,12 @@ def check(vertices: list[Any]) -> None:
                 "with_late_to() needs event times: without event_time() of "
                 "each source it is not known what is late."
             )
+        if any(_windows.early(stage) is not None
+               for stages in vertices for stage in stages):
+            api_error(
+                "with_early_firings() needs event times, from event_time() of "
+                "each source."
+            )
         return
     sinks = [
         config for stages in vertices for stage in stages
@@ -171,6 +177,9 @@ def check_windows(stage: tuple[Any, ...]) -> None:
 class EventState:
     """The windows of one key."""
 
+    # The first point at which something new is put out early.
+    early = _windows.ENDLESS
+
     def __init__(self) -> None:
         # By pane.
         self.held: dict[int, list[Row]] = {}
@@ -183,6 +192,8 @@ class EventState:
 class SessionState:
     """The sessions of one key."""
 
+    early = _windows.ENDLESS  # as of EventState
+
     def __init__(self) -> None:
         self.held: list[Row] = []
         # The first session does not end before this.
@@ -190,20 +201,63 @@ class SessionState:
 
 
 class EventWindows:
-    """What the rules of all windows of event times have in common."""
+    """What the rules of all windows of event times have in common.
+
+    Early firings are at points, the multiples of a time.  At a point a window
+    shows the messages from before it that came when their own source was not
+    there yet, since a watermark at the point knows all of these.
+    """
 
     interval: Optional[int] = None
     patience = 0
 
-    def __init__(self, aggregation: Any, late_data_policy: str) -> None:
-        self.aggregation = aggregation
-        self.late_data_policy = late_data_policy
+    def __init__(
+        self,
+        windows: Union[
+            _windows.RangeWindows[Any, Any],
+            _windows.SessionWindows[Any, Any]],
+    ) -> None:
+        self.aggregation = windows.aggregation
+        self.late_data_policy = windows.late_data_policy
+        self.every = windows.early
 
     def _result(self, s: Any, fired: Fired) -> Fired:
         # Of a key that holds nothing there is nothing to know.
         if not s.held:
             return fired._replace(due=0, open=_windows.GONE)
-        return fired._replace(due=max(0, self._due(s)), open=_windows.OPEN)
+        due = min(self._due(s), s.early)
+        return fired._replace(due=max(0, due), open=_windows.OPEN)
+
+    def _point(self, row: Row) -> int:
+        """The first point at which a message is shown."""
+        if self.every is None:
+            return _windows.ENDLESS
+        return (max(row[0], row[2]) // self.every + 1) * self.every
+
+    def _is_sooner(self, s: Any, row: Row) -> bool:
+        """A message has come: whether there is something to do for it before
+        what was known."""
+        point = self._point(row)
+        if point >= s.early:
+            return False
+        s.early = point
+        return True
+
+    def _fire_early(self, s: Any, key: str, fired: Fired) -> None:
+        """Put out what is new at the first point."""
+        point = s.early
+        points = map(self._point, self._all(s))
+        s.early = min(
+            (p for p in points if p > point), default=_windows.ENDLESS)
+        for rows in self._shown(s, point):
+            self._output(key, rows, point - 1, fired, True)
+
+    def _all(self, s: Any) -> list[Row]:
+        raise NotImplementedError
+
+    def _shown(self, s: Any, point: int) -> Iterator[list[Row]]:
+        """Of each window with something new what it shows at a point."""
+        raise NotImplementedError
 
     def _due(self, s: Any) -> int:
         """The watermark at which there may be something to fire."""
@@ -220,9 +274,11 @@ class EventWindows:
         return self._result(s, fired)
 
     def _output(
-        self, key: str, rows: list[Row], time: int, fired: Fired
+        self, key: str, rows: list[Row], time: int, fired: Fired,
+        early: bool = False,
     ) -> None:
-        errors: list[Any] = fired.errors
+        # What update() raises is told once, when the window is complete.
+        errors: list[Any] = [] if early else fired.errors
         try:
             accumulator = self.aggregation.initial_accumulator()
         except Exception as error:
@@ -237,10 +293,13 @@ class EventWindows:
                 errors.append((error, row[3]))
         if not counted:
             return
+        output_of = self.aggregation.output
+        if early:
+            output_of = getattr(self.aggregation, "early_output", output_of)
         try:
-            output = self.aggregation.output(key, accumulator)
+            output = output_of(key, accumulator)
         except Exception as error:
-            errors.append(error)
+            fired.errors.append(error)
             return
         if output is not None:
             fired.outputs.append((output, time))
@@ -257,7 +316,7 @@ class EventRange(EventWindows):
     state = EventState
 
     def __init__(self, windows: _windows.RangeWindows[Any, Any]) -> None:
-        super().__init__(windows.aggregation, windows.late_data_policy)
+        super().__init__(windows)
         self.range = windows.range
         self.slide = windows.slide
         self.pane = math.gcd(self.range, self.slide)
@@ -276,18 +335,21 @@ class EventRange(EventWindows):
             return self.late(s, key, value, time)
         pane = time // self.pane * self.pane
         row = (time, order, watermark, value)
-        if pane >= s.low:
-            s.held.setdefault(pane, []).append(row)
+        sooner = self._is_sooner(s, row)
+        s.held.setdefault(pane, []).append(row)
+        if pane >= s.low and not sooner:
             return None
-        s.low = pane
-        s.held[pane] = [row]
+        s.low = min(s.low, pane)
         return self._result(s, Fired([], 0, [], 0, True))
 
     def timeout(self, s: EventState, key: str, watermark: int) -> Fired:
         """Fire what is complete, each window once."""
         fired = Fired([], 0, [], 0, True)
-        while s.held and self._due(s) <= watermark:
+        while s.held and min(self._due(s), s.early) <= watermark:
             end = self._due(s)
+            if s.early < end:
+                self._fire_early(s, key, fired)
+                continue
             s.next = end - self.range + self.slide
             rows = self._rows(s, end)
             # They are gone before user code runs.
@@ -309,6 +371,29 @@ class EventRange(EventWindows):
         rows.sort(key=_place)
         return rows
 
+    def _point(self, row: Row) -> int:
+        point = super()._point(row)
+        # At the end of its last window it has come out.
+        last = row[0] // self.slide * self.slide + self.range
+        return point if point < last else _windows.ENDLESS
+
+    def _all(self, s: EventState) -> list[Row]:
+        return [row for rows in s.held.values() for row in rows]
+
+    def _shown(self, s: EventState, point: int) -> Iterator[list[Row]]:
+        ends = {
+            end for row in self._all(s) if self._point(row) == point
+            for end in self._ends(s, row[0]) if end > point
+        }
+        for end in sorted(ends):
+            yield [row for row in self._rows(s, end)
+                   if row[0] < point and row[2] < point]
+
+    def _ends(self, s: EventState, time: int) -> range:
+        """Of the windows of a time that have not been fired."""
+        last = time // self.slide * self.slide + self.range
+        return range(last, max(time, s.next + self.range - 1), -self.slide)
+
     def _due(self, s: EventState) -> int:
         """The end of the first window that may hold something."""
         begin = -((self.range - self.pane - s.low) // self.slide) * self.slide
@@ -329,7 +414,7 @@ class EventSessions(EventWindows):
     state = SessionState
 
     def __init__(self, windows: _windows.SessionWindows[Any, Any]) -> None:
-        super().__init__(windows.aggregation, windows.late_data_policy)
+        super().__init__(windows)
         self.gap = windows.gap
 
     def call(
@@ -343,10 +428,12 @@ class EventSessions(EventWindows):
         end = time + self.gap
         if end <= watermark:
             return self.late(s, key, value, time)
-        s.held.append((time, order, watermark, value))
-        if end >= s.due:
+        row = (time, order, watermark, value)
+        s.held.append(row)
+        sooner = self._is_sooner(s, row)
+        if end >= s.due and not sooner:
             return None
-        s.due = end
+        s.due = min(s.due, end)
         return self._result(s, Fired([], 0, [], 0, True))
 
     def timeout(self, s: SessionState, key: str, watermark: int) -> Fired:
@@ -354,10 +441,13 @@ class EventSessions(EventWindows):
         since it was looked at only says when it ends now."""
         fired = Fired([], 0, [], 0, True)
         s.held.sort(key=_place)
-        while s.held and s.due <= watermark:
+        while s.held and min(s.due, s.early) <= watermark:
+            if s.early < s.due:
+                self._fire_early(s, key, fired)
+                continue
             rows, others, s.due = self._first(s.held)
-            if s.due > watermark:
-                break
+            if s.due > min(watermark, s.early):
+                continue
             # They are gone before user code runs.
             end, s.held = s.due, others
             s.due = (
@@ -379,6 +469,17 @@ class EventSessions(EventWindows):
         rows = [row for row in held[:n] if row[2] < end]
         others = [row for row in held[:n] if row[2] >= end]
         return rows, others + held[n:], end
+
+    def _all(self, s: SessionState) -> list[Row]:
+        return s.held
+
+    def _shown(self, s: SessionState, point: int) -> Iterator[list[Row]]:
+        left = [
+            row for row in s.held if row[0] < point and row[2] < point]
+        while left:
+            rows, left, _ = self._first(left)
+            if any(self._point(row) == point for row in rows):
+                yield rows
 
     def _due(self, s: SessionState) -> int:
         return s.due

@@ -97,6 +97,7 @@ class RangeWindows(Generic[In, Out]):
         aggregation: Any,
         late_data_policy: str,
         late_to: Optional[tuple[Any, ...]] = None,
+        early: Optional[int] = None,
     ) -> None:
         self.range = range
         self.slide = slide
@@ -104,6 +105,7 @@ class RangeWindows(Generic[In, Out]):
         self.aggregation = aggregation
         self.late_data_policy = late_data_policy
         self.late_to = late_to
+        self.early = early
 
 
 class CountWindows(Generic[In, Out]):
@@ -126,11 +128,13 @@ class SessionWindows(Generic[In, Out]):
     def __init__(
         self, gap: int, aggregation: Any, late_data_policy: str,
         late_to: Optional[tuple[Any, ...]] = None,
+        early: Optional[int] = None,
     ) -> None:
         self.gap = gap
         self.aggregation = aggregation
         self.late_data_policy = late_data_policy
         self.late_to = late_to
+        self.early = early
 
 
 class RangeWindowsBuilder:
@@ -144,6 +148,7 @@ class RangeWindowsBuilder:
         self.default_delay = 0
         self.late_data_policy = ""
         self.late_to: Optional[tuple[Any, ...]] = None
+        self.early: Optional[int] = None
 
     def with_slide(self, slide: Number) -> RangeWindowsBuilder:
         """A window begins every `slide` nanoseconds, which is at most the
@@ -185,6 +190,18 @@ class RangeWindowsBuilder:
         self.late_to = _late_sink(sink)
         return self
 
+    def with_early_firings(self, every: Number) -> RangeWindowsBuilder:
+        """Put out, too, what windows hold that are not complete yet: each
+        time event time comes to a multiple of `every` nanoseconds, if
+        something has come since the last time; only with event_time().
+
+        An aggregation may have early_output(key, accumulator), which is then
+        called instead of output().
+        """
+        _once("with_early_firings", self.early is None)
+        self.early = _duration("with_early_firings", every, 1)
+        return self
+
     @overload
     def over(
         self, aggregation: Callable[[], Aggregation[In, Any, Out]]
@@ -206,6 +223,7 @@ class RangeWindowsBuilder:
         return RangeWindows(
             self.range, slide, delay, _aggregation(aggregation),
             _late_policy(self.late_data_policy, self.late_to), self.late_to,
+            self.early,
         )
 
 
@@ -256,6 +274,7 @@ class SessionWindowsBuilder:
         self.gap = _duration("session_windows", gap, 1)
         self.late_data_policy = ""
         self.late_to: Optional[tuple[Any, ...]] = None
+        self.early: Optional[int] = None
 
     def with_late_data_policy(self, policy: str) -> SessionWindowsBuilder:
         """What happens to a message that comes too late even for a session of
@@ -277,6 +296,18 @@ class SessionWindowsBuilder:
         self.late_to = _late_sink(sink)
         return self
 
+    def with_early_firings(self, every: Number) -> SessionWindowsBuilder:
+        """Put out, too, what windows hold that are not complete yet: each
+        time event time comes to a multiple of `every` nanoseconds, if
+        something has come since the last time; only with event_time().
+
+        An aggregation may have early_output(key, accumulator), which is then
+        called instead of output().
+        """
+        _once("with_early_firings", self.early is None)
+        self.early = _duration("with_early_firings", every, 1)
+        return self
+
     @overload
     def over(
         self, aggregation: Callable[[], Aggregation[In, Any, Out]]
@@ -290,6 +321,7 @@ class SessionWindowsBuilder:
         return SessionWindows(
             self.gap, _aggregation(aggregation),
             _late_policy(self.late_data_policy, self.late_to), self.late_to,
+            self.early,
         )
 
 
@@ -705,12 +737,12 @@ def stage_of(windows: Windows) -> tuple[Any, ...]:
         return (
             SESSION, windows.gap, windows.aggregation,
             windows.late_data_policy,
-        ) + _of_late(windows.late_to)
+        ) + _more(windows)
     if isinstance(windows, RangeWindows):
         return (
             "to_range_windows", windows.range, windows.slide, windows.delay,
             windows.aggregation, windows.late_data_policy,
-        ) + _of_late(windows.late_to)
+        ) + _more(windows)
     stage: tuple[Any, ...] = (
         "to_count_windows", windows.count, windows.aggregation,
     )
@@ -719,8 +751,13 @@ def stage_of(windows: Windows) -> tuple[Any, ...]:
     return stage + (windows.timeout,)
 
 
-def _of_late(config: Optional[tuple[Any, ...]]) -> tuple[Any, ...]:
-    return () if config is None else (config,)
+def _more(
+    windows: Union[RangeWindows[Any, Any], SessionWindows[Any, Any]]
+) -> tuple[Any, ...]:
+    """What only few windows have, at the end of their stage."""
+    if windows.early is not None:
+        return (windows.late_to, windows.early)
+    return () if windows.late_to is None else (windows.late_to,)
 
 
 # By kind: where its stage has the configuration of the sink for what is late.
@@ -732,15 +769,25 @@ def late_to(stage: tuple[Any, ...]) -> Optional[tuple[Any, ...]]:
     at = _LATE_TO.get(stage[0])
     if at is None or len(stage) <= at:
         return None
-    config: tuple[Any, ...] = stage[at]
+    config: Optional[tuple[Any, ...]] = stage[at]
     return config
+
+
+def early(stage: tuple[Any, ...]) -> Optional[int]:
+    """How often what is not complete is put out; None: it is not."""
+    at = _LATE_TO.get(stage[0])
+    if at is None or len(stage) <= at + 1:
+        return None
+    every: int = stage[at + 1]
+    return every
 
 
 def with_late_to(
     stage: tuple[Any, ...], config: tuple[Any, ...]
 ) -> tuple[Any, ...]:
     """The same stage with another sink."""
-    return stage[:_LATE_TO[stage[0]]] + (config,)
+    at = _LATE_TO[stage[0]]
+    return stage[:at] + (config,) + stage[at + 1:]
 
 
 def arithmetic_of(stage: tuple[Any, ...]) -> Arithmetic:
@@ -839,10 +886,10 @@ def hooks(
                 (pane, row[:3], serialize(row[3]))
                 for pane, rows in o.held.items() for row in rows
             ]
-            return _EVENT + pickle.dumps((o.low, o.next, rows))
+            return _EVENT + pickle.dumps((o.low, o.next, rows, o.early))
         if type(o) is SessionState:
             held = [(row[:3], serialize(row[3])) for row in o.held]
-            return _SESSION + pickle.dumps((o.due, held))
+            return _SESSION + pickle.dumps((o.due, held, o.early))
         if type(o) is RangeState:
             panes = {start: serialize(a) for start, a in o.panes.items()}
             return _RANGE + pickle.dumps((o.first, o.count, o.high, panes))
@@ -865,14 +912,15 @@ def hooks(
             return timed
         if kind == _EVENT:
             state = EventState()
-            state.low, state.next, rows = members
+            state.low, state.next, rows = members[:3]
+            state.early = members[3] if len(members) > 3 else ENDLESS
             for pane, (time, order, watermark), value in rows:
                 state.held.setdefault(pane, []).append(
                     (time, order, watermark, deserialize(value)))
             return state
         if kind == _SESSION:
             session = SessionState()
-            session.due, held = members
+            session.due, held, session.early = members
             session.held = [
                 row + (deserialize(value),) for row, value in held]
             return session

@@ -168,6 +168,13 @@ def plain(name):
     (lambda: application(source("a").key_by(key).to(
         wallaroo.range_windows(9).with_late_to(
             late_file("/none")).over(Collect))), "one of its own"),
+    (lambda: wallaroo.range_windows(9).with_early_firings(0),
+     "with_early_firings"),
+    (lambda: wallaroo.session_windows(9).with_early_firings(1)
+     .with_early_firings(1), "once"),
+    (lambda: application(plain("a").key_by(key).to(
+        wallaroo.range_windows(9).with_early_firings(3).over(Collect))),
+     "needs event times"),
 ])
 def test_mistakes(wrong, text):
     with pytest.raises(wallaroo.WallarooParameterError, match=text):
@@ -359,6 +366,174 @@ def test_several_windows_have_one_sink_for_what_is_late():
     assert result.outputs["/late"] == [b"a 1", b"a 3"]
     assert result.outputs["/other"] == [b"a 4"]
     assert len(result.outputs["/a"]) == len(result.outputs["/b"]) == 3
+
+
+# -- early firings ----------------------------------------------------------
+
+class Marked(Collect):
+    def early_output(self, key, accumulator):
+        return (key, "early", tuple(accumulator))
+
+
+def visible(held, point):
+    return [row for row in held if row[0] < point and row[3] < point]
+
+
+def chains(held, gap):
+    """Sessions of these rows, in order: (end, rows)."""
+    left = list(held)
+    while left:
+        inside = [min(left)]
+        while True:
+            end = max(inside)[0] + gap
+            more = [row for row in left if row not in inside
+                    and row[0] < end and row[3] < end]
+            if not more:
+                break
+            inside.append(min(more))
+        left = [row for row in left if row not in inside]
+        yield end, sorted(inside)
+
+
+def ranges_of(held, length, slide):
+    newest = max(held)[0] if held else 0
+    for end in range(length - length // slide * slide, newest + length + 1,
+                     slide):
+        inside = [row for row in sorted(held)
+                  if end - length <= row[0] < end and row[3] < end]
+        if inside and end > 0:
+            yield end, inside
+
+
+def model_of_early(inputs, lateness, every, length, windows):
+    """By key, in order; windows() gives all windows of some rows, length is
+    what a message needs not to be late."""
+    rows = collections.defaultdict(list)
+    for number, items in enumerate(inputs):
+        newest = 0
+        for position, item in enumerate(items):
+            seen = max(0, newest - lateness)
+            if item[1] + length(item[1]) > seen:
+                rows[item[0]].append(
+                    (item[1], number, position, seen, item[2]))
+            newest = max(newest, item[1])
+    found = {}
+    for name, held in rows.items():
+        made = [(end, 0, end, (name, values(inside)))
+                for end, inside in windows(held)]
+        for point in range(every, max(end for end, *_ in made), every):
+            before = [inside for _, inside in windows(
+                visible(held, point - every))]
+            now = windows(visible(held, point))
+            for end, inside in now:
+                if end > point and not any(
+                        set(inside) <= set(old) for old in before):
+                    made.append((point, 1, end if length.fixed else inside[0],
+                                 (name, "early", values(inside))))
+        made.sort(key=lambda row: (row[:2], str(type(row[2])), row[2]))
+        found[name] = [what for *_, what in made]
+    return found
+
+
+def values(rows):
+    return tuple(row[4] for row in rows)
+
+
+@pytest.mark.parametrize("length,slide,lateness,every", [
+    (10, 10, 0, 3), (20, 20, 12, 5), (20, 5, 7, 4), (12, 8, 20, 6),
+    (7, 3, 3, 100)])
+def test_early_firings_of_range_windows(length, slide, lateness, every):
+    def left(time):
+        return time // slide * slide + length - time
+
+    left.fixed = True
+    for seed in range(12):
+        rng = random.Random(seed)
+        inputs = [random_items(rng, 40, spread, tag)
+                  for spread, tag in ((30, "x"), (9, "y"))]
+        windows = wallaroo.range_windows(length).with_slide(slide) \
+            .with_early_firings(every).over(Marked)
+        pipeline = source("x", lateness).merge(source("y", lateness)) \
+            .key_by(key).to(windows)
+        expected = model_of_early(
+            inputs, lateness, every, left,
+            lambda held: ranges_of(held, length, slide))
+        for _ in range(3):
+            result = ran(pipeline, interleaved(rng, "xy", inputs))
+            assert by_key(result.values) == expected, seed
+
+
+@pytest.mark.parametrize("gap,lateness,every", [
+    (5, 0, 3), (9, 3, 5), (20, 0, 7), (14, 25, 6), (60, 10, 30)])
+def test_early_firings_of_sessions(gap, lateness, every):
+    def left(time):
+        return gap
+
+    left.fixed = False
+    for seed in range(12):
+        rng = random.Random(seed)
+        inputs = [random_items(rng, 40, spread, tag)
+                  for spread, tag in ((30, "x"), (9, "y"))]
+        windows = wallaroo.session_windows(gap).with_early_firings(
+            every).over(Marked)
+        pipeline = source("x", lateness).merge(source("y", lateness)) \
+            .key_by(key).to(windows)
+        expected = model_of_early(
+            inputs, lateness, every, left, lambda held: chains(held, gap))
+        for _ in range(3):
+            result = ran(pipeline, interleaved(rng, "xy", inputs))
+            assert by_key(result.values) == expected, seed
+
+
+@pytest.mark.parametrize("windows", [
+    wallaroo.range_windows(100), wallaroo.session_windows(50)])
+def test_early_firings_give_errors_once(windows):
+    class Picky(Marked):
+        def early_output(self, key, accumulator):
+            if len(accumulator) == 2:
+                raise KeyError(key)
+            return super().early_output(key, accumulator)
+
+    items = [("a", 1, 1), ("a", 2, "raise"), ("a", 13, 3), ("a", 24, 4),
+             ("b", 39, 5), ("b", 40, 6)]
+    result = ran(source("in").key_by(key).to(
+        windows.with_early_firings(10).over(Picky)), {"in": items},
+        on_error="dead-letter")
+    assert by_key(result.values) == {
+        "a": [("a", "early", (1,)), ("a", "early", (1, 3, 4)),
+              ("a", (1, 3, 4))],
+        "b": [("b", "early", (5,)), ("b", (5, 6))]}
+    assert [letter.error for letter in result.dead_letters] == [
+        "KeyError: 'a'", "KeyError: 'b'",
+        "ValueError: ('a', 2, 'raise')"]
+
+
+def test_early_firings_use_output_if_there_is_no_other():
+    result = ran(source("in").key_by(key).to(
+        wallaroo.range_windows(10).with_late_to(late_file())
+        .with_early_firings(5).over(Collect)),
+        {"in": [("a", 1, 1), ("a", 6, 2), ("a", 20, 3), ("a", 2, 4)]})
+    assert result.values == [
+        ("a", (1,)), ("a", (1, 2)), ("a", (3,)), ("a", (3,))]
+    assert result.outputs["/late"] == [b"a 2"]
+
+
+@pytest.mark.parametrize("windows", [
+    wallaroo.range_windows(20), wallaroo.session_windows(20)])
+def test_points_of_early_firings_are_saved(windows):
+    rules = _event_time.rules_of(_windows.stage_of(
+        windows.with_early_firings(4).over(Marked)))
+    state = rules.state()
+    rules.call(state, "k", ("k", 5, "m"), 5, 0, (0, 0, 1, 0))
+    rules.call(state, "k", ("k", 6, "n"), 6, 9, (0, 0, 2, 0))
+    save, load = _windows.hooks(pickle.dumps, pickle.loads)
+    for copy in (load(save(state)), pickle.loads(pickle.dumps(state))):
+        fired = rules.timeout(copy, "k", 8)
+        assert fired.outputs == [(("k", "early", ("m",)), 7)]
+        assert (fired.due, fired.open) == (12, _windows.OPEN)
+        fired = rules.timeout(copy, "k", 12)
+        assert fired.outputs == [(("k", "early", ("m", "n")), 11)]
+        assert fired.due >= 20
 
 
 # -- sessions ---------------------------------------------------------------

@@ -231,7 +231,8 @@ def test_windows_are_the_references_at_any_speed(cluster, rng, workers,
                                                  policy, report):
     """Each key's outputs, in order, with kills."""
     check_readings(cluster, rng, workers, policy, report, READINGS
-                   .replace("WINDOWS", "range_windows(100)")
+                   .replace("WINDOWS", "range_windows(100)" + (
+                       ".with_early_firings(30)" if workers == 5 else ""))
                    .replace("BEHIND",
                             "range_windows(400).with_slide(100)"))
 
@@ -242,11 +243,11 @@ def test_windows_are_the_references_at_any_speed(cluster, rng, workers,
     pytest.param(3, "to a sink", marks=pytest.mark.level("all"))])
 def test_sessions_are_the_references_at_any_speed(cluster, rng, workers,
                                                   policy, report):
-    """With sessions of other keys behind them, and kills."""
+    """With sessions of other keys behind that also fire early, and kills."""
     check_readings(cluster, rng, workers, policy, report, READINGS
                    .replace("WINDOWS", "session_windows(20)")
                    .replace("BEHIND", "session_windows(12)"
-                            ".LATE"))
+                            ".with_early_firings(5).LATE"))
 
 
 def check_readings(cluster, rng, workers, policy, report, source):

@@ -120,7 +120,8 @@ def application_setup(args: list[str]) -> tuple[Any, ...]:
     ).to_sink(wallaroo.StdoutSinkConfig(codecs.json_encoder))
     clicks.key_by(user).to(
         wallaroo.session_windows(wallaroo.minutes(30))
-        .with_late_data_policy("fire-per-message").over(Users)
+        .with_late_data_policy("fire-per-message")
+        .with_early_firings(wallaroo.minutes(5)).over(Users)
     ).to_sink(wallaroo.StdoutSinkConfig(codecs.json_encoder))
     wallaroo.build_application("sliding", clicks.collect().to(
         wallaroo.range_windows(wallaroo.minutes(5))
