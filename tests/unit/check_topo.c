@@ -878,6 +878,7 @@ START_TEST(test_noise)
 }
 END_TEST
 
-UNIT_MAIN("topo", test_good, test_connector, test_kafka, test_connector_sink,
-    test_truncated, test_wrong_type, test_wrong, test_counts, test_formats,
-    test_event_time, test_late, test_timers, test_application_version, test_noise)
+UNIT_MAIN("topo", test_good, test_connector, test_kafka,
+    test_connector_sink, test_truncated, test_wrong_type, test_wrong,
+    test_counts, test_formats, test_event_time, test_late, test_timers,
+    test_application_version, test_noise)
