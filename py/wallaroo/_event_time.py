@@ -230,8 +230,7 @@ class EventWindows:
 
     def _point(self, row: Row) -> int:
         """The first point at which a message is shown."""
-        if self.every is None:
-            return _windows.ENDLESS
+        assert self.every is not None
         return (max(row[0], row[2]) // self.every + 1) * self.every
 
     def _is_sooner(self, s: Any, row: Row) -> bool:
@@ -245,6 +244,9 @@ class EventWindows:
 
     def _fire_early(self, s: Any, key: str, fired: Fired) -> None:
         """Put out what is new at the first point."""
+        if self.every is None:  # a version before this had early firings
+            s.early = _windows.ENDLESS
+            return
         point = s.early
         points = map(self._point, self._all(s))
         s.early = min(
@@ -335,7 +337,7 @@ class EventRange(EventWindows):
             return self.late(s, key, value, time)
         pane = time // self.pane * self.pane
         row = (time, order, watermark, value)
-        sooner = self._is_sooner(s, row)
+        sooner = self.every is not None and self._is_sooner(s, row)
         s.held.setdefault(pane, []).append(row)
         if pane >= s.low and not sooner:
             return None
@@ -430,7 +432,7 @@ class EventSessions(EventWindows):
             return self.late(s, key, value, time)
         row = (time, order, watermark, value)
         s.held.append(row)
-        sooner = self._is_sooner(s, row)
+        sooner = self.every is not None and self._is_sooner(s, row)
         if end >= s.due and not sooner:
             return None
         s.due = min(s.due, end)

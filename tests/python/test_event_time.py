@@ -534,6 +534,11 @@ def test_points_of_early_firings_are_saved(windows):
         fired = rules.timeout(copy, "k", 12)
         assert fired.outputs == [(("k", "early", ("m", "n")), 11)]
         assert fired.due >= 20
+    # A new version of the application may have none.
+    rules = _event_time.rules_of(_windows.stage_of(
+        type(windows)(20).over(Marked)))
+    fired = rules.timeout(state, "k", 8)
+    assert not fired.outputs and fired.due >= 20
 
 
 # -- sessions ---------------------------------------------------------------
