@@ -1531,6 +1531,8 @@ fire(struct automaton *a, int stage, struct kent *e, host_val v,
 		windows_open(&a->windows[stage], e, a->now_ns);
 		return (0);
 	}
+	if (v == NULL && !win->gone && planted("TIME1"))
+		e->round = 0;		/* nobody has touched it */
 	if (st->kind == STAGE_STATE)
 		windows_had_end(&a->windows[stage], e);
 	else if (win->gone)
@@ -2737,7 +2739,8 @@ on_progress(struct automaton *a, struct entry *e, size_t from, size_t *used,
 		i = next_ripe(a, &k);
 	}
 	*used = from + 1;
-	begin_record(a, e->pos + ENTRY_HEADER + *used);
+	begin_record(a, e->pos + ENTRY_HEADER + (planted("TIME5") ? 1 :
+	    *used));
 	if (i >= 0)
 		return (fire_key(a, e, i, k, REACH_ENDLESS, err));
 	if ((i = progress_unsaid(a)) >= 0) {

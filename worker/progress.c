@@ -4,6 +4,7 @@
 
 #include "common/mem.h"
 #include "worker/automaton.h"
+#include "worker/planted.h"
 
 static const struct reach nothing = { REACH_ENDED, REACH_ENDLESS };
 
@@ -302,6 +303,8 @@ part_unpack(struct mp *c)
 	struct part part;
 
 	part.watermark = mp_get_uint(c, UINT64_MAX);
+	if (planted("TIME4"))
+		part.watermark = 0;
 	part.heard_ns = mp_get_uint(c, UINT64_MAX);
 	return (part);
 }
@@ -356,7 +359,7 @@ unpack_reaches(struct reach *r, size_t n, struct mp *c, bool whole)
 
 	for (i = 0; i < found / 2 && mp_ok(c); i++) {
 		in = reach_unpack(c);
-		if (mp_ok(c) && whole && i < n)
+		if (mp_ok(c) && whole && i < n && !planted("TIME6"))
 			r[i] = in;
 	}
 }

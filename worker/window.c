@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "common/mem.h"
+#include "worker/planted.h"
 #include "worker/window.h"
 
 void
@@ -481,6 +482,8 @@ windows_unpack(struct windows *w, struct mp *c, bool ways)
 		buf_clear(&w->done);
 		buf_add(&w->done, done.data, done.len);
 	}
+	if (planted("TIME3"))
+		w->watermark = 0;
 	if (mp_ok(c) && ways) {
 		w->in = from;
 		w->out = to;

@@ -47,9 +47,10 @@ dump_open(const char *path)
 		exit(2);
 	}
 	(void)fprintf(out, "{\"seed\": %" PRIu64 ", \"single\": %d, \"clients\""
-	    ": %u, \"tcp_sink\": %d, \"file_sink\": %d, \"nonces\": %d}\n",
+	    ": %u, \"tcp_sink\": %d, \"file_sink\": %d, \"nonces\": %d, "
+	    "\"timed\": %d}\n",
 	    plan.seed, plan.single, CLIENTS, plan.tcp_sink, plan.file_sink,
-	    plan.after);
+	    plan.after, plan.timed != UNTIMED);
 	for (from = 0; from < FROMS; from++)
 		for (i = 0; i < plan.nfrom[from]; i++)
 			dump_input(from, plan.from[from][i]);

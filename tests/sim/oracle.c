@@ -16,13 +16,11 @@
 #include "tests/sim/sim.h"
 
 #define SINKS	2			/* TCP, file */
-#define FANS	3
-#define KEYS2	(FROMS * KEYS * 7 + 2)
 
 static struct {
-	bool		 seen[INPUTS][FANS];
-	bool		 ever[INPUTS][FANS];
-	struct output	 got[INPUTS][FANS];
+	bool		 seen[INPUTS][SUBS];
+	bool		 ever[INPUTS][SUBS];
+	struct output	 got[INPUTS][SUBS];
 	struct state	 key[KEYS2];	/* second step, as seen */
 	uint32_t	 n;
 } sink[SINKS];
@@ -30,7 +28,7 @@ static uint32_t expected;
 static bool accepted;			/* a loss was: less is known */
 static struct {				/* TCP: of each worker in order */
 	uint32_t	 n;
-	uint16_t	 at[INPUTS][FANS];
+	uint16_t	 at[INPUTS][SUBS];
 } stream[WORKERS];
 
 /* --- what steps do to a state -------------------------------------------- */
@@ -96,6 +94,7 @@ oracle_reset(void)
 	for (i = 0; i < plan.ninputs; i++)
 		if (!plan.input[i].dropped)
 			expected += plan.input[i].fan;
+	timed_reset();
 }
 
 /* What it has shown is not forgotten. */
@@ -105,6 +104,7 @@ oracle_file_again(void)
 	memset(sink[1].seen, 0, sizeof(sink[1].seen));
 	memset(sink[1].key, 0, sizeof(sink[1].key));
 	sink[1].n = 0;
+	timed_file_again();
 	dump_file_again();
 }
 
@@ -117,7 +117,8 @@ is_whole(const struct output *o, const uint8_t *p, size_t n)
 	    o->sum != output_sum(o))
 		return (false);
 	in = &plan.input[o->seq];
-	if (in->dropped || o->sub >= in->fan || o->key1 != in->key1 ||
+	if (in->dropped || o->sub >= (plan.timed != UNTIMED ? SUBS : FANS) ||
+	    o->sub % FANS >= in->fan || o->key1 != in->key1 ||
 	    o->key2 != in->key2 || n != sizeof(*o) + in->pad)
 		return (false);
 	return (memcmp(p + sizeof(*o), plan_pad(o->seq), in->pad) == 0);
@@ -161,6 +162,7 @@ check_second(const char *where, struct state *st, const struct output *o)
 struct found {
 	struct state	first[FROMS * KEYS], second[KEYS2];
 	int64_t		sum;
+	uint32_t	worker;		/* at which it is */
 };
 
 static void
@@ -171,6 +173,11 @@ on_row(void *arg, size_t stage, struct slice key, struct slice value)
 	char text[16] = "";
 	unsigned long n;
 
+	if (stage != 1 && plan.timed != UNTIMED && key.len < sizeof(text)) {
+		memcpy(text, key.data, key.len);
+		timed_row(f->worker, strtoul(text + 1, NULL, 10), value);
+		return;
+	}
 	if (key.len >= sizeof(text) || value.len != sizeof(*st)) {
 		fail("a saved state cannot be read");
 		return;
@@ -363,9 +370,12 @@ oracle_output(bool file, const uint8_t *p, size_t n, bool again)
 	sink[file].seen[o.seq][o.sub] = true;
 	sink[file].ever[o.seq][o.sub] = true;
 	sink[file].got[o.seq][o.sub] = o;
-	sink[file].n++;
+	sink[file].n += o.sub < FANS;
 	check_first(where, &o);
-	check_second(where, &sink[file].key[o.key2], &o);
+	if (plan.timed != UNTIMED)
+		timed_check(where, file, &o);
+	else
+		check_second(where, &sink[file].key[o.key2], &o);
 }
 
 /* All outputs of an input were at a sink. */
@@ -385,7 +395,7 @@ bool
 oracle_complete(void)
 {
 	return ((!plan.tcp_sink || sink[0].n == expected) &&
-	    (!plan.file_sink || sink[1].n == expected));
+	    (!plan.file_sink || sink[1].n == expected) && timed_complete());
 }
 
 void
@@ -468,19 +478,22 @@ oracle_final(void)
 	for (i = 0; i < plan.workers; i++) {
 		if (!store_sim_clean(i))
 			fail("worker %u was not stopped cleanly", i);
+		f.worker = i;
 		store_sim_rows(i, on_row, &f);
 	}
 	for (i = 0; i < FROMS; i++)
 		check_chains(i, s, right);
 	for (i = 0; i < FROMS * KEYS; i++)
 		check_saved("first", i, &f.first[i], &right[i]);
-	for (i = 0; i < KEYS2; i++) {
+	if (plan.timed != UNTIMED)
+		timed_final();
+	for (i = 0; plan.timed == UNTIMED && i < KEYS2; i++) {
 		check_saved("second", i, &f.second[i], &sink[s].key[i]);
 		if (plan.tcp_sink && plan.file_sink && memcmp(
 		    &sink[0].key[i], &sink[1].key[i], sizeof(struct state)))
 			fail("second step, key %u: the sinks differ", i);
 	}
-	if (f.sum != 0)
+	if (f.sum != 0 && plan.timed == UNTIMED)
 		fail("the bank's sum is %lld, it was 0", (long long)f.sum);
 	dump_close("stopped");
 }
@@ -492,6 +505,8 @@ oracle_digest(void)
 	uint64_t d = 0;
 	uint32_t i, s = plan.tcp_sink ? 0 : 1;
 
+	if (plan.timed != UNTIMED)
+		return (timed_digest());
 	for (i = 0; plan.single && !plan.after && i < KEYS2; i++)
 		d = plan_mix(d, sink[s].key[i].digest);
 	for (i = 0; i < KEYS2; i++)

@@ -43,6 +43,31 @@ make_shape(struct rng *r)
 	plan.ninputs = (uint32_t)rng_range(r, 300, 420);
 }
 
+/* One seed in four has timers, and two in three of these by event time; half
+ * of those again nothing that comes from clients, who may be away while others
+ * go on: then all is known that each key gives. */
+static void
+make_timed(struct rng *r)
+{
+	uint64_t unit = US;
+
+	if (!rng_one_in(r, 4))
+		return;
+	plan.timed = rng_one_in(r, 3) ? TIMED_PROCESSING : TIMED_EVENT;
+	if (plan.timed == TIMED_EVENT && rng_one_in(r, 2)) {
+		plan.tcp_source = false;
+		plan.nclients = 0;
+		plan.gen_source |= !plan.file_source || rng_one_in(r, 2);
+	}
+	plan.exact = plan.timed == TIMED_EVENT && !plan.tcp_source;
+	if (plan.timed == TIMED_PROCESSING)
+		unit = 200 * US;
+	plan.ttl = rng_range(r, unit, unit * 200);
+	plan.delay = rng_range(r, unit, unit * 60);
+	plan.lateness = rng_range(r, unit, unit * 30);
+	plan.idle = plan.exact ? 0 : rng_range(r, 5, 100) * MS;
+}
+
 static void
 make_inputs(struct rng *r)
 {
@@ -235,7 +260,7 @@ loses_power(void)
 void
 plan_make(uint64_t seed, const char *plant, bool faults)
 {
-	struct rng r = { plan_mix(seed, 3) };
+	struct rng r = { plan_mix(seed, 3) }, t = { plan_mix(seed, 4) };
 	uint64_t i;
 
 	memset(&plan, 0, sizeof(plan));
@@ -247,8 +272,11 @@ plan_make(uint64_t seed, const char *plant, bool faults)
 	    i < sizeof(plan.plant) - 1; i++)
 		plan.plant[i] = plant[i];
 	make_shape(&plan.work);
+	make_timed(&t);
 	make_inputs(&plan.work);
 	make_reference();
+	if (plan.timed != UNTIMED)
+		timed_make();
 	/* Near the end of a lap of the ring. */
 	plan.start = rng_one_in(&r, 2) ? rng_below(&r, 1 << 20) & ~7ULL : 0;
 	plan.user_ns = (uint32_t)(rng_one_in(&r, 4) ? few(&r, 19) :
@@ -283,9 +311,12 @@ plan_make(uint64_t seed, const char *plant, bool faults)
 	recovering = false;
 	if (faults)
 		make_faults(&r);
+	plan.blackout &= plan.timed == UNTIMED;
 	disks = loses_power();
 	counts.machines += plan.machine;
 	counts.afters += plan.after;
+	counts.timed += plan.timed != UNTIMED;
+	counts.exact += plan.exact;
 }
 
 void

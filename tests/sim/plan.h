@@ -17,6 +17,13 @@
 
 struct conf_app;
 
+/* Outputs of the first step for one input; of what becomes of one in a second
+ * step with timers: its own output, that of the timer that it sets, and that
+ * of the one that this sets. */
+#define FANS		3
+#define ROUNDS		3
+#define SUBS		(FANS * ROUNDS)
+
 /* A transfer: key1 pays, key2 gets. */
 struct input {
 	uint32_t	key1;
@@ -28,7 +35,12 @@ struct input {
 	/* as the reference has it, after this input */
 	uint64_t	v1, d1;
 	int64_t		balance1;
+	/* event time, and that at which it is applied unless more is late */
+	uint64_t	time, at;
 };
+
+/* The second step has timers and a ttl. */
+enum timing { UNTIMED, TIMED_EVENT, TIMED_PROCESSING };
 
 /* Clients come first, then the file, then the generator. */
 enum { FROM_FILE = CLIENTS, FROM_GEN, FROMS };
@@ -57,6 +69,9 @@ struct plan {
 	bool		 tcp_sink, file_sink;
 	bool		 single;	/* each key2 gets from one key1 */
 	bool		 fans;		/* the first step may give several */
+	enum timing	 timed;
+	bool		 exact;		/* no speed has influence on it */
+	uint64_t	 lateness, idle, ttl, delay;	/* event time: units */
 	uint32_t	 nclients;
 	uint32_t	 ninputs;
 	struct input	 input[INPUTS];
@@ -72,7 +87,7 @@ struct plan {
 	/* the system: one in so many calls, 0 never; times in ns */
 	uint32_t	 preempt, eintr, partial, toomany, no_fork, refuse;
 	uint64_t	 latency, network, channel;
-	uint64_t	 wall_skew;
+	uint64_t	 wall_skew, most_skew;
 	uint32_t	 boot;
 	bool		 blind;		/* no leftovers are found */
 	uint32_t	 db_errors;
@@ -102,7 +117,8 @@ extern struct plan plan;
 struct counts {
 	uint64_t seeds, inputs, crashes, recrashes, supervisor_crashes, alls,
 	    stops, lives, outputs, repeats, checkpoints, middle, goldens,
-	    virtual_ms, blackouts, accepted, machines, afters, losses, relosses;
+	    virtual_ms, blackouts, accepted, machines, afters, losses, relosses,
+	    timed, exact, timers, expired;
 	uint64_t passed[ENDS][PHASES][POINT_KINDS * 2];
 	uint64_t killed[ENDS][PHASES][POINT_KINDS * 2];
 };
@@ -150,6 +166,7 @@ void	world_forget_store(void);
 void	world_power_loss(void);
 uint64_t world_losses(void);		/* that the catalog was told */
 bool	world_clean(void);
+uint64_t world_latest_ns(void);
 
 /* oracle.c */
 struct output {				/* what a sink gets, then pad */
@@ -168,6 +185,7 @@ struct state {				/* of a key, in either step */
 	uint64_t	digest;
 	int64_t		balance;
 };
+#define KEYS2		(FROMS * KEYS * 7 + 2)
 /* The nonce is what code that is not deterministic may add, else 0. */
 void	state_first(struct state *, uint32_t seq, uint64_t nonce);
 void	state_second(struct state *, const struct output *);
@@ -188,6 +206,38 @@ void	oracle_accept(void);
 void	oracle_accepted_final(void);
 uint64_t oracle_digest(void);		/* of everything whose order is known */
 void	oracle_missing(char *, size_t);
+
+/* timed.c: what timers and ttl do to a key of the second step */
+#define TIMERS		3
+struct timed {
+	struct state	 st;		/* balance: the time of its last */
+	uint64_t	 expires;
+	struct timer {
+		uint64_t	 due;	/* 0: it is not set */
+		struct output	 of;	/* what it gives, but for the state */
+	}		 timer[TIMERS];
+};
+/* What the host has of a key. */
+struct timed_key {
+	struct timed	 t;
+	uint64_t	 due, wait;	/* as the worker was told */
+	uint64_t	 count;
+	uint64_t	 nheld;		/* messages that wait, in order */
+	struct held	*held;		/* the saved bytes end before it */
+};
+int	timed_first(const struct timed *);	/* timer, -1: none is set */
+bool	timed_over(const struct timed *, uint64_t at);
+/* A message is applied at that time; a timer fires. */
+void	timed_message(struct timed *, struct output *, uint64_t at);
+void	timed_fire(struct timed *, int which, uint64_t nonce, struct output *);
+void	timed_make(void);		/* the reference */
+void	timed_reset(void);
+void	timed_file_again(void);
+void	timed_check(const char *where, bool file, const struct output *);
+bool	timed_complete(void);		/* no timer is still to fire */
+void	timed_row(uint32_t worker, size_t key, struct slice value);
+void	timed_final(void);
+uint64_t timed_digest(void);
 
 /* dump.c: the seed at work as text; nothing where no file was opened. */
 void	dump_open(const char *path);

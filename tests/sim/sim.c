@@ -377,6 +377,9 @@ show_counts(const struct counts *c, double seconds)
 	printf("clean stops half way %" PRIu64 "  runs without faults %" PRIu64
 	    "  repeats where a receiver went away %" PRIu64 "\n", c->middle,
 	    c->goldens, c->repeats);
+	printf("with timers and ttl %" PRIu64 " (of these known in all %" PRIu64
+	    ")  timers fired %" PRIu64 "  keys that began anew %" PRIu64 "\n",
+	    c->timed, c->exact, c->timers, c->expired);
 	printf("virtual hours %.1f  seconds %.1f  seeds a second %.0f\n",
 	    (double)c->virtual_ms / 3.6e6, seconds,
 	    seconds > 0 ? (double)c->seeds / seconds : 0);

@@ -19,6 +19,7 @@
  *	loss.c		what no setting survives
  *	actors.c	clients, receivers, the init system
  *	oracle.c	was it right?
+ *	timed.c		the same, of timers and ttl
  *	dump.c		what reference.py is asked about
  *	sim.c		many seeds
  *

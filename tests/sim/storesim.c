@@ -236,6 +236,13 @@ put_row(struct db *d, const struct store_item *it, const uint8_t *p)
 		if (d->row[i].number == it->number && d->row[i].first ==
 		    it->first && memcmp(d->row[i].data, p, it->first) == 0)
 			r = &d->row[i];
+	if (it->second == 0) {		/* it has expired */
+		if (r != NULL) {
+			free(r->data);
+			*r = d->row[--d->nrows];
+		}
+		return;
+	}
 	if (r == NULL)
 		r = new_row(&d->row, &d->nrows, &d->rows_cap, it);
 	else if (r->second != it->second) {

@@ -48,6 +48,12 @@ PLANTS = {
     "AFTER1": "sinks do not wait for the checkpoint",
     "AFTER2": "other workers do not wait for the checkpoint",
     "AFTER3": "a replay drops outputs that never left",
+    "TIME1": "what timers do to a key is not saved: they fire again",
+    "TIME2": "a key that has expired is not taken out of the file",
+    "TIME3": "the watermark of a step goes back at a recovery",
+    "TIME4": "the watermark of a source goes back at a recovery",
+    "TIME5": "keys that fire in one tick have one position",
+    "TIME6": "what others have said is forgotten at a recovery",
 }
 
 

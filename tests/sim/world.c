@@ -34,6 +34,13 @@ clock_wall_ns(void)
 	return (1700000000 * SEC + now_ns + plan.wall_skew);
 }
 
+/* No clock of a journal is later. */
+uint64_t
+world_latest_ns(void)
+{
+	return (1700000000 * SEC + now_ns + plan.most_skew);
+}
+
 void
 clock_random(void *p, unsigned int n)
 {
@@ -854,6 +861,8 @@ world_power_loss(void)
 	world_forget_store();
 	plan.boot++;
 	plan.wall_skew = rng_below(&plan.sched, 2 * SEC) - SEC;
+	if ((int64_t)plan.wall_skew > (int64_t)plan.most_skew)
+		plan.most_skew = plan.wall_skew;
 }
 
 void
