@@ -382,7 +382,7 @@ commit(struct kafka_sink *k)
 			return (step);
 		FAULT_POINT(kafka_commit_after);
 	}
-	k->began_ns = 0;
+	k->began_ns = k->bytes = 0;
 	k->kept_ns = clock_mono_ns();
 	k->first = k->end;
 	pthread_mutex_lock(&k->lock);
@@ -438,7 +438,7 @@ close_clients(struct kafka_sink *k)
 		kafka_close(&k->group);
 	buf_clear(&k->batch);
 	k->at = 0;
-	k->began_ns = 0;
+	k->began_ns = k->bytes = 0;
 	k->waiting = 0;
 	k->failed = RD_KAFKA_RESP_ERR_NO_ERROR;
 }
