@@ -9,7 +9,7 @@
 #include "worker/kafka.h"
 #include "worker/kafka_look.h"
 
-#define WAIT_MS		10000		/* for one answer of a broker */
+#define WAIT_MS		5000		/* for one answer of a broker */
 
 /* --- the start ----------------------------------------------------------- */
 
@@ -77,24 +77,34 @@ fail(struct look *l, rd_kafka_resp_err_t why, const char *topic)
 
 /* --- partitions ---------------------------------------------------------- */
 
-/* Behind the last record before that time. */
+/* The offset at a time in ms, or at RD_KAFKA_OFFSET_BEGINNING or _END.
+ * rd_kafka_query_watermark_offsets() would not do: it asks a leader that is
+ * dead again and again, for as long as that is away and another one leads. */
 static int
-find_time(struct look *l, const char *topic, int32_t partition, int64_t ms,
-    int64_t high, int64_t *start)
+ask_offset(struct look *l, const char *topic, int32_t partition, int64_t at,
+    int64_t *offset)
 {
 	rd_kafka_topic_partition_list_t *list =
 	    rd_kafka_topic_partition_list_new(1);
 	rd_kafka_resp_err_t why;
 
 	rd_kafka_topic_partition_list_add(list, topic, partition)->offset =
-	    ms;
+	    at;
 	why = rd_kafka_offsets_for_times(l->k->rk, list, WAIT_MS);
 	if (why == RD_KAFKA_RESP_ERR_NO_ERROR)
 		why = list->elems[0].err;
-	*start = list->elems[0].offset;
+	*offset = list->elems[0].offset;
 	rd_kafka_topic_partition_list_destroy(list);
-	if (why != RD_KAFKA_RESP_ERR_NO_ERROR)
-		return (fail(l, why, topic));
+	return (why == RD_KAFKA_RESP_ERR_NO_ERROR ? 0 : fail(l, why, topic));
+}
+
+/* Behind the last record before that time. */
+static int
+find_time(struct look *l, const char *topic, int32_t partition, int64_t ms,
+    int64_t high, int64_t *start)
+{
+	if (ask_offset(l, topic, partition, ms, start) == -1)
+		return (-1);
 	if (*start < 0)			/* nothing is so young */
 		*start = high;
 	return (0);
@@ -129,17 +139,16 @@ static int
 look_at(struct look *l, const char *topic, int32_t partition)
 {
 	struct look_found *f;
-	rd_kafka_resp_err_t why;
 	int64_t low, high;
 
 	if (offsets_owner(partition, l->workers) != l->worker ||
 	    offsets_find(&l->known, slice_of(topic, strlen(topic)),
 	    partition) != NULL)
 		return (0);
-	why = rd_kafka_query_watermark_offsets(l->k->rk, topic, partition,
-	    &low, &high, WAIT_MS);
-	if (why != RD_KAFKA_RESP_ERR_NO_ERROR)
-		return (fail(l, why, topic));
+	if (ask_offset(l, topic, partition, RD_KAFKA_OFFSET_BEGINNING,
+	    &low) == -1 || ask_offset(l, topic, partition,
+	    RD_KAFKA_OFFSET_END, &high) == -1)
+		return (-1);
 	l->found = xreallocarray(l->found, l->nfound + 1, sizeof(*l->found));
 	f = &l->found[l->nfound++];
 	f->topic = xstrdup(topic);
