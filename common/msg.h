@@ -20,6 +20,9 @@
 /* Who may send a message: one bit per kind of peer. */
 enum msg_from { FROM_SUP = 1, FROM_WORKER = 2, FROM_PEER = 4, FROM_CTL = 8 };
 
+#define LAG_SIZE	12		/* of one partition, in `lag` */
+#define LAGS_MOST	65536		/* numbers of partitions */
+
 /* prepare.flags */
 #define PREPARE_IMPORT		1	/* the application is needed */
 #define PREPARE_SPARE		2	/* adopt comes later, perhaps never */

@@ -540,6 +540,18 @@ on_putback_done(void *arg, const struct msg_putback_done *m, struct err *err)
 }
 
 static int
+on_lag(void *arg, const struct msg_lag *m, struct err *err)
+{
+	return (report_lag(arg, m) ? 0 : unexpected(arg, "lag", err));
+}
+
+static int
+on_waits(void *arg, const struct msg_waits *m, struct err *err)
+{
+	return (report_waits(arg, m) ? 0 : unexpected(arg, "waits", err));
+}
+
+static int
 on_fatal(void *arg, const struct msg_fatal *m, struct err *err)
 {
 	struct child *c = arg;
@@ -585,6 +597,8 @@ static const struct msg_handlers handlers = {
 	.close = on_close,
 	.drained = on_drained,
 	.settled = on_settled,
+	.lag = on_lag,
+	.waits = on_waits,
 	.finished = on_finished,
 	.checkpointed = on_checkpointed,
 	.answer = on_answer,
@@ -918,5 +932,6 @@ child_fini(struct child *c)
 	free(c->wired);
 	free(c->fatal_text);
 	free(c->open_text);
+	reports_fini(c);
 	memset(c, 0, sizeof(*c));
 }

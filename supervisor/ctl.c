@@ -157,6 +157,7 @@ status_sinks(struct buf *b, const struct supervisor *s)
 	    [SINK_FILE] = "file", [SINK_STDOUT] = "stdout",
 	    [SINK_CONNECTOR] = "connector", [SINK_KAFKA] = "kafka",
 	    [SINK_DEAD] = "dead-letter" };
+	const char *why;
 	uint32_t i;
 
 	for (i = 0; i < s->topo.nsinks; i++) {
@@ -169,7 +170,10 @@ status_sinks(struct buf *b, const struct supervisor *s)
 		buf_addf(b, ", ");
 		json_address(b, k->host, k->port, k->kind == SINK_DEAD ?
 		    s->conf.dead_letter_file : k->path);
-		buf_addf(b, ", \"connected\": %u}", hold_count_sinks(s, i));
+		buf_addf(b, ", \"connected\": %u, ", hold_count_sinks(s, i));
+		why = reports_wait(s, i);
+		json_cstr(b, "waits", why == NULL ? "" : why);
+		buf_addf(b, "}");
 	}
 }
 
@@ -222,7 +226,9 @@ ctl_status(struct supervisor *s, struct buf *b)
 	status_sources(b, s);
 	buf_addf(b, "], \"sinks\": [");
 	status_sinks(b, s);
-	buf_addf(b, "], \"connectors\": [");
+	buf_addf(b, "], \"partitions\": ");
+	reports_partitions(b, s);
+	buf_addf(b, ", \"connectors\": [");
 	connectors_status(s, b);
 	buf_addf(b, "], \"losses\": [");
 	if (catalog_losses(&s->catalog, status_loss, b, &err) == -1)

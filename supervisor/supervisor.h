@@ -193,6 +193,7 @@ struct child {
 	uint32_t		 fatal_code;	/* 0: said nothing */
 	char			*fatal_text;
 	char			*open_text;	/* of opened */
+	struct reports		*reports;	/* for status */
 };
 
 void	child_init(struct child *, struct supervisor *, enum child_role,
@@ -590,6 +591,14 @@ void	finite_stop(struct supervisor *);
 void	finite_answer(struct child *, const struct msg_settled *);
 void	finite_child_died(struct child *);
 void	finite_child_ready(struct child *);
+
+/* --- reports.c: what workers tell for status alone ------------------------ */
+
+bool	report_lag(struct child *, const struct msg_lag *);
+bool	report_waits(struct child *, const struct msg_waits *);
+void	reports_partitions(struct buf *, const struct supervisor *);
+const char *reports_wait(const struct supervisor *, uint32_t sink);
+void	reports_fini(struct child *);
 
 /* --- dlq.c: dead letters that are put back ------------------------------- */
 

@@ -86,6 +86,12 @@ print_status(const struct json *j)
 		{ "SINK", "name", false }, { "KIND", "kind", false },
 		{ "CONNS", "connected", true },
 		{ "ADDRESS", "address", false },
+		{ "WAITS", "waits", false },
+	};
+	static const struct column partitions[] = {
+		{ "TOPIC", "topic", false }, { "PARTITION", "partition", true },
+		{ "SOURCE", "source", false }, { "WORKER", "worker", true },
+		{ "LAG", "lag", true },
 	};
 	static const struct column connectors[] = {
 		{ "CONNECTOR", "name", false }, { "PID", "pid", true },
@@ -107,6 +113,7 @@ print_status(const struct json *j)
 	PRINT_TABLE(json_member(j, "workers"), workers);
 	PRINT_TABLE(json_member(j, "sources"), sources);
 	PRINT_TABLE(json_member(j, "sinks"), sinks);
+	PRINT_TABLE(json_member(j, "partitions"), partitions);
 	PRINT_TABLE(json_member(j, "connectors"), connectors);
 	PRINT_TABLE(json_member(j, "losses"), losses);
 }

@@ -70,6 +70,8 @@ struct kafka_sink {
 	uint64_t	 position;	/* the topic has everything before */
 	int		 code;		/* exit code, and why; 0: none */
 	struct err	 why;
+	struct err	 wait;		/* why nothing leaves; "": it does */
+	bool		 news;		/* another one than was told */
 
 	/* The thread's: */
 	struct kafka	 out;		/* the producer */
@@ -145,16 +147,33 @@ pause_ms(struct kafka_sink *k, uint32_t ms)
 	pthread_mutex_unlock(&k->lock);
 }
 
+/* For status: why nothing leaves. */
+static void
+set_wait(struct kafka_sink *k, const char *why)
+{
+	bool news;
+
+	pthread_mutex_lock(&k->lock);
+	news = strcmp(k->wait.text, why) != 0;
+	if (news)
+		(void)snprintf(k->wait.text, sizeof(k->wait.text), "%s", why);
+	k->news |= news;
+	pthread_mutex_unlock(&k->lock);
+	if (news)
+		wake_loop(k);
+}
+
 static void
 complain(struct kafka_sink *k, rd_kafka_resp_err_t code, const char *doing)
 {
 	uint64_t now = clock_mono_ns();
 	struct err err;
 
+	(void)kafka_err(&err, ERR_SYSTEM, &k->out, code, doing);
+	set_wait(k, err.text);
 	if (k->said_ns != 0 && now - k->said_ns < SAY_NS)
 		return;
 	k->said_ns = now;
-	(void)kafka_err(&err, ERR_SYSTEM, &k->out, code, doing);
 	log_warn("outputs wait, trying again: %s", err.text);
 }
 
@@ -321,8 +340,13 @@ produce(struct kafka_sink *k)
 static enum step
 await_reports(struct kafka_sink *k)
 {
+	uint64_t begun = clock_mono_ns();
+
 	while (k->waiting > 0 && k->failed == RD_KAFKA_RESP_ERR_NO_ERROR) {
 		(void)rd_kafka_poll(k->out.rk, 100);
+		if (clock_mono_ns() - begun > SAY_NS)
+			complain(k, RD_KAFKA_RESP_ERR__TIMED_OUT,
+			    "have records taken");
 		if (rd_kafka_fatal_error(k->out.rk, NULL, 0) !=
 		    RD_KAFKA_RESP_ERR_NO_ERROR)
 			return (ANEW);
@@ -388,6 +412,7 @@ commit(struct kafka_sink *k)
 	pthread_mutex_lock(&k->lock);
 	k->position = k->end;
 	pthread_mutex_unlock(&k->lock);
+	set_wait(k, "");
 	wake_loop(k);
 	return (GO_ON);
 }
@@ -574,6 +599,7 @@ say_ready(struct kafka_sink *k)
 	k->rewind = k->ready = true;
 	k->settled = true;
 	pthread_mutex_unlock(&k->lock);
+	set_wait(k, "");
 	wake_loop(k);
 }
 
@@ -760,6 +786,20 @@ release(struct kafka_sink *k, uint64_t position, bool rewind)
 		o->cut = 0;
 }
 
+/* Under the lock. */
+static void
+say_wait(struct kafka_sink *k)
+{
+	struct msg_waits m = { .sink = (uint32_t)k->s->index,
+	    .why = msg_cstr(k->wait.text) };
+	struct buf b = { 0 };
+
+	k->news = false;
+	msg_put_waits(&b, &m);
+	control_send(k->w, &b);
+	buf_fini(&b);
+}
+
 void
 kafka_sink_flush(struct sink *s)
 {
@@ -775,6 +815,8 @@ kafka_sink_flush(struct sink *s)
 	rewind = ready && k->rewind;
 	if (rewind)
 		k->rewind = false;
+	if (k->news)
+		say_wait(k);
 	if (code == 0 && ready) {
 		release(k, position, rewind);
 		if (put_records(k))

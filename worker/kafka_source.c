@@ -28,6 +28,9 @@
 #define RETRY_NS	1000000000ULL	/* after a look that failed */
 #define LAST_MS		1000		/* for the group to be told */
 #define DOUBTS		10		/* looks until a position is refused */
+#define LAGS		256		/* partitions in one message */
+
+_Static_assert(OFFSETS_MOST == LAGS_MOST, "all partitions can be told");
 
 struct kafka_source {
 	struct worker	*w;
@@ -44,6 +47,8 @@ struct kafka_source {
 	bool		 more;		/* the queue may have something */
 	rd_kafka_message_t *held;	/* there was no room for it */
 	uint32_t	 last;		/* number of the last record's */
+	uint64_t	*lags;		/* as they were told, `nlags` */
+	uint32_t	 nlags;
 	struct buf	 headers;
 	ev_io		 io;
 	ev_async	 looked;
@@ -618,24 +623,61 @@ kafka_source_pump(struct worker *w, size_t i)
 /* --- lag ----------------------------------------------------------------- */
 
 static uint64_t
-lag_of(const struct kafka_source *s)
+lag_of(const struct kafka_source *s, const struct offset *o)
 {
-	const struct offset *o;
 	int64_t low, high;
-	uint64_t lag = 0;
+
+	/* From its memory; below 0 before the first answer. */
+	if (rd_kafka_get_watermark_offsets(s->k.rk, o->topic, o->partition,
+	    &low, &high) != RD_KAFKA_RESP_ERR_NO_ERROR || high < o->end)
+		high = o->end;
+	return (high > o->next ? (uint64_t)(high - o->next) : 0);
+}
+
+/* Partitions [from, to), of one topic. */
+static void
+say_lags(const struct kafka_source *s, uint32_t from, uint32_t to)
+{
+	uint8_t lags[LAGS * LAG_SIZE], *p = lags;
+	struct msg_lag m = { .source = (uint32_t)s->i, .from = from,
+	    .topic = msg_cstr(s->at.o[from].topic),
+	    .lags = slice_of(lags, (to - from) * LAG_SIZE) };
+	struct buf b = { 0 };
 	uint32_t i;
 
-	for (i = 0; i < s->at.n; i++) {
-		o = &s->at.o[i];
-		/* From its memory; below 0 before the first answer. */
-		if (rd_kafka_get_watermark_offsets(s->k.rk, o->topic,
-		    o->partition, &low, &high) != RD_KAFKA_RESP_ERR_NO_ERROR ||
-		    high < o->end)
-			high = o->end;
-		if (high > o->next)
-			lag += (uint64_t)(high - o->next);
+	for (i = from; i < to; i++, p += LAG_SIZE) {
+		memcpy(p, &s->at.o[i].partition, 4);
+		memcpy(p + 4, &s->lags[i], 8);
 	}
-	return (lag);
+	msg_put_lag(&b, &m);
+	control_send(s->w, &b);
+	buf_fini(&b);
+}
+
+/* What the supervisor does not know yet; the sum of all. */
+static uint64_t
+tell_lags(struct kafka_source *s)
+{
+	uint64_t sum = 0, lag;
+	bool news = false;
+	uint32_t i, from;
+
+	s->lags = xreallocarray(s->lags, s->at.n + 1, sizeof(*s->lags));
+	for (i = from = 0; i < s->at.n; i++) {
+		lag = lag_of(s, &s->at.o[i]);
+		news |= i >= s->nlags || s->lags[i] != lag;
+		s->lags[i] = lag;
+		sum += lag;
+		if (i + 1 < s->at.n && i + 1 - from < LAGS &&
+		    strcmp(s->at.o[i + 1].topic, s->at.o[from].topic) == 0)
+			continue;
+		if (news)
+			say_lags(s, from, i + 1);
+		news = false;
+		from = i + 1;
+	}
+	s->nlags = s->at.n;
+	return (sum);
 }
 
 void
@@ -647,7 +689,7 @@ kafka_source_lag(struct worker *w)
 
 	for (i = 0; i < w->topo.nsources; i++)
 		if (w->sources[i].kafka != NULL) {
-			lag += lag_of(w->sources[i].kafka);
+			lag += tell_lags(w->sources[i].kafka);
 			any = true;
 		}
 	if (any)

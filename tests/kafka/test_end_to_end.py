@@ -49,17 +49,17 @@ def encode(item):
 
 
 def application_setup(args):
-    brokers, source, target = args[1:4]
+    brokers, source, others, target = args[1:5]
     return wallaroo.build_application("both", (
         wallaroo.source("in", wallaroo.KafkaSource(
             source, brokers, "both-" + source,
             record=lambda r: (str(r.partition), r.key.decode(),
-                              r.value.decode())))
+                              r.value.decode().strip())))
         .key_by(own)
         .to(number)
         .key_by(common)
         .to(join)
-        .to_sink(wallaroo.KafkaSink(target, brokers, encode))))
+        .to_sink(wallaroo.KafkaSink(target, others, encode))))
 '''
 
 
@@ -69,20 +69,25 @@ class Inputs:
     def __init__(self, kafka, topic, partitions=PARTITIONS):
         self.kafka = kafka
         self.topic = topic
-        self.partitions = partitions
         self.values = []
+        self.open(partitions)
+
+    def open(self, partitions):
+        """A producer; one that runs is slow to see that there are more."""
+        self.partitions = partitions
         self.producer = client().Producer({
-            "bootstrap.servers": kafka.brokers, "linger.ms": 5,
+            "bootstrap.servers": self.kafka.brokers, "linger.ms": 5,
             "enable.idempotence": True})
 
-    def produce(self, n, wait=True):
+    def produce(self, n, wait=True, size=0):
         for value in range(len(self.values), len(self.values) + n):
             place = value % self.partitions
             key = "k%d" % (value // 8 * 7919 % KEYS)
             self.values.append((place, key))
             while True:
                 try:
-                    self.producer.produce(self.topic, str(value), key, place)
+                    self.producer.produce(
+                        self.topic, str(value).ljust(size), key, place)
                     break
                 except BufferError:
                     self.producer.poll(0.1)
@@ -94,19 +99,22 @@ class Inputs:
         assert self.producer.flush(240) == 0
 
 
-def begin(cluster, kafka, name, workers=3, partitions=PARTITIONS, **more):
+def begin(cluster, kafka, name, workers=3, partitions=PARTITIONS,
+          target=None, settings=None, **more):
+    target = target or kafka
     kafka.create_topic("in-" + name, partitions)
-    kafka.create_topic("out-" + name, PARTITIONS)
+    target.create_topic("out-" + name, PARTITIONS)
     app = cluster(APP, workers=workers,
-                  settings={"kafka-look": 0.5}, **more)
-    app.write_conf(args=[kafka.brokers, "in-" + name, "out-" + name])
+                  settings={"kafka-look": 0.5, **(settings or {})}, **more)
+    app.write_conf(args=[kafka.brokers, "in-" + name, target.brokers,
+                         "out-" + name])
     app.start()
     return app, Inputs(kafka, "in-" + name, partitions)
 
 
 def wait_done(kafka, name, count):
     harness.wait_for(lambda: len(kafka.read("out-" + name)) >= count,
-                     "%d outputs" % count, limit=300, step=0.5)
+                     "%d outputs" % count, limit=120, step=0.5)
 
 
 def check(kafka, name, inputs):
@@ -180,3 +188,51 @@ def test_each_once_and_in_order(cluster):
         check(kafka, name, inputs)
         nothing_in_doubt(app, kafka)
         assert lags(kafka, name) == [(p, 0) for p in range(PARTITIONS)]
+
+
+def partitions(app):
+    return {row["partition"]: row for row in app.status()["partitions"]}
+
+
+def waits(app):
+    sink, = [s for s in app.status()["sinks"] if s["kind"] == "kafka"]
+    return sink["waits"]
+
+
+def test_a_sink_that_is_away(cluster, broker):
+    """Pressure reaches the source, status says which sink waits, what for,
+    and how much has to be read; nothing is lost."""
+    name = "away"
+    with Cluster() as target:
+        app, inputs = begin(
+            cluster, broker, name, workers=2, target=target,
+            settings={"outbox-mark": 64 << 10, "journal-size": 1 << 20,
+                      "max-message": 1 << 16})
+        inputs.produce(PARTITIONS)
+        wait_done(target, name, PARTITIONS)
+        assert waits(app) == ""
+        target.kill(1)
+        inputs.produce(12000, size=1000)	# more than fits inside
+        app.wait_log("outputs wait.*kafka:out-away")
+        assert "kafka:out-away" in harness.wait_for(
+            lambda: waits(app), "a sink that waits")
+
+        def all_told():
+            rows = partitions(app)
+            return len(rows) == PARTITIONS and sum(
+                row["lag"] for row in rows.values()) > 0 and rows
+        rows = harness.wait_for(all_told, "all partitions, and a lag")
+        assert {(p, row["worker"]) for p, row in rows.items()} == \
+            {(p, p % 2) for p in range(PARTITIONS)}
+        assert {(row["source"], row["topic"]) for row in rows.values()} == \
+            {("in", "in-away")}
+        text = app.ctl_raw("status").stdout.decode()
+        assert "in-away" in text and "LAG" in text and "WAITS" in text
+        target.start(1)
+        wait_done(target, name, len(inputs.values))
+        harness.wait_for(lambda: not any(
+            row["lag"] for row in partitions(app).values()), "no lag")
+        harness.wait_for(lambda: waits(app) == "",
+                         "a sink that does not wait")
+        app.stop()
+        check(target, name, inputs)

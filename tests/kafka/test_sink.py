@@ -258,21 +258,3 @@ def test_at_least_once(cluster, broker):
     wait_done(app, broker, "often", len(given))
     app.stop()
     assert got(broker.read("often")) == expected(given)
-
-
-def test_a_broker_that_is_away_is_named(cluster):
-    """Pressure reaches the source; nothing is lost."""
-    given = lines(2000)
-    with Cluster() as kafka:
-        kafka.create_topic("late", 2)
-        kafka.kill(1)
-        app = cluster(application(), workers=1)
-        path = app.write("input", "\n".join(given) + "\n")
-        app.write_conf(args=[path, kafka.brokers, "late"])
-        app.launch()
-        app.wait_log("outputs wait.*kafka:late")
-        kafka.start(1)
-        app.wait_running()
-        wait_done(app, kafka, "late", len(given))
-        app.stop()
-        assert got(kafka.read("late")) == expected(given)
