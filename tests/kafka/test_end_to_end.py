@@ -236,3 +236,25 @@ def test_a_sink_that_is_away(cluster, broker):
                          "a sink that does not wait")
         app.stop()
         check(target, name, inputs)
+
+
+def test_a_broker_of_three_and_more_partitions(cluster):
+    """One broker at a time dies, also the one that coordinates the
+    transactions; partitions come."""
+    name = "three"
+    with Cluster(nodes=3, heap="384m") as kafka:
+        app, inputs = begin(cluster, kafka, name, partitions=3)
+        for number in (1, 2, 3):
+            inputs.produce(1000, wait=False)
+            kafka.kill(number)
+            app.kill9(number % 3)
+            inputs.produce(1000)
+            if number == 2:
+                kafka.add_partitions("in-" + name, PARTITIONS)
+                inputs.open(PARTITIONS)
+            # The outputs come with two of three.
+            wait_done(kafka, name, len(inputs.values))
+            kafka.start(number)
+        app.stop()
+        check(kafka, name, inputs)
+        nothing_in_doubt(app, kafka)
