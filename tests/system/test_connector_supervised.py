@@ -137,12 +137,14 @@ def sums(path):
 def start_both(app):
     one = app({})
     path = one.out("sums.db")
+    with open(SINK) as file:		# where every user may read it
+        sink = one.write("sqlite_sink.py", file.read())
     one.write_conf(**{
         'connector "in"': {
             "command": ["-c", NUMBERS, one.out("count")],
             "source": "Numbers", "python": sys.executable},
         'connector "out"': {
-            "command": [sys.executable, SINK, path], "sink": "sums"}})
+            "command": [sys.executable, sink, path], "sink": "sums"}})
     one.start()
     wait_for(lambda: os.path.exists(path) and sums(path), "output")
     return one, path

@@ -216,8 +216,8 @@ def reference(source, args, inputs):
     result = wallaroo.testing.run(
         module.application_setup(["app"] + args), inputs)
     lines = result.outputs[args[2]]
-    late_lines = [line.rstrip(b"\n")
-                  for line in result.outputs.get(args[3], ())]
+    late_lines = [line.rstrip(b"\n") for path in args[3:]
+                  for line in result.outputs.get(path, ())]
     return (by_key(line.rstrip(b"\n") for line in lines), result.late,
             sorted(late_lines))
 

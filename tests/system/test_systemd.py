@@ -124,7 +124,8 @@ UNITS = ("wallaroo.service", "wallaroo@.service")
 
 def unit_path(name):
     """The unit as built, whatever subdirectory it was made in."""
-    for directory in (harness.build_dir(), SOURCE_TREE):
+    for directory in (os.environ.get("WALLAROO_BUILD", ""),
+                      harness.build_dir(), SOURCE_TREE):
         for below in ("supervisor", "packaging", "."):
             path = os.path.join(directory, below, name)
             if os.path.exists(path):
