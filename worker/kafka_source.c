@@ -15,6 +15,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "common/clock.h"
 #include "common/log.h"
@@ -26,7 +27,7 @@
 #include "worker/worker.h"
 
 #define RETRY_NS	1000000000ULL	/* after a look that failed */
-#define LAST_MS		1000		/* for the group to be told */
+#define LAST_MS		3000		/* for the group to be told */
 #define DOUBTS		10		/* looks until a position is refused */
 #define LAGS		256		/* partitions in one message */
 
@@ -44,6 +45,7 @@ struct kafka_source {
 	bool		 verify;	/* also at what is known */
 	unsigned int	 doubts;	/* looks that did not verify it */
 	bool		 assigned;
+	bool		 untold;	/* the group lacks what it was told */
 	bool		 more;		/* the queue may have something */
 	rd_kafka_message_t *held;	/* there was no room for it */
 	uint32_t	 last;		/* number of the last record's */
@@ -553,11 +555,15 @@ on_offsets(rd_kafka_t *rk, rd_kafka_resp_err_t why,
 {
 	static struct log_rate rate;
 	struct kafka *k = arg;
+	struct kafka_source *s = k->arg;
 	struct err err;
 
 	(void)rk;
 	(void)list;
-	if (why == RD_KAFKA_RESP_ERR_NO_ERROR || !log_allowed(&rate))
+	if (why == RD_KAFKA_RESP_ERR_NO_ERROR)
+		return;
+	s->untold = true;		/* again with the next checkpoint */
+	if (!log_allowed(&rate))
 		return;
 	(void)kafka_err(&err, ERR_SYSTEM, k, why, "telling the group how far "
 	    "we are, which only Kafka's tools miss");
@@ -712,19 +718,45 @@ kafka_source_taken(struct worker *w)
 	}
 }
 
+/* One try, which ends before the deadline. */
+static bool
+commit_once(struct kafka_source *s,
+    const rd_kafka_topic_partition_list_t *list, uint64_t deadline_ns)
+{
+	rd_kafka_queue_t *answer = rd_kafka_queue_new(s->k.rk);
+	uint64_t now_ns = clock_mono_ns();
+	rd_kafka_event_t *event = NULL;
+	bool ok;
+
+	if (now_ns < deadline_ns && rd_kafka_commit_queue(s->k.rk, list,
+	    answer, NULL, NULL) == RD_KAFKA_RESP_ERR_NO_ERROR)
+		event = rd_kafka_queue_poll(answer,
+		    (int)((deadline_ns - now_ns) / 1000000));
+	ok = event != NULL &&
+	    rd_kafka_event_error(event) == RD_KAFKA_RESP_ERR_NO_ERROR;
+	if (event != NULL)
+		rd_kafka_event_destroy(event);
+	rd_kafka_queue_destroy(answer);
+	return (ok);
+}
+
 /* Who ends cannot be told later. */
 static void
 commit_now(struct kafka_source *s,
     const rd_kafka_topic_partition_list_t *list)
 {
-	rd_kafka_queue_t *answer = rd_kafka_queue_new(s->k.rk);
-	rd_kafka_event_t *event;
+	uint64_t deadline_ns = clock_mono_ns() + LAST_MS * 1000000ULL;
+	const struct timespec pause = { 0, 50000000 };
 
-	if (rd_kafka_commit_queue(s->k.rk, list, answer, NULL, NULL) ==
-	    RD_KAFKA_RESP_ERR_NO_ERROR &&
-	    (event = rd_kafka_queue_poll(answer, LAST_MS)) != NULL)
-		rd_kafka_event_destroy(event);
-	rd_kafka_queue_destroy(answer);
+	while (!commit_once(s, list, deadline_ns)) {
+		if (clock_mono_ns() >= deadline_ns) {
+			log_warn("source \"%s\": the group was not told how "
+			    "far we are, which only Kafka's tools miss",
+			    s->src->name);
+			return;
+		}
+		(void)nanosleep(&pause, NULL);
+	}
 }
 
 static void
@@ -737,12 +769,14 @@ tell_group(struct kafka_source *s, struct offsets *t, bool last)
 
 	for (i = 0; i < t->n; i++) {
 		o = &t->o[i];
-		if (o->taken == -1 || o->taken == o->told)
+		if (o->taken == -1 ||
+		    (o->taken == o->told && !s->untold && !last))
 			continue;
 		o->told = o->taken;
 		rd_kafka_topic_partition_list_add(list, o->topic,
 		    o->partition)->offset = o->taken;
 	}
+	s->untold = false;
 	if (list->cnt > 0 && last)
 		commit_now(s, list);
 	else if (list->cnt > 0)

@@ -420,6 +420,8 @@ class Cluster:
                              "lag"):
                     row[name] = None if row[name] == "-" else int(row[name])
                 rows.append(row)
+        if names is None and "does not exist" in text:
+            return []			# nobody has committed anything yet
         if names is None:
             raise KafkaError("no offsets of %s: %s" % (group, text))
         return rows
