@@ -352,23 +352,48 @@ class Cluster:
         module = importlib.import_module(client().__name__ + ".admin")
         return getattr(module, name)
 
+    def _insist(self, ask, done=None):
+        """Ask again while the connection comes and goes; done: the error
+        that says that an answer was lost."""
+        ck, tries = client(), 0
+        again = [ck.KafkaError._TRANSPORT, ck.KafkaError._TIMED_OUT,
+                 ck.KafkaError._ALL_BROKERS_DOWN, -137]	# _DESTROY_BROKER
+        deadline = time.monotonic() + LIMIT
+        while True:
+            try:
+                ask().result(LIMIT)
+                return
+            except ck.KafkaException as error:
+                code = error.args[0].code()
+                if tries > 0 and code == done:
+                    return
+                if code not in again or time.monotonic() > deadline:
+                    raise
+            tries += 1
+            time.sleep(0.2)
+
     def create_topic(self, name, partitions=1, settings=None):
         topic = self._of_admin("NewTopic")(
             name, partitions, min(3, len(self.nodes)), config=settings or {})
-        self.admin().create_topics(
-            [topic], operation_timeout=60)[name].result(LIMIT)
+        self._insist(lambda: self.admin().create_topics(
+            [topic], operation_timeout=60)[name],
+            client().KafkaError.TOPIC_ALREADY_EXISTS)
 
     def add_partitions(self, name, total):
         more = self._of_admin("NewPartitions")(name, total)
-        self.admin().create_partitions(
-            [more], operation_timeout=60)[name].result(LIMIT)
+        self._insist(lambda: self.admin().create_partitions(
+            [more], operation_timeout=60)[name],
+            client().KafkaError.INVALID_PARTITIONS)
 
     def delete_topic(self, name):
-        self.admin().delete_topics(
-            [name], operation_timeout=60)[name].result(LIMIT)
+        self._insist(lambda: self.admin().delete_topics(
+            [name], operation_timeout=60)[name],
+            client().KafkaError.UNKNOWN_TOPIC_OR_PART)
 
     def delete_group(self, name):
-        self.admin().delete_consumer_groups([name])[name].result(LIMIT)
+        self._insist(
+            lambda: self.admin().delete_consumer_groups([name])[name],
+            client().KafkaError.GROUP_ID_NOT_FOUND)
 
     def read(self, topic, isolation="read_committed"):
         """All messages of a topic that such a reader sees, to the end, each

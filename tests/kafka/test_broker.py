@@ -18,7 +18,7 @@ def transaction(kafka, producer, value, position):
     group = ck.Consumer({"bootstrap.servers": kafka.brokers,
                          "group.id": POSITION})
     producer.begin_transaction()
-    producer.produce(TOPIC, value)
+    producer.produce(TOPIC, value, partition=0)
     producer.send_offsets_to_transaction(
         [ck.TopicPartition(TOPIC, 0, position)],
         group.consumer_group_metadata(), 60)
