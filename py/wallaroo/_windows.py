@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 In = TypeVar("In", contravariant=True)
 Out = TypeVar("Out", covariant=True)
+Builder = TypeVar("Builder", bound="_EventTimeBuilder")
 
 # The watermark of a stage whose sources have all fallen silent.
 ENDLESS = (1 << 64) - 1
@@ -137,7 +138,33 @@ class SessionWindows(Generic[In, Out]):
         self.early = early
 
 
-class RangeWindowsBuilder:
+class _EventTimeBuilder:
+    """What windows of event times have in common."""
+
+    late_to: Optional[tuple[Any, ...]] = None
+    early: Optional[int] = None
+
+    def with_late_to(self: Builder, sink: SinkConfig[Any]) -> Builder:
+        """Send messages that are too late for all their windows to a sink,
+        which gets nothing else; only with event_time()."""
+        _once("with_late_to", self.late_to is None)
+        self.late_to = _late_sink(sink)
+        return self
+
+    def with_early_firings(self: Builder, every: Number) -> Builder:
+        """Put out, too, what windows hold that are not complete yet: each
+        time event time comes to a multiple of `every` nanoseconds, if
+        something has come since the last time; only with event_time().
+
+        An aggregation may have early_output(key, accumulator), which is then
+        called instead of output().
+        """
+        _once("with_early_firings", self.early is None)
+        self.early = _duration("with_early_firings", every, 1)
+        return self
+
+
+class RangeWindowsBuilder(_EventTimeBuilder):
     """Describes windows of a length in time, step by step."""
 
     def __init__(self, range: Number) -> None:
@@ -147,8 +174,6 @@ class RangeWindowsBuilder:
         self.default_slide = self.range
         self.default_delay = 0
         self.late_data_policy = ""
-        self.late_to: Optional[tuple[Any, ...]] = None
-        self.early: Optional[int] = None
 
     def with_slide(self, slide: Number) -> RangeWindowsBuilder:
         """A window begins every `slide` nanoseconds, which is at most the
@@ -181,25 +206,6 @@ class RangeWindowsBuilder:
                 "%s." % (policy, ", ".join(map(repr, LATE_DATA_POLICIES)))
             )
         self.late_data_policy = policy
-        return self
-
-    def with_late_to(self, sink: SinkConfig[Any]) -> RangeWindowsBuilder:
-        """Send messages that are too late for all their windows to a sink,
-        which gets nothing else; only with event_time()."""
-        _once("with_late_to", self.late_to is None)
-        self.late_to = _late_sink(sink)
-        return self
-
-    def with_early_firings(self, every: Number) -> RangeWindowsBuilder:
-        """Put out, too, what windows hold that are not complete yet: each
-        time event time comes to a multiple of `every` nanoseconds, if
-        something has come since the last time; only with event_time().
-
-        An aggregation may have early_output(key, accumulator), which is then
-        called instead of output().
-        """
-        _once("with_early_firings", self.early is None)
-        self.early = _duration("with_early_firings", every, 1)
         return self
 
     @overload
@@ -267,14 +273,12 @@ class CountWindowsBuilder:
         )
 
 
-class SessionWindowsBuilder:
+class SessionWindowsBuilder(_EventTimeBuilder):
     """Describes windows that a silence ends."""
 
     def __init__(self, gap: Number) -> None:
         self.gap = _duration("session_windows", gap, 1)
         self.late_data_policy = ""
-        self.late_to: Optional[tuple[Any, ...]] = None
-        self.early: Optional[int] = None
 
     def with_late_data_policy(self, policy: str) -> SessionWindowsBuilder:
         """What happens to a message that comes too late even for a session of
@@ -287,25 +291,6 @@ class SessionWindowsBuilder:
                 "be %r or %r." % (policy, DROP, FIRE_PER_MESSAGE)
             )
         self.late_data_policy = policy
-        return self
-
-    def with_late_to(self, sink: SinkConfig[Any]) -> SessionWindowsBuilder:
-        """Send messages that are too late to a sink, which gets nothing
-        else."""
-        _once("with_late_to", self.late_to is None)
-        self.late_to = _late_sink(sink)
-        return self
-
-    def with_early_firings(self, every: Number) -> SessionWindowsBuilder:
-        """Put out, too, what windows hold that are not complete yet: each
-        time event time comes to a multiple of `every` nanoseconds, if
-        something has come since the last time; only with event_time().
-
-        An aggregation may have early_output(key, accumulator), which is then
-        called instead of output().
-        """
-        _once("with_early_firings", self.early is None)
-        self.early = _duration("with_early_firings", every, 1)
         return self
 
     @overload

@@ -2,9 +2,7 @@
 broker for all tests that do not harm it."""
 
 import os
-import shutil
 import sys
-import tempfile
 
 import pytest
 
@@ -15,8 +13,6 @@ sys.path[:0] = [HERE, os.path.join(TESTS, "system"),
 
 import harness
 import specialbuild
-
-import harness
 
 
 @pytest.fixture(scope="session")
@@ -30,15 +26,8 @@ def broker():
 def special_build():
     """Programs with fault points; those of WALLAROO_SPECIAL_BUILD, or made
     for this run."""
-    given = os.environ.get("WALLAROO_SPECIAL_BUILD")
-    if given:
-        yield given
-        return
-    directory = tempfile.mkdtemp(prefix="wallaroo-special-")
-    try:
-        yield specialbuild.make(directory)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    with specialbuild.given_or_made() as build:
+        yield build
 
 
 @pytest.fixture

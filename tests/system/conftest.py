@@ -7,8 +7,6 @@ WALLAROO_LEVEL says how much is run: check (a sample, under a minute), all
 
 import os
 import random
-import shutil
-import tempfile
 
 import pytest
 
@@ -151,15 +149,8 @@ def feeder(opened):
 def special_build():
     """A build directory configured with the options that only tests use;
     taken from WALLAROO_SPECIAL_BUILD, or made."""
-    given = os.environ.get("WALLAROO_SPECIAL_BUILD")
-    if given:
-        yield given
-        return
-    directory = tempfile.mkdtemp(prefix="wallaroo-special-")
-    try:
-        yield specialbuild.make(directory)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    with specialbuild.given_or_made() as build:
+        yield build
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
 """A build of the programs with options that only tests use: imported, or
 called with a directory to make it in."""
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 
 from harness import SOURCE_TREE
 
@@ -30,6 +32,20 @@ def make(directory, options=OPTIONS, targets=PROGRAMS):
         copy(source)
     run(build, ["make", "-j2", *targets])
     return build
+
+
+@contextlib.contextmanager
+def given_or_made():
+    """That of WALLAROO_SPECIAL_BUILD, or one that is gone afterwards."""
+    given = os.environ.get("WALLAROO_SPECIAL_BUILD")
+    if given:
+        yield given
+        return
+    directory = tempfile.mkdtemp(prefix="wallaroo-special-")
+    try:
+        yield make(directory)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def copy(source):

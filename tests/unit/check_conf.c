@@ -142,14 +142,34 @@ check_full(const struct conf_app *a, const char *base)
 #undef AT_BASE
 }
 
+/* What -n prints of a is a file that says the same, which is read into b. */
+static void
+check_printed(const struct conf_app *a, struct conf_app *b)
+{
+	struct err err = { ERR_NONE, "" };
+	char *text, *again;
+	size_t ntext, nagain;
+	FILE *f;
+
+	f = open_memstream(&text, &ntext);
+	conf_print(a, f);
+	fclose(f);
+	write_file(text, ntext);
+	ck_assert_msg(conf_read(b, file, &err) == 0, "%s", err.text);
+	f = open_memstream(&again, &nagain);
+	conf_print(b, f);
+	fclose(f);
+	ck_assert_str_eq(text, again);
+	free(text);
+	free(again);
+}
+
 START_TEST(test_full)
 {
 	struct conf_app a, b;
 	struct err err = { ERR_NONE, "" };
-	char real[PATH_MAX], *text, *again;
-	size_t ntext, nagain;
+	char real[PATH_MAX];
 	struct buf packed;
-	FILE *f;
 
 	ck_assert_msg(conf_read(&a, DATA "good-full.conf", &err) == 0, "%s",
 	    err.text);
@@ -173,22 +193,11 @@ START_TEST(test_full)
 	ck_assert_int_eq(conf_unpack(&b, buf_slice(&packed), &err), -1);
 	buf_fini(&packed);
 
-	/* what -n prints is a file that says the same */
-	f = open_memstream(&text, &ntext);
-	conf_print(&a, f);
-	fclose(f);
 	scratch();
-	write_file(text, ntext);
-	ck_assert_msg(conf_read(&b, file, &err) == 0, "%s", err.text);
-	f = open_memstream(&again, &nagain);
-	conf_print(&b, f);
-	fclose(f);
-	ck_assert_str_eq(text, again);
+	check_printed(&a, &b);
 	free(b.file);
 	b.file = xstrdup(a.file);
 	check_full(&b, real);
-	free(text);
-	free(again);
 	conf_fini(&a);
 	conf_fini(&b);
 	scratch_end();
@@ -200,9 +209,7 @@ START_TEST(test_connectors)
 	struct conf_app a, b;
 	struct err err = { ERR_NONE, "" };
 	const struct conf_connector *c;
-	char real[PATH_MAX], path[PATH_MAX + 32], *text, *again;
-	size_t ntext, nagain;
-	FILE *f;
+	char real[PATH_MAX], path[PATH_MAX + 32];
 
 	ck_assert_msg(conf_read(&a, DATA "good-connectors.conf", &err) == 0,
 	    "%s", err.text);
@@ -229,19 +236,8 @@ START_TEST(test_connectors)
 	ck_assert_int_eq(c->stop_timeout, 5000);
 	ck_assert_str_eq(a.connectors[2].command.item[0], "python3");
 
-	/* what -n prints is a file that says the same */
-	f = open_memstream(&text, &ntext);
-	conf_print(&a, f);
-	fclose(f);
 	scratch();
-	write_file(text, ntext);
-	ck_assert_msg(conf_read(&b, file, &err) == 0, "%s", err.text);
-	f = open_memstream(&again, &nagain);
-	conf_print(&b, f);
-	fclose(f);
-	ck_assert_str_eq(text, again);
-	free(text);
-	free(again);
+	check_printed(&a, &b);
 	conf_fini(&a);
 	conf_fini(&b);
 	scratch_end();
